@@ -1,0 +1,28 @@
+"""The shared loss core: mixture posteriors and the bounds that train them.
+
+Everything here is torch and the standard library. One letter has one meaning:
+L importance samples a component, S components, B inputs (cells or images), D latent dimensions.
+"""
+
+from scmixvi.core.objectives import (
+    component_elbos,
+    jsd,
+    linear_warmup,
+    log_mixture,
+    miselbo,
+    siwelbo,
+)
+from scmixvi.core.posterior import MixturePosterior, Stage
+from scmixvi.core.weights import log_weights_from
+
+__all__ = [
+    "MixturePosterior",
+    "Stage",
+    "component_elbos",
+    "jsd",
+    "linear_warmup",
+    "log_mixture",
+    "log_weights_from",
+    "miselbo",
+    "siwelbo",
+]

@@ -1,0 +1,222 @@
+"""Mixture posteriors: which component drew z, its base noise, and every component's score.
+
+One letter has one meaning: L importance samples a component, S components, B inputs,
+D latent dimensions of one level.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+from scmixvi.core.objectives import jsd, log_mixture
+
+
+class Flow(Protocol):
+    """What a :class:`Stage` asks of a normalizing flow: a bijection on the last axis.
+
+    `shared` is True when all components use one bijection T. Then a sample T(z0) is scored under
+    component j at the same z0 (Eq. 7 of the paper, which is exact only in this case). When it is
+    False every component has its own T_j, on axis -3 of what `inverse` returns, and a sample is
+    scored under j at T_j^{-1}(z): the same point z for every component.
+    """
+
+    shared: bool
+
+    def __call__(self, z0: Tensor) -> tuple[Tensor, Tensor]:
+        """Map base draws `[L, S, B, D]`, each by its own component, to z and log|det dz/dz0|."""
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `[L, S, 1, B, D]` to z0 `[L, S, S or 1, B, D]` and log|det dz/dz0| there."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One level of latents: a base distribution a component, and perhaps a flow on top of it.
+
+    Parameters
+    ----------
+    conditional
+        Called with the latents of the levels above, `[L, S, B, D]` each (none for the top
+        level), it returns a distribution over `[D]` (event rank 1). Its batch is `[S, B]` for
+        the top level; below, `[L, S, S, B]`, entry l, s, j, b being component j given what
+        component s drew.
+    flow
+        A :class:`Flow`, or None.
+    """
+
+    conditional: Callable[..., Distribution]
+    flow: Flow | None = None
+
+    def sample_and_score(self, above: Sequence[Tensor], n_samples: int) -> tuple[Tensor, Tensor]:
+        """Draw z `[L, S, B, D]`, one a component and sample, and its scores `[L, S, S, B]`."""
+        base = self._base(above)
+        if base.batch_shape[:-2]:
+            z0 = base.rsample().diagonal(dim1=1, dim2=2).movedim(-1, 1)
+        else:
+            z0 = base.rsample(torch.Size([n_samples]))
+        if self.flow is None:
+            return z0, base.log_prob(z0.unsqueeze(2))
+        z, log_det = self.flow(z0)
+        if self.flow.shared:
+            return z, base.log_prob(z0.unsqueeze(2)) - log_det.unsqueeze(2)
+        return z, self._score(base, z)
+
+    def score(self, above: Sequence[Tensor], z: Tensor) -> Tensor:
+        """Score z `[L, S, B, D]` under every component: `[L, S, S, B]`, in nats."""
+        return self._score(self._base(above), z)
+
+    def _base(self, above: Sequence[Tensor]) -> Distribution:
+        base = self.conditional(*above)
+        if len(base.event_shape) != 1 or len(base.batch_shape) not in (2, 4):
+            raise ValueError(
+                "a stage's conditional must return a distribution over [D] with batch [S, B] "
+                "(top level) or [L, S, S, B] (below), but it has event "
+                f"{tuple(base.event_shape)} and batch {tuple(base.batch_shape)}."
+            )
+        return base
+
+    def _score(self, base: Distribution, z: Tensor) -> Tensor:
+        z = z.unsqueeze(2)
+        if self.flow is None:
+            return base.log_prob(z)
+        z0, log_det = self.flow.inverse(z)
+        return base.log_prob(z0) - log_det
+
+
+class MixturePosterior:
+    r"""The mixture :math:`q_\pi(z | x) = \sum_s \pi_s \prod_h q_s(z^h | z^{>h}, x)`.
+
+    Parameters
+    ----------
+    stages
+        The levels, top first. One Gaussian level is one stage; a hierarchy is several; a
+        normalizing flow stands on a stage.
+    log_weights
+        `[S]` or `[S, B]`, normalised over S; None is uniform.
+
+    Raises
+    ------
+    ValueError
+        If there is no stage, or the weights do not fit the components.
+
+    Examples
+    --------
+    >>> from torch.distributions import Independent, Normal
+    >>> loc = torch.tensor([[[-1.0]], [[1.0]]])
+    >>> top = Stage(lambda: Independent(Normal(loc, torch.ones(2, 1, 1)), 1))
+    >>> posterior = MixturePosterior([top])
+    >>> posterior.mean, posterior.variance
+    (tensor([[0.]]), tensor([[2.]]))
+    >>> (z,), log_q_all = posterior.sample_stratified(3)
+    >>> z.shape, log_q_all.shape
+    (torch.Size([3, 2, 1, 1]), torch.Size([3, 2, 2, 1]))
+    """
+
+    def __init__(self, stages: Sequence[Stage], log_weights: Tensor | None = None) -> None:
+        if not stages:
+            raise ValueError("a mixture posterior needs at least one stage (level of latents).")
+        self.stages = tuple(stages)
+        self.log_weights = log_weights
+
+    def sample_stratified(self, n_samples: int = 1) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Draw L samples from every component and score each under all components.
+
+        Parameters
+        ----------
+        n_samples
+            L, samples a component.
+
+        Returns
+        -------
+        zs: a tuple of latents, top level first, each `[L, S, B, D]`, with gradients.
+        log_q_all: `[L, S, S, B]`, in nats; equal to `log_prob_all(zs)`.
+
+        Raises
+        ------
+        ValueError
+            If L is below 1, or a stage's conditional has the wrong rank.
+        """
+        if n_samples < 1:
+            raise ValueError(f"n_samples (L) must be at least 1, but it is {n_samples}.")
+        zs: tuple[Tensor, ...] = ()
+        log_q_all: Tensor | float = 0.0
+        for stage in self.stages:
+            z, score = stage.sample_and_score(zs, n_samples)
+            zs, log_q_all = (*zs, z), log_q_all + score
+        assert isinstance(log_q_all, Tensor)
+        return zs, log_q_all
+
+    def log_prob_all(self, zs: Sequence[Tensor]) -> Tensor:
+        """Score latents under every component.
+
+        Parameters
+        ----------
+        zs
+            One tensor a level, top first, each `[L, S, B, D]`. The S axis may have any length:
+            it only says what to score.
+
+        Returns
+        -------
+        `[L, S, S, B]`; entry l, s, j, b is log q_j(z_ls | x_b), in nats.
+
+        Raises
+        ------
+        ValueError
+            If the number or the rank of the latents does not fit the stages.
+        """
+        if len(zs) != len(self.stages) or any(z.dim() != 4 for z in zs):
+            raise ValueError(
+                f"zs must hold {len(self.stages)} tensor(s) of shape [L, S, B, D], one a stage, "
+                f"but the shapes are {[tuple(z.shape) for z in zs]}."
+            )
+        scores = [stage.score(zs[:h], zs[h]) for h, stage in enumerate(self.stages)]
+        return torch.stack(torch.broadcast_tensors(*scores)).sum(dim=0)
+
+    def log_prob(self, zs: Sequence[Tensor]) -> Tensor:
+        """Log density of the mixture at `zs`, each `[n, B, D]`: `[n, B]`, in nats."""
+        return log_mixture(self.log_prob_all([z.unsqueeze(1) for z in zs]), self.log_weights)[:, 0]
+
+    def sample(self, n: int) -> tuple[Tensor, ...]:
+        """Draw n independent samples of the mixture for each input, `[n, B, D]` a level."""
+        zs, log_q_all = self.sample_stratified(n)
+        logits = self._log_weights(log_q_all[0, 0]).expand(log_q_all.shape[2:]).T
+        drawn = Categorical(logits=logits).sample(torch.Size([n])).unsqueeze(1).unsqueeze(-1)
+        return tuple(z.gather(1, drawn.expand(-1, -1, -1, z.shape[-1]))[:, 0] for z in zs)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the top level's mixture, `[B, D]`."""
+        weights, base = self._top()
+        return (weights * base.mean).sum(dim=0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the top level's mixture (law of total variance), `[B, D]`."""
+        weights, base = self._top()
+        mean = (weights * base.mean).sum(dim=0)
+        return (weights * (base.variance + (base.mean - mean).square())).sum(dim=0)
+
+    def jsd(self, n_samples: int = 100) -> Tensor:
+        """Jensen-Shannon divergence of the components from L draws each, `[B]`, in nats."""
+        return jsd(self.sample_stratified(n_samples)[1], self.log_weights)
+
+    def _log_weights(self, like: Tensor) -> Tensor:
+        """Log weights `[S, 1 or B]` for a tensor `[S, B]`."""
+        if self.log_weights is None:
+            return like.new_full((like.shape[0], 1), -math.log(like.shape[0]))
+        return self.log_weights if self.log_weights.dim() == 2 else self.log_weights.unsqueeze(-1)
+
+    def _top(self) -> tuple[Tensor, Distribution]:
+        """Weights `[S, B or 1, 1]` and the base distribution of the top level."""
+        top = self.stages[0]
+        if top.flow is not None:
+            raise NotImplementedError(
+                "a flow's mean and variance have no closed form: average draws of sample(n)."
+            )
+        base = top.conditional()
+        return self._log_weights(base.mean[..., 0]).exp().unsqueeze(-1), base
