@@ -55,7 +55,7 @@ def check_model_file(
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception as error:
         raise ValueError(
-            f"{path} is damaged or is not a saved model: save the model again or fetch a whole copy."
+            f"{path} is damaged or not a saved model: save the model again or fetch a whole copy."
         ) from error
     foreign = sorted(name for name in names if not DATA_CLASSES.fullmatch(name))
     if foreign:

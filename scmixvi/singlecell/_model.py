@@ -555,13 +555,7 @@ class MixtureSCVI(SCVI):
 def _as_kwargs(plan: Any) -> dict:
     if plan is None:
         return {}
-    return (
-        plan
-        if isinstance(plan, dict)
-        else plan.to_kwargs()
-        if hasattr(plan, "to_kwargs")
-        else dict(plan)
-    )
+    return plan.to_kwargs() if hasattr(plan, "to_kwargs") else dict(plan)
 
 
 def _changed_from_default(plan_config: Any) -> dict:
@@ -580,11 +574,9 @@ def _twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs
         raise ValueError("the model carries no adata: pass the one it was trained on as `adata`.")
     setup_args = deepcopy(source.registry[_SETUP_ARGS_KEY])
     cls.setup_anndata(adata, source_registry=source.registry, **setup_args)
-    parameters = source.init_params_["non_kwargs"] | {
-        name: value
-        for group in source.init_params_["kwargs"].values()
-        for name, value in group.items()
-    }
+    parameters = dict(source.init_params_["non_kwargs"])
+    for further in source.init_params_["kwargs"].values():
+        parameters |= further
     own = ("n_components", "n_importance_samples", "mixture_weights")
     model = cls(adata, **{k: v for k, v in parameters.items() if k not in own}, **mixture_kwargs)
     model.to_device(source.device)
