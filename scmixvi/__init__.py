@@ -1,6 +1,8 @@
 """Mixture posteriors for scvi-tools and image VAEs, trained jointly by MISELBO."""
 
 from scmixvi import datasets
+from scmixvi.singlecell import MixtureSCVI
 
-__all__ = ["datasets"]
 __version__ = "0.1.0"
+
+__all__ = ["MixtureSCVI", "datasets"]
