@@ -190,7 +190,7 @@ def test_bounds_stay_below_the_exact_likelihood(small):
             ]
         )
         laws.assert_bound(draws, exact)
-        assert (draws.mean(0) > elbos.mean(0)).float().mean() > 0.9
+        assert draws.mean() > elbos.mean(), "L = 3 against L = 2"
 
 
 def test_chunks_of_draws_do_not_change_the_estimator(small):
