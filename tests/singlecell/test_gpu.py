@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from counts import make_adata
 
+from counts import make_adata
 from scmixvi import MixtureSCVI
 
 pytestmark = [
