@@ -82,21 +82,22 @@ class MixtureOfNormals(Distribution):
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draw `[*sample_shape, n, D]`; a cell's draws are spread evenly over its components.
 
-        Systematic sampling: k draws take the components at the k points u, u + 1/k, ... (mod 1)
-        of the weights' distribution function, with one random phase u a cell. Every draw by
-        itself follows the mixture exactly, and averages over draws vary less.
+        The i-th draw takes the component at point (u + v_i) mod 1 of the weights' distribution
+        function: u is one random phase a cell, v_i the radical inverse of i in base S (van der
+        Corput's sequence). Every draw by itself follows the mixture exactly; with uniform weights
+        any S draws in a row come from S different components, and with any weights the shares
+        approach them as 1/k and not as 1/sqrt(k).
         """
         shape = torch.Size(sample_shape)
-        n_draws = shape.numel()
-        steps = torch.arange(n_draws, device=self.c_loc.device) / max(n_draws, 1)
-        phase = torch.rand(len(self.c_loc), device=self.c_loc.device)
-        points = (steps.unsqueeze(1) + phase) % 1.0
+        points = _radical_inverses(shape.numel(), base=max(2, self.c_loc.shape[1]))
+        phase = torch.rand(len(self.c_loc), 1, device=self.c_loc.device)
+        points = (points.to(phase) + phase) % 1.0
         cumulative = self.c_log_weights.float().exp().cumsum(-1)[:, :-1].contiguous()
-        component = torch.searchsorted(cumulative, points.T.contiguous(), right=True)
-        index = component.unsqueeze(-1).expand(-1, -1, self.c_loc.shape[-1])
-        loc, scale = self.c_loc.gather(1, index), self.c_scale.gather(1, index)
-        draws = (loc + scale * torch.randn_like(loc)).transpose(0, 1)
-        return draws.reshape(*shape, *self.batch_shape)
+        component = torch.searchsorted(cumulative, points, right=True).unsqueeze(-1)
+        index = component.expand(-1, -1, self.c_loc.shape[-1])
+        loc, scale = (p.gather(1, index).transpose(0, 1) for p in (self.c_loc, self.c_scale))
+        noise = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device)
+        return (loc + scale * noise).reshape(*shape, *self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of `value` `[..., n, D]`: `[..., n, 1]`, in nats."""
@@ -107,3 +108,14 @@ class MixtureOfNormals(Distribution):
     @property
     def _weights(self) -> Tensor:
         return self.c_log_weights.exp().unsqueeze(-1)
+
+
+def _radical_inverses(n: int, base: int) -> Tensor:
+    """Mirror the base's digits of 0, 1, ..., n - 1 at the point: `[n]`, in [0, 1)."""
+    index = torch.arange(n)
+    inverse, place = torch.zeros(n, dtype=torch.float64), 1.0 / base
+    while index.any():
+        inverse += place * (index % base)
+        index //= base
+        place /= base
+    return inverse

@@ -14,6 +14,7 @@ DATA_CLASSES = re.compile(
     r"numpy\.(ndarray|dtype|core\.multiarray\._reconstruct|core\.multiarray\.scalar"
     r"|_core\.multiarray\._reconstruct|_core\.multiarray\.scalar|_core\.numeric\._frombuffer"
     r"|core\.numeric\._frombuffer|dtypes\.\w+)"
+    r"|pandas\.(DataFrame|Series|\w*Index|\w+Dtype|arrays\.\w+)"
     r"|pandas\.core\.frame\.DataFrame|pandas\.core\.series\.Series"
     r"|pandas\.core\.indexes\.(base\._new_Index|\w+\.\w*Index)"
     r"|pandas\.core\.internals\.(managers\.(BlockManager|SingleBlockManager)|blocks\.new_block)"

@@ -32,6 +32,7 @@ from scmixvi.singlecell._checks import (
     check_counts,
     check_finite,
     check_mixture_arguments,
+    check_query_genes,
 )
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._module import MixtureVAE
@@ -108,8 +109,6 @@ class MixtureSCVI(SCVI):
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
         if not isinstance(mixture_weights, str):
             mixture_weights = [float(w) for w in mixture_weights]
-        if adata is not None:
-            self._check_registered_counts(adata, gene_likelihood, use_observed_lib_size)
         cls = type(self)
         if adata is None and registry is None:
             # scvi-tools allows a model without data only to a class of this name.
@@ -157,16 +156,14 @@ class MixtureSCVI(SCVI):
             check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
         super().setup_anndata(adata, layer, *args, **kwargs)
 
-    def _check_registered_counts(
-        self, adata: AnnData, gene_likelihood: str, use_observed_lib_size: bool
-    ) -> None:
-        manager = self._get_most_recent_anndata_manager(adata, required=True)
-        registered = manager.data_registry
-        if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or gene_likelihood == "normal":
+    def _check_registered_counts(self) -> None:
+        """Raise for counts that cannot be trained on."""
+        registered = self.adata_manager.data_registry
+        module = self.module
+        if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or module.gene_likelihood == "normal":
             return
-        has_size_factor = REGISTRY_KEYS.SIZE_FACTOR_KEY in registered
-        counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        check_counts(counts, needs_library=use_observed_lib_size and not has_size_factor)
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)
 
     # ---------------------------------------------------------------- training
 
@@ -188,17 +185,21 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If `latent_key` is neither a non-empty string nor None.
+            If `latent_key` is neither a non-empty string nor None, or if the counts are negative
+            or a cell has none.
         """
         if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
             raise ValueError(
                 f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
             )
+        has_adata = getattr(self, "_adata", None) is not None
+        if has_adata:
+            self._check_registered_counts()
         arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("trainer_kwargs", {})
         arguments["plan_kwargs"] = self._with_kl_warmup(arguments)
         result = super().train(**arguments)
-        if latent_key is not None and self.adata is not None:
+        if latent_key is not None and has_adata:
             self.adata.obsm[latent_key] = self.get_latent_representation()
             logger.info("stored the latents in adata.obsm[%r]", latent_key)
         return result
@@ -214,7 +215,7 @@ class MixtureSCVI(SCVI):
         return plan_kwargs
 
     def _default_max_epochs(self, arguments: dict) -> int | None:
-        source = arguments.get("datamodule") or self.adata
+        source = arguments.get("datamodule") or getattr(self, "_adata", None)
         n_obs = getattr(source, "n_obs", None)
         return None if n_obs is None else get_max_epochs_heuristic(n_obs)
 
@@ -549,7 +550,22 @@ class MixtureSCVI(SCVI):
         if isinstance(reference_model, str | os.PathLike):
             reference_model = os.fspath(reference_model)
             check_model_file(reference_model)
+        if adata is not None and reference_model is not None:
+            cls._check_query_genes(adata, reference_model, *args, **kwargs)
         return super().load_query_data(adata, reference_model, *args, **kwargs)
+
+    @classmethod
+    def _check_query_genes(
+        cls, adata: AnnData, reference_model: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        bound = inspect.signature(super().load_query_data).bind(
+            adata, reference_model, *args, **kwargs
+        )
+        if not bound.arguments.get("inplace_subset_query_vars", False):
+            genes = cls.prepare_query_anndata(
+                adata, reference_model, return_reference_var_names=True
+            )
+            check_query_genes(adata.var_names, genes)
 
 
 def _as_kwargs(plan: Any) -> dict:

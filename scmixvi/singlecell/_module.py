@@ -117,7 +117,7 @@ class MixtureVAE(VAE):
             ql, library = None, torch.log(x.sum(1)).unsqueeze(1)
         else:
             ql, library = self.l_encoder(encoder_input, *covariates)
-        return self._draw(qz, ql, library, n_samples, stratified)
+        return self._draw(qz, ql, library, n_samples, stratified, skip=1)
 
     @auto_move_data
     def _cached_inference(
@@ -188,7 +188,13 @@ class MixtureVAE(VAE):
         library: Tensor,
         n_samples: int,
         stratified: bool,
+        skip: int = 0,
     ) -> dict[str, Tensor | Distribution | None]:
+        """Draw z, stratified or from the mixture.
+
+        SCVI's encoder draws once (`skip`) before the `n_samples` that it is asked for: the same
+        random stream then gives the same draws whether the data are minified or not.
+        """
         scores = None
         if stratified:
             (u,), scores = qz.posterior.sample_stratified(self.n_importance_samples)
@@ -196,7 +202,7 @@ class MixtureVAE(VAE):
             draws = (len(u),)
         else:
             draws = () if n_samples == 1 else (n_samples,)
-            u = qz.sample(draws)
+            u = qz.sample((n_samples + skip,))[skip:] if draws else qz.sample()
         if draws:
             expanded = library.unsqueeze(0).expand(*draws, *library.shape)
             library = expanded if ql is None else ql.rsample(draws)
