@@ -17,6 +17,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -36,9 +37,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import scmixvi
-from benchmarks._results import RESULTS, environment, read, write
+from scmixvi.records import environment, read, write
 
-RESULT = RESULTS / "representation.json"
+RESULT = Path(__file__).parent / "results" / "representation.json"
 SEEDS = (0, 1, 2)
 BATCH_NORM = ("both", "encoder", "none")
 COMPONENTS = (1, 4)
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["cortex", "sc_mixology", "pbmc68k"])
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--table", action="store_true", help="print the means and stop")
-    parser.add_argument("--result", type=type(RESULT), default=RESULT)
+    parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     if arguments.table:
         return table(read(arguments.result, None))
