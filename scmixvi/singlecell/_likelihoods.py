@@ -22,8 +22,8 @@ behind and the backward pass is one product.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch import Tensor
 from torch.distributions import Distribution
@@ -114,51 +114,52 @@ class _CountLikelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mu: Tensor, theta: Tensor, logits: Tensor | None, x: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[:3]
-        slopes = [torch.empty_like(mu) if wants else None for wants in wanted]
-        constant, constant_slope = _constant(theta, x, wanted[1])
-        value = _by_chunks(mu, theta, logits, x, slopes).add_(constant)
-        ctx.save_for_backward(mu, theta, logits, x, *slopes, constant_slope)
-        return value
+        slopes = [torch.empty_like(mu) if wants else None for wants in ctx.needs_input_grad[:3]]
+        constant, constant_slope = _constant(theta, x, slopes[1] is not None)
+        ctx.save_for_backward(mu, theta, logits, x)
+        ctx.slopes = (*slopes, constant_slope)
+        return _by_chunks(mu, theta, logits, x, slopes).add_(constant)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mu, theta, logits, x, d_mu, d_theta, d_logits, d_constant = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        mu, theta, logits, x = ctx.saved_tensors
+        if torch.is_grad_enabled() or ctx.slopes is None:
             return _differentiable_gradients(mu, theta, logits, x, grad)
+        d_mu, d_theta, d_logits, d_constant = ctx.slopes
+        ctx.slopes = None  # they become the gradients
         weight = grad.unsqueeze(-1)
+        for slope in (d_mu, d_logits):
+            if slope is not None:
+                slope.mul_(weight)
         if d_theta is not None:
             d_theta = _theta_gradient(d_theta, d_constant, grad, theta.shape)
-        d_mu = None if d_mu is None else d_mu * weight
-        d_logits = None if d_logits is None else d_logits * weight
         return d_mu, d_theta, d_logits, None
 
 
 def _differentiable_gradients(
     mu: Tensor, theta: Tensor, logits: Tensor | None, x: Tensor, grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that have gradients themselves (`create_graph=True`): scvi's formula."""
-    if logits is None:
-        px = NegativeBinomial(mu=mu, theta=theta)
-    else:
-        px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=logits)
+    """Gradients for `create_graph=True`, or a second time over one graph: scvi's formula."""
     inputs = [t for t in (mu, theta, logits) if t is not None and t.requires_grad]
-    found = torch.autograd.grad(px.log_prob(x).sum(-1), inputs, grad, create_graph=True)
+    with torch.enable_grad():
+        if logits is None:
+            px = NegativeBinomial(mu=mu, theta=theta)
+        else:
+            px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=logits)
+        value = px.log_prob(x).sum(-1)
+    found = torch.autograd.grad(value, inputs, grad, create_graph=torch.is_grad_enabled())
     by_input = dict(zip(map(id, inputs), found, strict=True))
     return (*(by_input.get(id(t)) for t in (mu, theta, logits)), None)
 
 
 def _theta_gradient(slope: Tensor, constant: Tensor, grad: Tensor, shape: torch.Size) -> Tensor:
     """Gradient of theta: slopes `[K, B, G]` and `[1 or K, B, G]`, weighted and summed."""
+    pooled = grad.sum_to_size(constant.shape[0], grad.shape[1])
     if shape[:2].numel() == 1:
         total = grad.flatten() @ slope.flatten(0, 1)
-        total += grad.sum_to_size(constant.shape[0], grad.shape[1]).flatten() @ constant.flatten(
-            0, 1
-        )
-        return total.reshape(shape)
-    weight = grad.unsqueeze(-1)
-    constant = constant * weight.sum_to_size(constant.shape[0], *weight.shape[1:])
-    return (slope * weight).sum_to_size(shape).add_(constant)
+        return total.add_(pooled.flatten() @ constant.flatten(0, 1)).reshape(shape)
+    total = slope.mul_(grad.unsqueeze(-1)).sum_to_size(shape)
+    return total.addcmul_(constant, pooled.unsqueeze(-1))
 
 
 class _Terms(NamedTuple):
@@ -173,14 +174,13 @@ class _Terms(NamedTuple):
     nonzero: Tensor  # 1. where x > 0, else 0.
     zero: Tensor
 
-    def at(self, k: int, rows: slice) -> "_Terms":
-        """Those of some cells in one component, `[n or 1, G]` each."""
-        return _Terms(*(_rows_of(tensor, k, rows) for tensor in self))
+    def at_rows(self, rows: slice) -> "_Terms":
+        """Those of some cells."""
+        return _Terms(*(t if t.shape[1] == 1 else t[:, rows] for t in self))
 
-
-def _rows_of(tensor: Tensor, k: int, rows: slice) -> Tensor:
-    tensor = tensor[k if tensor.shape[0] > 1 else 0]
-    return tensor[rows] if tensor.shape[0] > 1 else tensor
+    def at_component(self, k: int) -> "_Terms":
+        """Those of one component, without its axis."""
+        return _Terms(*(t[0 if t.shape[0] == 1 else k] for t in self))
 
 
 def _terms(theta: Tensor, x: Tensor) -> _Terms:
@@ -201,10 +201,12 @@ def _by_chunks(
     terms, value = _terms(theta, x), mu.new_empty(n_rows, n_cells)
     scratch = mu.new_empty(7, min(step, n_cells), n_genes)
     for start in range(0, n_cells, step):
-        rows = slice(start, start + step)
+        rows = slice(start, min(start + step, n_cells))
+        work = scratch[:, : rows.stop - start].unbind()
+        nearby = terms.at_rows(rows)
         for k in range(n_rows):
             d_mu, d_theta, d_logits = (None if s is None else s[k, rows] for s in slopes)
-            here, work = terms.at(k, rows), scratch[:, : len(mu[k, rows])].unbind()
+            here = nearby.at_component(k)
             if logits is None:
                 _nb(mu[k, rows], here, work, d_mu, d_theta)
             else:
@@ -276,31 +278,34 @@ def _zinb(
 def _constant(theta: Tensor, x: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None]:
     """Sum over genes of log Gamma(x + theta) / Gamma(theta) / x!, and its slopes in theta."""
     if x.device.type == "cpu" and theta.shape[:2].numel() == 1:
-        value, slope = _constant_by_table(theta.flatten(), x, want_slope)
-        return value.sum(-1).unsqueeze(0), slope
+        return _constant_by_table(theta.flatten(), x)
     value = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     slope = torch.digamma(x + theta) - torch.digamma(theta) if want_slope else None
     return value.sum(-1), slope
 
 
-def _constant_by_table(theta: Tensor, x: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """As `_constant` for theta `[G]`: sum_{k < x} log(theta + k) tabled for small counts."""
-    size = int(min(x.amax().item() + 1, _TABLE))
-    steps = theta + torch.arange(size - 1, dtype=theta.dtype).unsqueeze(-1)
-    factorial = torch.lgamma(torch.arange(1, size + 1, dtype=theta.dtype)).unsqueeze(-1)
-    place = x.clamp(max=size - 1).long().mul_(len(theta)).add_(torch.arange(len(theta)))
-    value = (_running_sum(steps.log()) - factorial).take(place)
-    slope = _running_sum(steps.reciprocal()).take(place) if want_slope else None
-    large = (x >= size).nonzero(as_tuple=True)
-    counts, theta = x[large].double(), theta[large[1]].double()  # float32 would cancel
-    rising = torch.lgamma(counts + theta) - torch.lgamma(theta) - torch.lgamma(counts + 1)
-    value[large] = rising.to(value.dtype)
-    if slope is not None:
-        slope[large] = (torch.digamma(counts + theta) - torch.digamma(theta)).to(slope.dtype)
-        slope = slope.unsqueeze(0)
-    return value, slope
+def _constant_by_table(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_constant` for theta `[G]`: sum_{k < x} log(theta + k) tabled for small counts.
+
+    Value and slope are one complex number, so that each count is looked up once.
+    """
+    n_genes, size = len(theta), int(min(x.max().item() + 1, _TABLE))
+    table = theta.new_zeros(size, n_genes, 2)
+    counts = torch.arange(size, dtype=theta.dtype).unsqueeze(-1)
+    steps = theta + counts[:-1]
+    torch.cumsum(steps.log(), 0, out=table[1:, :, 0])
+    torch.cumsum(steps.reciprocal_(), 0, out=table[1:, :, 1])
+    table[:, :, 0] -= torch.lgamma(counts + 1)
+    place = x.clamp(max=size - 1).int().mul_(n_genes).add_(torch.arange(n_genes)).flatten()
+    found = torch.view_as_complex(table).flatten().index_select(0, place)
+    large = torch.from_numpy(np.flatnonzero(x.numpy() >= size))
+    found[large] = _large_counts(theta, x.flatten(), large).to(found.dtype)
+    value, slope = torch.view_as_real(found).unflatten(0, (1, *x.shape)).unbind(-1)
+    return value.sum(-1), slope
 
 
-def _running_sum(steps: Tensor) -> Tensor:
-    """Sum the first 0, 1, ... rows."""
-    return F.pad(steps.cumsum(0), (0, 0, 1, 0))
+def _large_counts(theta: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    """Value and slope of the constant, one complex number a count, in float64."""
+    x, theta = x[where].double(), theta[where % len(theta)].double()
+    value = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return torch.complex(value, torch.digamma(x + theta) - torch.digamma(theta))
