@@ -31,7 +31,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m mypy
 
 docs: $(VENV)/.dev
-	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(RUN) -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
 conformance: $(VENV)/.dev
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m tests.conformance $(if $(CONTROL),--control) $(ARGS)
