@@ -5,13 +5,13 @@ python -m benchmarks.likelihoods            writes results/likelihoods.json
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch import Tensor
 from torch.distributions import Distribution
 
+from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
 from scmixvi.records import environment, write
 from scmixvi.singlecell._likelihoods import log_likelihood
@@ -92,7 +92,7 @@ def main() -> None:
                     rows.append(compare(family, density, n_rows, arguments.rounds))
                     print(rows[-1], flush=True)
     write(
-        Path(__file__).parent / "results" / "likelihoods.json",
+        RESULTS / "likelihoods.json",
         {"environment": environment(), "rows": rows},
     )
 
