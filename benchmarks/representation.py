@@ -37,9 +37,10 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import scmixvi
+from benchmarks import RESULTS
 from scmixvi.records import environment, read, write
 
-RESULT = Path(__file__).parent / "results" / "representation.json"
+RESULT = RESULTS / "representation.json"
 SEEDS = (0, 1, 2)
 COMPONENTS = (1, 4)
 BATCH_SIZE = 128
