@@ -11,8 +11,9 @@ from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch import Tensor
 from torch.distributions import Distribution
 
-from benchmarks._results import RESULTS, environment, write
+from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
+from scmixvi.records import environment, write
 from scmixvi.singlecell._likelihoods import log_likelihood
 
 N_CELLS, N_GENES = 128, 1200
@@ -90,7 +91,10 @@ def main() -> None:
                 for n_rows in (1, 4, 8):
                     rows.append(compare(family, density, n_rows, arguments.rounds))
                     print(rows[-1], flush=True)
-    write(RESULTS / "likelihoods.json", {"environment": environment(), "rows": rows})
+    write(
+        RESULTS / "likelihoods.json",
+        {"environment": environment(), "rows": rows},
+    )
 
 
 if __name__ == "__main__":

@@ -57,8 +57,9 @@ class MixtureSCVI(SCVI):
 
     Parameters
     ----------
-    adata, registry, n_hidden, n_latent, n_layers, dropout_rate, dispersion, gene_likelihood, \
-    use_observed_lib_size, latent_distribution
+    adata, registry, n_hidden, n_latent, n_layers, dropout_rate, dispersion
+        As in :class:`scvi.model.SCVI`.
+    gene_likelihood, use_observed_lib_size, latent_distribution
         As in :class:`scvi.model.SCVI`.
     n_components
         S, the number of encoders. 1 is SCVI.
