@@ -22,10 +22,11 @@ import torch
 from scipy.sparse import csr_matrix
 
 import scmixvi
+from benchmarks import RESULTS
 from benchmarks._clock import EpochClock, PartsProfiler, peak_memory, shares, timed_parts
 from benchmarks._floor import floor_seconds
-from benchmarks._results import RESULTS, environment, read, write
 from benchmarks._timing import ratios, summary
+from scmixvi.records import environment, read, write
 
 RESULT = RESULTS / "singlecell.json"
 BATCH_SIZE = 128

@@ -36,6 +36,7 @@ from scmixvi.singlecell._checks import (
 )
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._training import MixtureTrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class MixtureSCVI(SCVI):
     """
 
     _module_cls = MixtureVAE
+    _training_plan_cls = MixtureTrainingPlan
 
     def __init__(
         self,
