@@ -35,7 +35,7 @@ from scmixvi.singlecell._checks import (
 from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_components, twin
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._module import MixtureVAE
-from scmixvi.singlecell._plan import with_kl_warmup
+from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class MixtureSCVI(SCVI):
     """
 
     _module_cls = MixtureVAE
+    _training_plan_cls = MixtureTrainingPlan
 
     def __init__(
         self,
