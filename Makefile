@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: help demo test lint docs conformance clean
-.DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 help:
 	@echo "make demo         train on bundled PBMC counts and compare with scVI (writes demo/)"
@@ -46,6 +46,6 @@ $(VENV)/.demo: EXTRAS = cluster
 $(VENV)/.dev: EXTRAS = dev
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml
 	@echo "Installing scmixvi[$(EXTRAS)] into $(VENV) (a few minutes the first time)"
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) ".[$(EXTRAS)]"
 	touch $@
