@@ -67,8 +67,7 @@ class InverseAutoregressiveFlow(nn.Module):
         """Map `[..., D]` to z and log|det dz/dz0| `[...]`."""
         z, log_det = z0, torch.zeros_like(z0[..., 0])
         for net in self.nets:
-            mean, gate = net(z)
-            gate = gate + GATE_SHIFT
+            mean, gate = self._mean_and_gate(net, z)
             z = torch.lerp(mean, z, gate.sigmoid())
             log_det = log_det + F.logsigmoid(gate).sum(-1)
         return z, log_det
@@ -80,12 +79,17 @@ class InverseAutoregressiveFlow(nn.Module):
         return z, self(z)[1]
 
     @staticmethod
-    def _inverse_step(net: AutoRegressiveNN, z: Tensor) -> Tensor:
+    def _mean_and_gate(net: AutoRegressiveNN, z: Tensor) -> tuple[Tensor, Tensor]:
+        """M and s of a step, in the precision of z."""
+        mean, gate = net(z)
+        return mean.to(z.dtype), gate.to(z.dtype) + GATE_SHIFT
+
+    def _inverse_step(self, net: AutoRegressiveNN, z: Tensor) -> Tensor:
         """Solve for one dimension after the other, in the order of `net`."""
         z0 = torch.zeros_like(z)
         for chosen in F.one_hot(net.permutation).bool():
-            mean, gate = net(z0)
-            solved = mean + (z - mean) / (gate + GATE_SHIFT).sigmoid()
+            mean, gate = self._mean_and_gate(net, z0)
+            solved = mean + (z - mean) / gate.sigmoid()
             z0 = torch.where(chosen, solved, z0)
         return z0
 
@@ -162,7 +166,7 @@ class AffineCoupling(nn.Module):
         """One coupling of `[S or none, N, D]`, with its log|det dz/dz0| `[S, N]`."""
         front, back = rows.tensor_split([self.front], dim=-1)
         kept, moved = (front, back) if step % 2 == 0 else (back, front)
-        shift, raw = net(kept).chunk(2, dim=-1)
+        shift, raw = net(kept).to(rows.dtype).chunk(2, dim=-1)
         log_scale = 2 * torch.tanh(raw / 2)
         moved = moved * log_scale.exp() + shift if forward else (moved - shift) / log_scale.exp()
         kept = kept.expand(*moved.shape[:-1], kept.shape[-1])

@@ -89,9 +89,10 @@ def mlp(
     Raises
     ------
     ValueError
-        If S is below 1 or the weights do not fit.
+        If S or D is below 1 or the weights do not fit.
     """
-    _check_counts(n_components, 1)
+    _check(image_size, n_components=n_components)
+    _level_sizes(n_latent, 1)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]
     features = nn.Sequential(nn.Flatten(), mlp_layers(sizes, encoder_gated, n_components))
@@ -156,7 +157,10 @@ def convolutional(
     ValueError
         If S or H is below 1, or the weights or the numbers of latents do not fit.
     """
-    _check_counts(n_components, n_levels)
+    _check(image_size, n_components=n_components, n_levels=n_levels)
+    for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
+        if value < 0:
+            raise ValueError(f"{name} must not be negative (0 is none), but it is {value}.")
     sizes = _level_sizes(n_latent, n_levels)
     log_weights = _log_weights(weights, n_components)
     features = partial(ConvFeatures, n_components, image_size, channels, strides=STRIDES)
@@ -276,7 +280,13 @@ def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor |
     return None if weights is None else log_weights_from(weights, n_components)
 
 
-def _check_counts(n_components: int, n_levels: int) -> None:
-    for name, value in (("n_components (S)", n_components), ("n_levels (H)", n_levels)):
+def _check(image_size: Sequence[int], **counts: int) -> None:
+    """Refuse sizes that make no model; `counts` are a name's value, at least 1."""
+    for name, value in counts.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, but it is {value}.")
+            letter = {"n_components": " (S)", "n_levels": " (H)"}.get(name, "")
+            raise ValueError(f"{name}{letter} must be at least 1, but it is {value}.")
+    if len(image_size) != 3 or min(image_size) < 1:
+        raise ValueError(
+            f"image_size must be (C, H, W), three positive numbers, but it is {image_size}."
+        )
