@@ -13,12 +13,28 @@ from scmixvi.core.objectives import (
     siwelbo,
 )
 from scmixvi.core.posterior import MixturePosterior, Stage
+from scmixvi.core.priors import (
+    Chain,
+    GaussianConditional,
+    GaussianMixture,
+    Prior,
+    StandardNormal,
+    VampPrior,
+    diagonal_normal,
+)
 from scmixvi.core.weights import log_weights_from
 
 __all__ = [
+    "Chain",
+    "GaussianConditional",
+    "GaussianMixture",
     "MixturePosterior",
+    "Prior",
     "Stage",
+    "StandardNormal",
+    "VampPrior",
     "component_elbos",
+    "diagonal_normal",
     "jsd",
     "linear_warmup",
     "log_mixture",

@@ -1,0 +1,214 @@
+"""Priors over latents: standard normal, learned Gaussian conditionals, VampPrior, and their chain.
+
+A prior is a module that, called, builds a value to ask densities and samples of: what is the same
+for every latent (the densities of the VampPrior's pseudo-inputs) is computed once a call.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -6.0, 2.0
+
+
+def diagonal_normal(parameters: Tensor) -> Independent:
+    """Gaussian with diagonal covariance from a network's output.
+
+    Parameters
+    ----------
+    parameters
+        `[..., 2 * D]`: means, then log-variances, which are clamped to [-6, 2].
+
+    Returns
+    -------
+    A distribution with batch `[...]` and event `[D]`, in float32 at least.
+    """
+    mean, log_variance = _at_least_float32(parameters).chunk(2, dim=-1)
+    scale = (0.5 * log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)).exp()
+    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+
+
+class GaussianMixture(Distribution):
+    r"""Mixture of N Gaussians with diagonal covariance: :math:`\sum_n w_n N(z; \mu_n, \sigma_n^2)`.
+
+    The density of many points under all N components is one matrix product of the expanded
+    squares, in float64: its terms are large and cancel, up to 10 nats wrong in a GPU's TF32.
+
+    Parameters
+    ----------
+    mean, variance
+        `[N, D]`.
+    log_weights
+        `[N]`, normalised.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(self, mean: Tensor, variance: Tensor, log_weights: Tensor) -> None:
+        self._mean, self._variance, self._log_weights = mean, variance, log_weights
+        super().__init__(torch.Size(), mean.shape[-1:], validate_args=False)
+        mean, variance = mean.double(), variance.double()
+        norm = (mean.square() / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
+        self._offset = log_weights.double() - 0.5 * norm
+        self._slopes = torch.cat([mean, -0.5 * torch.ones_like(mean)], -1) / variance.repeat(1, 2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density at `[..., D]`: `[...]`, in nats."""
+        points = value.double()
+        scores = torch.cat([points, points.square()], -1).flatten(0, -2) @ self._slopes.T
+        scores = (scores + self._offset).to(value.dtype)
+        return torch.logsumexp(scores, dim=-1).reshape(value.shape[:-1])
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw `[*sample_shape, D]`."""
+        drawn = torch.distributions.Categorical(logits=self._log_weights).sample(sample_shape)
+        return torch.normal(self._mean[drawn], self._variance[drawn].sqrt())
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) over `[D]`.
+
+    Parameters
+    ----------
+    n_latent
+        D, dimensions of the level.
+    """
+
+    def __init__(self, n_latent: int) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.register_buffer("parameters_", torch.zeros(2 * n_latent), persistent=False)
+
+    def forward(self) -> Independent:
+        """Return the distribution: batch `[]`, event `[D]`."""
+        return diagonal_normal(self.get_buffer("parameters_"))
+
+
+class GaussianConditional(nn.Module):
+    """Learned p(z | level above): a Gaussian with diagonal covariance.
+
+    Parameters
+    ----------
+    net
+        Maps the level above, `[..., D above]`, to means and log-variances, `[..., 2 * D]`.
+    n_latent
+        D, dimensions of the level itself.
+    """
+
+    def __init__(self, net: nn.Module, n_latent: int) -> None:
+        super().__init__()
+        self.net, self.n_latent = net, n_latent
+
+    def forward(self, *above: Tensor) -> Independent:
+        """Return the distribution given the levels above, top first: batch `[...]`, event `[D]`."""
+        return diagonal_normal(self.net(above[-1]))
+
+
+class VampPrior(nn.Module):
+    r"""Mixture of the posterior's own densities at K learned pseudo-inputs, all S components each.
+
+    .. math:: p(z) = \frac1K \sum_{k=1}^K \sum_{s=1}^S \pi_s q_s(z | u_k)
+
+    One prior, shared by all components: with one prior a component they would not have the same
+    target.
+
+    Parameters
+    ----------
+    encoder
+        The posterior's top level: `encoder(u)()` is a Gaussian with batch `[S, K]`, event `[D]`.
+        A flow on that level is left out of the prior.
+    pseudo_inputs
+        Called without arguments it returns K inputs u, `[K, ...]`.
+    n_latent
+        D.
+    log_weights
+        `[S]`, normalised over S; None is uniform.
+
+    References
+    ----------
+    Tomczak & Welling 2018, "VAE with a VampPrior"; Kviman et al. 2023, Eq. 8.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        pseudo_inputs: nn.Module,
+        n_latent: int,
+        log_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.pseudo_inputs, self.n_latent = encoder, pseudo_inputs, n_latent
+        self.register_buffer("log_weights", log_weights, persistent=False)
+
+    def forward(self) -> GaussianMixture:
+        """Encode the pseudo-inputs and return the mixture of K * S Gaussians over `[D]`."""
+        base = self.encoder(self.pseudo_inputs())()
+        n_components, n_pseudo = base.batch_shape
+        weights = base.mean.new_full((n_components,), -math.log(n_components))
+        if self.log_weights is not None:
+            weights = self.log_weights
+        joint = (weights - math.log(n_pseudo)).repeat_interleave(n_pseudo)
+        return GaussianMixture(base.mean.flatten(0, 1), base.variance.flatten(0, 1), joint)
+
+
+@dataclass(frozen=True)
+class Chain:
+    r"""The joint density :math:`p(z^H) \prod_{h<H} p(z^h | z^{>h})` of all levels.
+
+    Parameters
+    ----------
+    top
+        Distribution over the top level, event `[D]`.
+    conditionals
+        One a level below; called with the levels above, each returns a distribution over `[D]`.
+    """
+
+    top: Distribution
+    conditionals: tuple[Callable[..., Distribution], ...] = ()
+
+    def log_prob(self, zs: Sequence[Tensor]) -> Tensor:
+        """Log density of latents, one tensor `[..., D]` a level, top first: `[...]`, in nats."""
+        total = self.top.log_prob(zs[0])
+        for h, conditional in enumerate(self.conditionals, start=1):
+            total = total + conditional(*zs[:h]).log_prob(zs[h])
+        return total
+
+    @torch.no_grad()
+    def sample(self, n: int) -> tuple[Tensor, ...]:
+        """Draw n latents, `[n, D]` a level, top first."""
+        zs = (self.top.sample(torch.Size([n])),)
+        for conditional in self.conditionals:
+            zs = (*zs, conditional(*zs).sample())
+        return zs
+
+
+class Prior(nn.Module):
+    """The prior over all levels: a top and, below it, conditionals.
+
+    Parameters
+    ----------
+    top
+        Called without arguments it returns a distribution over the top level's `[D]`; has
+        `n_latent`. For example :class:`StandardNormal` or :class:`VampPrior`.
+    conditionals
+        One a level below, such as :class:`GaussianConditional`; each has `n_latent`.
+    """
+
+    def __init__(self, top: nn.Module, *conditionals: nn.Module) -> None:
+        super().__init__()
+        self.top, self.conditionals = top, nn.ModuleList(conditionals)
+        self.latent_sizes = tuple(int(level.n_latent) for level in (top, *conditionals))
+
+    def forward(self) -> Chain:
+        """Build the joint density; a VampPrior encodes its pseudo-inputs here, once."""
+        return Chain(self.top(), tuple(self.conditionals))
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

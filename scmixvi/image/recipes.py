@@ -1,0 +1,290 @@
+"""The paper's image models, composed from parts; every size is a keyword with the paper's value.
+
+A recipe is a function `(n_components=1, **sizes) -> ImageVAE`. The architectures are those of
+Tomczak & Welling 2018 and of Kviman et al. 2023, section 4.2 and appendices C and D.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from scmixvi.core import log_weights_from
+from scmixvi.core.priors import GaussianConditional, Prior, StandardNormal, VampPrior
+from scmixvi.image.decoders import (
+    Decoder,
+    DiscretizedLogisticMixture,
+    Likelihood,
+    bernoulli,
+    mlp_net,
+)
+from scmixvi.image.flows import InverseAutoregressiveFlow
+from scmixvi.image.nets import ConvFeatures
+from scmixvi.image.nets import mlp as mlp_layers
+from scmixvi.image.pixelcnn import PixelCNNDecoder
+from scmixvi.image.posteriors import AmortizedPosterior, LowerEncoder, TopEncoder
+from scmixvi.image.vae import ImageVAE
+
+TOP_KERNELS, LOWER_KERNELS, STRIDES = (7, 3, 5, 3, 3), (3, 3, 3, 3, 3), (1, 2, 1, 2, 1)
+
+
+class PseudoInputs(nn.Module):
+    """K learned images: parameters clamped to [0, 1].
+
+    Parameters
+    ----------
+    n_pseudo_inputs
+        K.
+    image_size
+        (C, H, W).
+    mean, std
+        Of the Gaussian that the pixels start from. A pixel outside [0, 1] gets no gradient.
+    """
+
+    def __init__(
+        self,
+        n_pseudo_inputs: int,
+        image_size: Sequence[int],
+        mean: float = 0.05,
+        std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.pixels = nn.Parameter(torch.randn(n_pseudo_inputs, *image_size) * std + mean)
+
+    def forward(self) -> Tensor:
+        """Return the images, `[K, C, H, W]`."""
+        return self.pixels.clamp(0.0, 1.0)
+
+
+def mlp(
+    n_components: int = 1,
+    *,
+    image_size: tuple[int, int, int] = (1, 28, 28),
+    n_latent: int = 40,
+    encoder_hidden: Sequence[int] = (300, 300),
+    decoder_hidden: Sequence[int] = (300, 300),
+    encoder_gated: bool = True,
+    decoder_gated: bool = True,
+    weights: Sequence[float] | None = None,
+) -> ImageVAE:
+    """Fully connected encoders and decoder, one level, standard normal prior, binary pixels.
+
+    Parameters
+    ----------
+    n_components
+        S.
+    image_size
+        (C, H, W).
+    n_latent
+        D.
+    encoder_hidden, decoder_hidden
+        Units of every hidden layer.
+    encoder_gated, decoder_gated
+        Gated layers, or ReLUs. Table 7 has an encoder without gates and a gated decoder.
+    weights
+        S mixture weights that sum to 1; None is uniform.
+
+    Raises
+    ------
+    ValueError
+        If S is below 1 or the weights do not fit.
+    """
+    _check_counts(n_components, 1)
+    n_pixels = image_size[0] * image_size[1] * image_size[2]
+    sizes = [n_pixels, *encoder_hidden]
+    features = nn.Sequential(nn.Flatten(), mlp_layers(sizes, encoder_gated, n_components))
+    top = TopEncoder(features, sizes[-1], n_latent, n_components)
+    posterior = AmortizedPosterior(
+        [top], n_components, image_size, log_weights=_log_weights(weights, n_components)
+    )
+    net = mlp_net(n_latent, decoder_hidden, image_size, decoder_gated)
+    floats = 4 * max(n_pixels, *decoder_hidden)
+    decoder = Decoder(net, bernoulli, [n_latent], image_size, floats)
+    return ImageVAE(posterior, Prior(StandardNormal(n_latent)), decoder)
+
+
+def convolutional(
+    n_components: int = 1,
+    *,
+    n_levels: int = 1,
+    n_flow_steps: int = 0,
+    n_pseudo_inputs: int = 0,
+    image_size: tuple[int, int, int] = (1, 28, 28),
+    n_latent: int = 40,
+    channels: Sequence[int] = (32, 32, 64, 64, 6),
+    n_hidden: int = 300,
+    n_flow_hidden: int = 320,
+    n_features: int = 64,
+    n_layers: int = 8,
+    likelihood: Likelihood = bernoulli,
+    n_parameters: int | None = None,
+    weights: Sequence[float] | None = None,
+) -> ImageVAE:
+    """Gated convolutional encoders and a PixelCNN: what all recipes but `mlp` are made of.
+
+    Parameters
+    ----------
+    n_components
+        S.
+    n_levels
+        H, levels of latents.
+    n_flow_steps
+        T, steps of the inverse autoregressive flow on the lowest level; 0 is no flow.
+    n_pseudo_inputs
+        K, pseudo-inputs of a VampPrior on the top level; 0 is a standard normal.
+    image_size
+        (C, H, W).
+    n_latent
+        D, of every level.
+    channels
+        Of the five convolutions of an encoder.
+    n_hidden
+        Units of the joint layer of a lower encoder and of both layers of p(z | level above).
+    n_flow_hidden
+        Units of both hidden layers of a flow's networks.
+    n_features, n_layers
+        Size of the PixelCNN.
+    likelihood, n_parameters
+        Distribution of the pixels given n_parameters maps; None is one map a channel.
+    weights
+        S mixture weights that sum to 1; None is uniform.
+
+    Raises
+    ------
+    ValueError
+        If S or H is below 1, or the weights do not fit.
+    """
+    _check_counts(n_components, n_levels)
+    log_weights = _log_weights(weights, n_components)
+    features = partial(_conv_features, n_components, image_size, channels)
+    levels: list[nn.Module] = [_top_encoder(features(TOP_KERNELS), n_latent, n_components)]
+    for _ in range(n_levels - 1):
+        lower = features(LOWER_KERNELS)
+        levels.append(
+            LowerEncoder(lower, lower.n_features, n_latent, n_latent, n_hidden, n_components)
+        )
+    flows: list[nn.Module | None] = [None] * n_levels
+    if n_flow_steps:
+        flows[-1] = InverseAutoregressiveFlow(n_latent, n_flow_steps, (n_flow_hidden,) * 2)
+    posterior = AmortizedPosterior(levels, n_components, image_size, flows, log_weights)
+    top: nn.Module = StandardNormal(n_latent)
+    if n_pseudo_inputs:
+        pseudo_inputs = PseudoInputs(n_pseudo_inputs, image_size)
+        top = VampPrior(levels[0], pseudo_inputs, n_latent, log_weights)
+    below = [_conditional_prior(n_latent, n_hidden) for _ in range(n_levels - 1)]
+    decoder = PixelCNNDecoder(
+        [n_latent] * n_levels,
+        image_size,
+        likelihood,
+        n_parameters or image_size[0],
+        n_features,
+        n_layers,
+    )
+    return ImageVAE(posterior, Prior(top, *below), decoder)
+
+
+def vanilla(n_components: int = 1, **sizes: object) -> ImageVAE:
+    """One level, standard normal prior, PixelCNN: the base of Table 1. See `convolutional`."""
+    return convolutional(n_components, **sizes)
+
+
+def hierarchical(n_components: int = 1, **sizes: object) -> ImageVAE:
+    """Two levels (Eq. 5, 6), learned Gaussian between them. See `convolutional`."""
+    return convolutional(n_components, **{"n_levels": 2, **sizes})
+
+
+def iaf(n_components: int = 1, **sizes: object) -> ImageVAE:
+    """Vanilla with two steps of an inverse autoregressive flow. See `convolutional`."""
+    return convolutional(n_components, **{"n_flow_steps": 2, **sizes})
+
+
+def vamp(n_components: int = 1, **sizes: object) -> ImageVAE:
+    """Vanilla with a VampPrior of 500 pseudo-inputs (Eq. 8). See `convolutional`."""
+    return convolutional(n_components, **{"n_pseudo_inputs": 500, **sizes})
+
+
+def hierarchical_vamp(n_components: int = 1, **sizes: object) -> ImageVAE:
+    """Two levels with a VampPrior on the top one: the composite without flows."""
+    return convolutional(n_components, **{"n_levels": 2, "n_pseudo_inputs": 500, **sizes})
+
+
+def composite(n_components: int = 1, **sizes: object) -> ImageVAE:
+    """Two levels, a flow on the lower, a VampPrior on the upper (Eq. 16). See `convolutional`."""
+    paper = {"n_levels": 2, "n_flow_steps": 2, "n_pseudo_inputs": 500}
+    return convolutional(n_components, **{**paper, **sizes})
+
+
+def cifar_vanilla(n_components: int = 1, *, n_mixtures: int = 3, **sizes: object) -> ImageVAE:
+    """Vanilla for 8-bit colour images, with a mixture of discretised logistics a pixel.
+
+    Parameters
+    ----------
+    n_components
+        S.
+    n_mixtures
+        Members of the mixture of logistics.
+    sizes
+        Those of `convolutional`.
+    """
+    paper: dict = {"image_size": (3, 32, 32), "n_latent": 124, **sizes}
+    n_channels = paper["image_size"][0]
+    paper["likelihood"] = partial(DiscretizedLogisticMixture, n_channels=n_channels)
+    paper["n_parameters"] = DiscretizedLogisticMixture.n_parameters(n_channels, n_mixtures)
+    return convolutional(n_components, **paper)
+
+
+RECIPES: dict[str, Callable[..., ImageVAE]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        mlp,
+        vanilla,
+        hierarchical,
+        iaf,
+        vamp,
+        hierarchical_vamp,
+        composite,
+        cifar_vanilla,
+    )
+}
+
+
+def by_name(name: str) -> Callable[..., ImageVAE]:
+    """Return the recipe of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+def _conv_features(
+    n_components: int,
+    image_size: tuple[int, int, int],
+    channels: Sequence[int],
+    kernels: Sequence[int],
+) -> ConvFeatures:
+    return ConvFeatures(n_components, image_size, channels, kernels, STRIDES)
+
+
+def _top_encoder(features: ConvFeatures, n_latent: int, n_components: int) -> TopEncoder:
+    return TopEncoder(features, features.n_features, n_latent, n_components)
+
+
+def _conditional_prior(n_latent: int, n_hidden: int) -> GaussianConditional:
+    net = mlp_layers([n_latent, n_hidden, n_hidden]).append(nn.Linear(n_hidden, 2 * n_latent))
+    return GaussianConditional(net, n_latent)
+
+
+def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor | None:
+    return None if weights is None else log_weights_from(weights, n_components)
+
+
+def _check_counts(n_components: int, n_levels: int) -> None:
+    for name, value in (("n_components (S)", n_components), ("n_levels (H)", n_levels)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but it is {value}.")

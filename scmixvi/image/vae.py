@@ -1,0 +1,307 @@
+"""The image VAE: a mixture posterior, a prior and a decoder, and nothing else.
+
+L importance samples a component, S components, B images `[B, C, H, W]` with values in [0, 1].
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scmixvi.core import MixturePosterior, log_mixture, miselbo, siwelbo
+
+Representation = Literal["mean", "components", "params"]
+
+
+class BoundTerms(NamedTuple):
+    """What every objective of `scmixvi.core` takes, in its order: `miselbo(*terms)`.
+
+    Parameters
+    ----------
+    log_lik, log_prior
+        log p(x_b | z_ls) and log p(z_ls), `[L, S, B]`, in nats.
+    log_q_all
+        `[L, S, S, B]`; entry l, s, j, b is log q_j(z_ls | x_b), in nats.
+    log_weights
+        `[S]`, or None for uniform weights.
+    """
+
+    log_lik: Tensor
+    log_prior: Tensor
+    log_q_all: Tensor
+    log_weights: Tensor | None = None
+
+
+class ImageVAE(nn.Module):
+    """A VAE over images whose posterior is a mixture of S encoders.
+
+    Parameters
+    ----------
+    posterior
+        `posterior(x)` is a :class:`~scmixvi.core.MixturePosterior`; has `n_components`,
+        `latent_sizes` (D of every level, top first) and `image_size` (C, H, W).
+    prior
+        `prior()` has `log_prob(zs)` and `sample(n)`; has `latent_sizes`.
+    decoder
+        `decoder(*zs)` is a Distribution over images, event `[C, H, W]`, for latents `[..., D]`;
+        has `latent_sizes` and `image_size`.
+
+    Raises
+    ------
+    ValueError
+        If the three do not agree on the sizes of latents or images.
+    """
+
+    def __init__(self, posterior: nn.Module, prior: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        for name, part in (("prior", prior), ("decoder", decoder)):
+            if tuple(part.latent_sizes) != tuple(posterior.latent_sizes):
+                raise ValueError(
+                    f"the {name} is made for latents of sizes {tuple(part.latent_sizes)}, top "
+                    f"first, but the posterior's are {tuple(posterior.latent_sizes)}."
+                )
+        if tuple(decoder.image_size) != tuple(posterior.image_size):
+            raise ValueError(
+                f"the decoder makes images of size {tuple(decoder.image_size)}, but the posterior "
+                f"is made for {tuple(posterior.image_size)}."
+            )
+        self.posterior, self.prior, self.decoder = posterior, prior, decoder
+        self.n_components = int(posterior.n_components)
+        self.latent_sizes = tuple(posterior.latent_sizes)
+        self.image_size = tuple(posterior.image_size)
+
+    def forward(self, x: Tensor, n_importance_samples: int = 1) -> BoundTerms:
+        """Draw L samples from every component and score them: what the objectives take.
+
+        Parameters
+        ----------
+        x
+            Images `[B, C, H, W]`, values in [0, 1].
+        n_importance_samples
+            L.
+
+        Returns
+        -------
+        The terms of the bounds, in nats.
+
+        Raises
+        ------
+        ValueError
+            If the images' rank, size, type or range is wrong, or L is below 1.
+        """
+        self._check_images(x)
+        return self._terms(self.posterior(x), self.prior(), x, n_importance_samples)
+
+    @torch.no_grad()
+    def nll(
+        self,
+        x: Tensor,
+        n_importance_samples: int = 5000,
+        pooled: bool = False,
+        memory_budget: int = 2**30,
+    ) -> Tensor:
+        """Importance-sampled negative log-likelihood, in evaluation mode.
+
+        Images and samples are taken in chunks that fit the budget, and the weights are added up
+        as they come, so memory does not grow with L.
+
+        Parameters
+        ----------
+        x
+            Images `[B, C, H, W]`, values in [0, 1].
+        n_importance_samples
+            L, samples a component.
+        pooled
+            Average all S * L weights inside one logarithm (tighter) instead of one logarithm a
+            component (Eq. 17).
+        memory_budget
+            Bytes that one chunk may take, roughly.
+
+        Returns
+        -------
+        `[B]`, in nats; in expectation never below -log p(x).
+
+        Raises
+        ------
+        ValueError
+            If the images are not what `forward` takes, or L is below 1.
+
+        References
+        ----------
+        Kviman et al. 2023, Eq. 17.
+        """
+        self._check_images(x)
+        if n_importance_samples < 1:
+            raise ValueError(
+                f"n_importance_samples (L) must be at least 1, but it is {n_importance_samples}."
+            )
+        n_images, n_samples = self._chunk_sizes(len(x), n_importance_samples, memory_budget)
+        with evaluating(self):
+            prior = self.prior()
+            strata = [
+                self._log_mean_weights(chunk, prior, n_importance_samples, n_samples)
+                for chunk in x.split(n_images)
+            ]
+        return -_bound_of_strata(torch.cat(strata, -1), self._log_weights(), pooled)
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """Draw n images from the prior and the decoder, `[n, C, H, W]`, in evaluation mode."""
+        if n < 1:
+            raise ValueError(f"n, the number of images, must be at least 1, but it is {n}.")
+        with evaluating(self):
+            return self.decoder(*self.prior().sample(n)).sample()
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Encode images, draw latents from the mixture, and decode them, `[B, C, H, W]`.
+
+        Where the decoder's distribution has a mean, that is returned; otherwise a draw from it.
+        """
+        self._check_images(x)
+        with evaluating(self):
+            zs = [z[0] for z in self.posterior(x).sample(1)]
+            decoded = self.decoder(*zs)
+            try:
+                return decoded.mean
+            except NotImplementedError:
+                return decoded.sample()
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, representation: Representation = "mean") -> Tensor:
+        """Represent images by the top level of the posterior.
+
+        Parameters
+        ----------
+        x
+            Images `[B, C, H, W]`.
+        representation
+            `"mean"`: mean of the mixture, `[B, D]`; `"components"`: means of the components side
+            by side, `[B, S * D]`; `"params"`: those, then the components' variances,
+            `[B, 2 * S * D]` (the paper's choice). Behind a flow, a mean stands for the base mean
+            passed through the flow, and the variances are the base's.
+
+        Raises
+        ------
+        ValueError
+            If the images are not what `forward` takes, or the representation is unknown.
+        """
+        self._check_images(x)
+        known = ("mean", "components", "params")
+        if representation not in known:
+            raise ValueError(f"representation must be one of {known}, not {representation!r}.")
+        with evaluating(self):
+            top = self.posterior(x).stages[0]
+            base = top.conditional()
+            means, variances = base.mean, base.variance
+            if top.flow is not None:
+                means = top.flow(means.unsqueeze(0))[0][0]
+        if representation == "mean":
+            return (self._log_weights().exp()[:, None, None] * means).sum(0)
+        parts = (means,) if representation == "components" else (means, variances)
+        return torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
+
+    @torch.no_grad()
+    def jsd(self, x: Tensor, n_samples: int = 100) -> Tensor:
+        """Jensen-Shannon divergence of the components from L draws each, `[B]`, in nats."""
+        self._check_images(x)
+        with evaluating(self):
+            return self.posterior(x).jsd(n_samples)
+
+    def _terms(
+        self, posterior: MixturePosterior, prior: object, x: Tensor, n_samples: int
+    ) -> BoundTerms:
+        zs, log_q_all = posterior.sample_stratified(n_samples)
+        log_lik = self.decoder(*zs).log_prob(x)
+        return BoundTerms(log_lik, prior.log_prob(zs), log_q_all, posterior.log_weights)
+
+    def _log_mean_weights(self, x: Tensor, prior: object, n_samples: int, chunk: int) -> Tensor:
+        """Log of the mean of L importance weights, a component and image: `[S, B]`."""
+        posterior, total = self.posterior(x), x.new_full((), -math.inf)
+        for start in range(0, n_samples, chunk):
+            terms = self._terms(posterior, prior, x, min(chunk, n_samples - start))
+            log_ratio = (
+                terms.log_lik + terms.log_prior - log_mixture(terms.log_q_all, terms.log_weights)
+            )
+            total = torch.logaddexp(total, log_ratio.logsumexp(0))
+        return total - math.log(n_samples)
+
+    def _chunk_sizes(self, n_images: int, n_samples: int, memory_budget: int) -> tuple[int, int]:
+        """Images and samples of one chunk."""
+        default = 16 * math.prod(self.image_size)
+        floats = getattr(self.decoder, "floats_per_row", default)
+        floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, self.prior))
+        draws = max(1, memory_budget // (4 * floats * self.n_components))
+        images = min(n_images, draws)
+        return max(1, images), min(n_samples, max(1, draws // max(1, images)))
+
+    def _log_weights(self) -> Tensor:
+        given = getattr(self.posterior, "log_weights", None)
+        like = next(self.parameters())
+        if given is None:
+            return like.new_full((self.n_components,), -math.log(self.n_components))
+        return given
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.image_size:
+            raise ValueError(
+                f"images must have shape [B, C, H, W] with (C, H, W) = {self.image_size}, but "
+                f"their shape is {tuple(x.shape)}."
+            )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"images must be floating-point numbers in [0, 1], but their type is {x.dtype}: "
+                "divide 8-bit pixels by 255."
+            )
+        if _is_traced(x):
+            return
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            raise ValueError(
+                "images must lie in [0, 1], but there are values outside it or NaN "
+                f"(smallest {x.min().item():g}, largest {x.max().item():g})."
+            )
+
+
+def bits_per_dim(nll: Tensor, n_dims: int) -> Tensor:
+    """Bits a dimension: -log p(x) / (d log 2), Eq. 14 with the sign that makes it positive.
+
+    Parameters
+    ----------
+    nll
+        Negative log-likelihood of images, in nats, any shape.
+    n_dims
+        d, the number of pixels times channels.
+    """
+    return nll / (n_dims * math.log(2))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and afterwards every part of it back into its own."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _bound_of_strata(strata: Tensor, log_weights: Tensor, pooled: bool) -> Tensor:
+    """Combine the components' log mean weights `[S, B]` into one bound `[B]`.
+
+    The objectives of the core do it, given ratios that are already taken.
+    """
+    n_components, n_images = strata.shape
+    nothing = strata.new_zeros(1, n_components, n_components, n_images)
+    objective = siwelbo if pooled else miselbo
+    return objective(strata.unsqueeze(0), nothing[:, 0], nothing, log_weights)
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether values cannot be looked at: under torch.compile or in a CUDA graph's capture."""
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    return torch.compiler.is_compiling() or capturing
