@@ -81,20 +81,21 @@ class ImageCLI(LightningCLI):
             parser.error(str(error))
 
     def before_instantiate_classes(self) -> None:
-        """Give the run a folder of its own unless one was named."""
+        """Give the run a folder of its own, unless one was named, and a bar that costs no time."""
         config = self.config[self.config.subcommand]
-        if config.trainer.default_root_dir is None:
-            model = config.model
-            name = f"{model.recipe}_{config.data.dataset}_S{model.n_components}"
-            config.trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
-        folder = config.trainer.default_root_dir
+        trainer = config.trainer
+        if trainer.default_root_dir is None:
+            name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
+            trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
-            checkpoint.folder = checkpoint.folder or folder
-        if config.trainer.logger is None:
-            arguments = Namespace(save_dir=folder, name="logs")
-            config.trainer.logger = Namespace(
-                class_path="lightning.pytorch.loggers.CSVLogger", init_args=arguments
+            checkpoint.folder = checkpoint.folder or trainer.default_root_dir
+        if trainer.logger is None:
+            trainer.logger = _part(
+                "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
             )
+        if trainer.enable_progress_bar is not False:
+            bar = _part("callbacks.RichProgressBar", refresh_rate=50)
+            trainer.callbacks = [*(trainer.callbacks or []), bar]
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a wrong value ends the program with its sentence."""
@@ -117,6 +118,11 @@ class ImageCLI(LightningCLI):
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and path not in ("best", "last", "hpc", "registry"):
             read_checkpoint(path)
+
+
+def _part(which: str, **arguments: Any) -> Namespace:
+    """Name one of Lightning's classes and its arguments, as a configuration does."""
+    return Namespace(class_path=f"lightning.pytorch.{which}", init_args=Namespace(**arguments))
 
 
 def main(args: list[str] | None = None) -> ImageCLI:
