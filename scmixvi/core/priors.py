@@ -7,6 +7,7 @@ for every latent (the densities of the VampPrior's pseudo-inputs) is computed on
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class GaussianMixture(Distribution):
         `[N]`, normalised.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict] = {}
     has_rsample = False
 
     def __init__(self, mean: Tensor, variance: Tensor, log_weights: Tensor) -> None:
@@ -56,6 +57,11 @@ class GaussianMixture(Distribution):
         norm = (mean.square() / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
         self._offset = log_weights.double() - 0.5 * norm
         self._slopes = torch.cat([mean, -0.5 * torch.ones_like(mean)], -1) / variance.repeat(1, 2)
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many float32 numbers one point takes while it is scored."""
+        return 4 * len(self._offset)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at `[..., D]`: `[...]`, in nats."""
@@ -171,6 +177,11 @@ class Chain:
 
     top: Distribution
     conditionals: tuple[Callable[..., Distribution], ...] = ()
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many float32 numbers one draw of the latents takes while it is scored."""
+        return int(getattr(self.top, "floats_per_row", 0))
 
     def log_prob(self, zs: Sequence[Tensor]) -> Tensor:
         """Log density of latents, one tensor `[..., D]` a level, top first: `[...]`, in nats."""

@@ -238,7 +238,13 @@ class TestReport(Callback):
 
 def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
     """Stop once the validation bound at full KL weight has not risen for `patience` epochs."""
-    return EarlyStopping(MONITORED, mode="max", patience=patience, min_delta=min_delta)
+    return EarlyStopping(
+        MONITORED,
+        min_delta,
+        patience,
+        mode="max",
+        check_on_train_epoch_end=False,  # a resumed run goes through that hook without validation
+    )
 
 
 def best_checkpoint(folder: str | None = None) -> ModelCheckpoint:

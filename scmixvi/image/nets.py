@@ -72,7 +72,7 @@ class StackedConv2d(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map `[N, S * n_in, H, W]` (shared: `[N, n_in, H, W]`) to `[N, S * n_out, H', W']`."""
-        return F.conv2d(
+        maps = F.conv2d(
             inputs,
             self.weight.flatten(0, 1),
             self.bias.flatten(),
@@ -80,6 +80,7 @@ class StackedConv2d(nn.Module):
             padding=self.weight.shape[-1] // 2,
             groups=self.groups,
         )
+        return maps.contiguous(memory_format=CHANNELS_LAST)  # one input channel leaves it open
 
 
 class StackedGLU(nn.Module):

@@ -34,6 +34,7 @@ class TopEncoder(nn.Module):
         super().__init__()
         self.features, self.n_latent = features, n_latent
         self.head = StackedLinear(n_components, n_features, 2 * n_latent)
+        self.floats_per_row = 4 * n_components * n_latent
 
     def forward(self, x: Tensor) -> Callable[[], Independent]:
         """Encode images; the conditional takes nothing and has batch `[S, B]`, event `[D]`."""
@@ -74,6 +75,7 @@ class LowerEncoder(nn.Module):
         self.joint = StackedLinear(n_components, 2 * n_features, 2 * n_hidden)
         self.gate = nn.GLU(dim=-1)
         self.head = StackedLinear(n_components, n_hidden, 2 * n_latent)
+        self.floats_per_row = n_components * (3 * n_features + 5 * n_hidden + 8 * n_latent)
 
     def forward(self, x: Tensor) -> Callable[..., Independent]:
         """Encode images; the conditional takes the levels above, batch `[L, S, S, B]`."""
@@ -122,6 +124,7 @@ class AmortizedPosterior(nn.Module):
         self.flows = nn.ModuleList(flows or [None] * len(levels))
         self.n_components, self.image_size = n_components, tuple(image_size)
         self.latent_sizes = tuple(int(level.n_latent) for level in levels)
+        self.floats_per_row = sum(getattr(level, "floats_per_row", 0) for level in levels)
         self.register_buffer("log_weights", log_weights, persistent=False)
 
     def forward(self, x: Tensor) -> MixturePosterior:

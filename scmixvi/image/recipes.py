@@ -6,6 +6,7 @@ Tomczak & Welling 2018 and of Kviman et al. 2023, section 4.2 and appendices C a
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ def convolutional(
     n_flow_steps: int = 0,
     n_pseudo_inputs: int = 0,
     image_size: tuple[int, int, int] = (1, 28, 28),
-    n_latent: int = 40,
+    n_latent: int | Sequence[int] = 40,
     channels: Sequence[int] = (32, 32, 64, 64, 6),
     n_hidden: int = 300,
     n_flow_hidden: int = 320,
@@ -136,7 +137,7 @@ def convolutional(
     image_size
         (C, H, W).
     n_latent
-        D, of every level.
+        D of every level, or one number a level, top first.
     channels
         Of the five convolutions of an encoder.
     n_hidden
@@ -153,34 +154,28 @@ def convolutional(
     Raises
     ------
     ValueError
-        If S or H is below 1, or the weights do not fit.
+        If S or H is below 1, or the weights or the numbers of latents do not fit.
     """
     _check_counts(n_components, n_levels)
+    sizes = _level_sizes(n_latent, n_levels)
     log_weights = _log_weights(weights, n_components)
-    features = partial(_conv_features, n_components, image_size, channels)
-    levels: list[nn.Module] = [_top_encoder(features(TOP_KERNELS), n_latent, n_components)]
-    for _ in range(n_levels - 1):
-        lower = features(LOWER_KERNELS)
-        levels.append(
-            LowerEncoder(lower, lower.n_features, n_latent, n_latent, n_hidden, n_components)
-        )
+    features = partial(ConvFeatures, n_components, image_size, channels, strides=STRIDES)
+    net = features(TOP_KERNELS)
+    levels: list[nn.Module] = [TopEncoder(net, net.n_features, sizes[0], n_components)]
+    for above, size in pairwise(sizes):
+        net = features(LOWER_KERNELS)
+        levels.append(LowerEncoder(net, net.n_features, above, size, n_hidden, n_components))
     flows: list[nn.Module | None] = [None] * n_levels
     if n_flow_steps:
-        flows[-1] = InverseAutoregressiveFlow(n_latent, n_flow_steps, (n_flow_hidden,) * 2)
+        flows[-1] = InverseAutoregressiveFlow(sizes[-1], n_flow_steps, (n_flow_hidden,) * 2)
     posterior = AmortizedPosterior(levels, n_components, image_size, flows, log_weights)
-    top: nn.Module = StandardNormal(n_latent)
+    top: nn.Module = StandardNormal(sizes[0])
     if n_pseudo_inputs:
         pseudo_inputs = PseudoInputs(n_pseudo_inputs, image_size)
-        top = VampPrior(levels[0], pseudo_inputs, n_latent, log_weights)
-    below = [_conditional_prior(n_latent, n_hidden) for _ in range(n_levels - 1)]
-    decoder = PixelCNNDecoder(
-        [n_latent] * n_levels,
-        image_size,
-        likelihood,
-        n_parameters or image_size[0],
-        n_features,
-        n_layers,
-    )
+        top = VampPrior(levels[0], pseudo_inputs, sizes[0], log_weights)
+    below = [_conditional_prior(*pair, n_hidden) for pair in pairwise(sizes)]
+    n_maps = n_parameters or image_size[0]
+    decoder = PixelCNNDecoder(sizes, image_size, likelihood, n_maps, n_features, n_layers)
     return ImageVAE(posterior, Prior(top, *below), decoder)
 
 
@@ -262,22 +257,19 @@ def by_name(name: str) -> Callable[..., ImageVAE]:
     return RECIPES[name]
 
 
-def _conv_features(
-    n_components: int,
-    image_size: tuple[int, int, int],
-    channels: Sequence[int],
-    kernels: Sequence[int],
-) -> ConvFeatures:
-    return ConvFeatures(n_components, image_size, channels, kernels, STRIDES)
-
-
-def _top_encoder(features: ConvFeatures, n_latent: int, n_components: int) -> TopEncoder:
-    return TopEncoder(features, features.n_features, n_latent, n_components)
-
-
-def _conditional_prior(n_latent: int, n_hidden: int) -> GaussianConditional:
-    net = mlp_layers([n_latent, n_hidden, n_hidden]).append(nn.Linear(n_hidden, 2 * n_latent))
+def _conditional_prior(n_above: int, n_latent: int, n_hidden: int) -> GaussianConditional:
+    net = mlp_layers([n_above, n_hidden, n_hidden]).append(nn.Linear(n_hidden, 2 * n_latent))
     return GaussianConditional(net, n_latent)
+
+
+def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
+    sizes = [n_latent] * n_levels if isinstance(n_latent, int) else list(n_latent)
+    if len(sizes) != n_levels or min(sizes) < 1:
+        raise ValueError(
+            f"n_latent (D) must be at least 1, one number for all or one for each of the "
+            f"{n_levels} levels, but it is {n_latent}."
+        )
+    return sizes
 
 
 def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor | None:

@@ -139,10 +139,12 @@ class ImageVAE(nn.Module):
             raise ValueError(
                 f"n_importance_samples (L) must be at least 1, but it is {n_importance_samples}."
             )
-        budget = memory_budget or (2**25 if x.device.type == "cpu" else 2**30)
-        n_images, n_samples = self._chunk_sizes(len(x), n_importance_samples, budget)
+        memory_budget = memory_budget or (2**25 if x.device.type == "cpu" else 2**30)
         with evaluating(self):
             prior = self.prior()
+            rows = memory_budget // (4 * self._floats_per_row(prior))
+            n_images = max(1, min(len(x), rows))
+            n_samples = max(1, min(n_importance_samples, rows // n_images))
             strata = [
                 self._log_mean_weights(chunk, prior, n_importance_samples, n_samples)
                 for chunk in x.split(n_images)
@@ -231,14 +233,11 @@ class ImageVAE(nn.Module):
             total = torch.logaddexp(total, log_ratio.logsumexp(0))
         return total - math.log(n_samples)
 
-    def _chunk_sizes(self, n_images: int, n_samples: int, memory_budget: int) -> tuple[int, int]:
-        """Images and samples of one chunk."""
-        default = 16 * math.prod(self.image_size)
-        floats = getattr(self.decoder, "floats_per_row", default)
-        floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, self.prior))
-        draws = max(1, memory_budget // (4 * floats * self.n_components))
-        images = min(n_images, draws)
-        return max(1, images), min(n_samples, max(1, draws // max(1, images)))
+    def _floats_per_row(self, prior: object) -> int:
+        """About how many numbers one sample of each component takes, for one image."""
+        floats = getattr(self.decoder, "floats_per_row", 16 * math.prod(self.image_size))
+        floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, prior))
+        return self.n_components * floats
 
     def _log_weights(self) -> Tensor:
         given = getattr(self.posterior, "log_weights", None)

@@ -166,13 +166,14 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, af
     trainer(tmp_path / "whole", max_epochs=6).fit(whole, batches(), held_out())
 
     run = trainer(tmp_path / "parts", max_epochs=6)
-    run.callbacks.append(Interruption(after, crash))
+    run.callbacks[:0] = [Interruption(after, crash), early_stopping()]
     with contextlib.suppress(SystemError):
         run.fit(training(**settings), batches(), held_out())
     assert run.global_step == after
 
     resumed = training(seed=123, **settings)
     run = trainer(tmp_path / "parts", max_epochs=6)
+    run.callbacks.insert(0, early_stopping())
     run.fit(resumed, batches(), held_out(), ckpt_path=tmp_path / "parts" / "last.ckpt")
     assert run.global_step == 24
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
