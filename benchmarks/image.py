@@ -32,7 +32,12 @@ from scmixvi.image.checkpoints import build_vae
 from scmixvi.image.pixels import ImageBatches
 from scmixvi.image.report import device_name, run_record, write_json
 
-TINY: dict[str, dict[str, Any]] = {}
+_TINY_CONV = {"channels": (4,) * 5, "n_latent": 8, "n_hidden": 16, "n_features": 8, "n_layers": 3}
+TINY: dict[str, dict[str, Any]] = {
+    "mlp": {"n_latent": 8, "encoder_hidden": (32, 32), "decoder_hidden": (32, 32)},
+    "vanilla": _TINY_CONV,
+    "composite": _TINY_CONV | {"n_flow_hidden": 16, "n_pseudo_inputs": 20},
+}
 """Sizes that take milliseconds; the paper's sizes are the recipes' defaults."""
 
 ANCHORS = {
@@ -249,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     cuda = torch.cuda.is_available()
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    add("--recipes", nargs="+", default=["mlp", "vanilla", "composite"])
+    add("--recipes", nargs="+", choices=tuple(TINY), default=["mlp", "vanilla", "composite"])
     add("--sizes", nargs="+", choices=("tiny", "paper"), default=["tiny", "paper"])
     add("--components", nargs="+", type=int, default=[1, 2, 4])
     add("--modes", nargs="+", choices=tuple(MODES), default=list(MODES) if cuda else ["eager"])

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from laws import assert_draw_law, assert_permutation_invariant
 
+from laws import assert_draw_law, assert_permutation_invariant
 from scmixvi.core import component_elbos, log_mixture, miselbo
 from scmixvi.image import recipes
 from scmixvi.image.baselines import (
