@@ -1,0 +1,49 @@
+# Everything runs in a virtual environment that is made on first use:
+#   .venv for python3, .venv-NAME for another interpreter (make test PYTHON=python3.12).
+# The demo and the tests keep one stamp each, so that the demo installs only what it needs.
+
+PYTHON ?= python3
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+RUN := $(VENV)/bin/python
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
+
+.PHONY: help demo test lint docs conformance clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo         train on bundled PBMC counts and compare with scVI (writes demo/)"
+	@echo "make test         the test suite"
+	@echo "make lint         linters, formatter check and type checker"
+	@echo "make docs         the documentation, warnings as errors (docs/_build/html)"
+	@echo "make conformance  scvi-tools' own tests against MixtureSCVI (CONTROL=1: against SCVI)"
+	@echo "make clean        remove environments and everything built"
+	@echo "Another interpreter: PYTHON=python3.12"
+
+demo: $(VENV)/.demo
+	$(RUN) tutorials/demo.py
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+docs: $(VENV)/.dev
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+conformance: $(VENV)/.dev
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m tests.conformance $(if $(CONTROL),--control) $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* .conformance demo docs/_build docs/generated build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.demo: EXTRAS = cluster
+$(VENV)/.dev: EXTRAS = dev
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml
+	@echo "Installing scmixvi[$(EXTRAS)] into $(VENV) (a few minutes the first time)"
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) ".[$(EXTRAS)]"
+	touch $@

@@ -1,0 +1,1 @@
+"""Speed, memory and evidence for defaults, each a command that writes JSON."""

@@ -1,0 +1,99 @@
+"""Plots in scanpy's style: they take an AnnData and give back matplotlib axes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+__all__ = ["posterior_diversity"]
+
+
+def posterior_diversity(
+    adata: AnnData,
+    color: str | Sequence[str] = (),
+    *,
+    key: str = "posterior_diversity",
+    basis: str = "umap",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    **kwargs: Any,
+) -> Axes | list[Axes] | None:
+    """Embedding of the cells coloured by how much the mixture's components disagree about each.
+
+    Parameters
+    ----------
+    adata
+        Cells with an embedding `obsm["X_" + basis]` and, in `obs[key]`, what
+        :meth:`scmixvi.MixtureSCVI.get_posterior_diversity` returns: the Jensen-Shannon divergence
+        of the components in nats, from 0 to log S.
+    color
+        Keys of `obs`, or genes, to show in panels to the left of the diversity.
+    key
+        Column of `obs` that holds the diversity.
+    basis
+        Name of the embedding.
+    ax
+        Axes to draw into; only without `color`.
+    show
+        Show the figure and return nothing; None follows `scanpy.settings.autoshow`.
+    save
+        File to write the figure to; its ending chooses the format.
+    **kwargs
+        Arguments of :func:`scanpy.pl.embedding` for every panel, such as `size` or `frameon`.
+
+    Returns
+    -------
+    One Axes, or a list with one for each panel where `color` is given; None if `show`.
+
+    Raises
+    ------
+    KeyError
+        If the diversity or the embedding is missing from adata.
+    ValueError
+        If both `ax` and `color` are given.
+
+    Examples
+    --------
+    >>> adata.obs["posterior_diversity"] = model.get_posterior_diversity()
+    >>> scmixvi.pl.posterior_diversity(adata, color="cell_type")
+    """
+    names = [color] if isinstance(color, str) else list(color)
+    _check(adata, key, basis)
+    if ax is not None and names:
+        raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")
+    axes = [ax] if ax is not None else _panels(len(names) + 1)
+    for panel, name in zip(axes, names, strict=False):
+        sc.pl.embedding(adata, basis, color=name, ax=panel, show=False, **kwargs)
+    style = {"vmin": 0, "title": "posterior diversity (JSD, nats)", "cmap": "viridis"} | kwargs
+    sc.pl.embedding(adata, basis, color=key, ax=axes[-1], show=False, **style)
+    if save is not None:
+        axes[-1].figure.savefig(save, bbox_inches="tight", dpi=110)
+    if sc.settings.autoshow if show is None else show:
+        plt.show()
+        return None
+    return axes if names else axes[0]
+
+
+def _check(adata: AnnData, key: str, basis: str) -> None:
+    if key not in adata.obs:
+        raise KeyError(
+            f"adata.obs has no column {key!r}: store it first, "
+            f"adata.obs[{key!r}] = model.get_posterior_diversity()."
+        )
+    if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
+        raise KeyError(
+            f"adata.obsm has no embedding 'X_{basis}': compute it first, "
+            "for example with sc.pp.neighbors(adata, use_rep='X_mix') and sc.tl.umap(adata)."
+        )
+
+
+def _panels(n_panels: int) -> list[Axes]:
+    _, axes = plt.subplots(
+        1, n_panels, figsize=(5.5 * n_panels, 4.2), squeeze=False, layout="constrained"
+    )
+    return list(axes[0])

@@ -1,0 +1,86 @@
+"""Bad input, said in one sentence before anything is changed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from scmixvi.core import log_weights_from
+
+MIXTURE_WEIGHTS = ("uniform", "learned", "amortized")
+
+
+def check_mixture_arguments(
+    n_components: int, n_importance_samples: int, mixture_weights: str | Sequence[float]
+) -> None:
+    """Raise ValueError for arguments that no mixture can have."""
+    for name, value in (
+        ("n_components", n_components),
+        ("n_importance_samples", n_importance_samples),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, but it is {value!r}.")
+    if not isinstance(mixture_weights, str):
+        log_weights_from(mixture_weights, n_components)
+    elif mixture_weights not in MIXTURE_WEIGHTS:
+        raise ValueError(
+            f"mixture_weights must be one of {list(MIXTURE_WEIGHTS)} or {n_components} "
+            f"numbers that sum to 1, but it is {mixture_weights!r}."
+        )
+
+
+def check_finite(counts: Any, where: str) -> None:
+    """Raise ValueError if counts that are in memory hold NaN or infinity."""
+    values = _values(counts)
+    if values is None or not np.issubdtype(values.dtype, np.floating):
+        return
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        raise ValueError(
+            f"{where} holds {n_bad} entries that are NaN or infinite: counts must be finite, "
+            "so find out where they come from or set them to 0."
+        )
+
+
+def check_counts(counts: Any, needs_library: bool) -> None:
+    """Raise ValueError for negative counts, or for empty cells where a library size is needed."""
+    values = _values(counts)
+    if values is None:
+        return
+    if values.size and values.min() < 0:
+        raise ValueError(
+            f"the counts must not be negative, but the smallest is {values.min()}: register raw "
+            "counts, not scaled or log-transformed values (setup_anndata's argument `layer`)."
+        )
+    if needs_library:
+        n_empty = int((np.asarray(counts.sum(axis=1)).ravel() == 0).sum())
+        if n_empty:
+            raise ValueError(
+                f"{n_empty} cells have no counts at all, so their library size is 0: remove them, "
+                "for example with sc.pp.filter_cells(adata, min_counts=1)."
+            )
+
+
+def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) -> None:
+    """Raise ValueError unless query cells have the model's genes, in its order."""
+    if np.array_equal(np.asarray(query_genes, dtype=str), np.asarray(model_genes, dtype=str)):
+        return
+    missing = [gene for gene in model_genes if gene not in set(query_genes)]
+    detail = (
+        f"{len(missing)} of the model's {len(model_genes)} genes are missing, "
+        f"for example {missing[0]!r}"
+        if missing
+        else "its genes are not the model's genes in the model's order"
+    )
+    raise ValueError(
+        f"the query data does not fit the model: {detail}. "
+        "Run MixtureSCVI.prepare_query_anndata(adata, reference_model) first."
+    )
+
+
+def _values(counts: Any) -> np.ndarray | None:
+    """The stored values of a matrix in memory; None for data on disk or computed lazily."""
+    if sparse.issparse(counts):
+        return counts.data
+    return counts if isinstance(counts, np.ndarray) else None

@@ -1,0 +1,164 @@
+"""All components' encoders in one pass: their weights are stacked, not looped over.
+
+Every component keeps its own :class:`scvi.nn.Encoder`, so that saving, scArches surgery, frozen
+layers and gradient hooks work as in scvi-tools. Only the computation is joined: the first layer
+of all S encoders is one matrix product, the later ones are batched products.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from scvi.nn import Encoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def encode_components(
+    encoders: Sequence[Encoder], x: Tensor, *cat_list: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode a batch with S encoders of one architecture.
+
+    Parameters
+    ----------
+    encoders
+        S encoders.
+    x
+        What they encode, `[n, F]`.
+    cat_list
+        Categorical covariates, `[n, 1]` each.
+
+    Returns
+    -------
+    loc, scale: means and standard deviations, `[n, S, D]`, float32 or wider.
+    hidden: the last hidden layer, `[n, S, n_hidden]`.
+    """
+    first = encoders[0]
+    if len(encoders) > 1 and _can_stack(encoders):
+        hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
+        heads = [_joined_head(e) for e in encoders]
+        weight = torch.stack([w for w, _ in heads])
+        bias = torch.stack([b for _, b in heads])
+        loc, raw_variance = _batched_linear(hidden, weight, bias).chunk(2, dim=-1)
+    else:
+        hidden = torch.stack([e.encoder(x, *cat_list) for e in encoders], dim=1)
+        rows = list(zip(encoders, hidden.unbind(1), strict=True))
+        loc = torch.stack([e.mean_encoder(h) for e, h in rows], dim=1)
+        raw_variance = torch.stack([e.var_encoder(h) for e, h in rows], dim=1)
+    # Autocast may hand over bfloat16, in which the bound's differences would drown.
+    loc, raw_variance = _widened(loc), _widened(raw_variance)
+    variance = first.var_activation(raw_variance) + first.var_eps
+    return loc, variance.sqrt(), hidden
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _joined_head(encoder: Encoder) -> tuple[Tensor, Tensor]:
+    heads = encoder.mean_encoder, encoder.var_encoder
+    return torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])
+
+
+def _can_stack(encoders: Sequence[Encoder]) -> bool:
+    """True where every layer is one whose S copies can be computed together."""
+    return all(
+        layer is None
+        or isinstance(layer, nn.Linear | nn.LayerNorm | nn.Dropout)
+        or (isinstance(layer, nn.BatchNorm1d) and layer.momentum is not None)
+        or next(layer.parameters(), next(layer.buffers(), None)) is None
+        for block in encoders[0].encoder.fc_layers
+        for layer in block
+    )
+
+
+def _stacked_layers(stacks: Sequence[nn.Module], x: Tensor, cat_list: Sequence[Tensor]) -> Tensor:
+    """The hidden layers of S `FCLayers`, `[n, F] -> [n, S, n_hidden]`."""
+    n_components = len(stacks)
+    covariates = _one_hot_covariates(stacks[0].n_cat_list, cat_list)
+    hidden = x
+    for i, blocks in enumerate(zip(*(s.fc_layers for s in stacks), strict=True)):
+        for layers in zip(*blocks, strict=True):
+            layer = layers[0]
+            if layer is None:
+                continue
+            if isinstance(layer, nn.Linear):
+                if covariates and stacks[0].inject_into_layer(i):
+                    hidden = _with_covariates(hidden, covariates)
+                hidden = _stacked_linear(layers, hidden)
+            elif isinstance(layer, nn.BatchNorm1d):
+                normed = _stacked_batch_norm(layers, hidden.flatten(1))
+                hidden = normed.unflatten(1, (n_components, -1))
+            elif isinstance(layer, nn.LayerNorm):
+                hidden = _stacked_layer_norm(layers, hidden)
+            else:
+                hidden = layer(hidden)
+    return hidden
+
+
+def _one_hot_covariates(n_cat_list: Sequence[int], cat_list: Sequence[Tensor]) -> list[Tensor]:
+    if len(n_cat_list) > len(cat_list):
+        raise ValueError(
+            f"the encoders expect {len(n_cat_list)} categorical covariates, got {len(cat_list)}."
+        )
+    return [
+        cat if cat.size(1) == n_cat else functional.one_hot(cat.squeeze(-1), n_cat)
+        for n_cat, cat in zip(n_cat_list, cat_list, strict=False)
+        if n_cat > 1
+    ]
+
+
+def _with_covariates(hidden: Tensor, covariates: list[Tensor]) -> Tensor:
+    if hidden.dim() == 3:
+        n_components = hidden.shape[1]
+        covariates = [c.unsqueeze(1).expand(-1, n_components, -1) for c in covariates]
+    return torch.cat([hidden, *covariates], dim=-1)
+
+
+def _stacked_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
+    """S linear layers: `[n, F]` or `[n, S, F] -> [n, S, n_out]`."""
+    has_bias = layers[0].bias is not None
+    if hidden.dim() == 2:
+        bias = torch.cat([m.bias for m in layers]) if has_bias else None
+        joined = functional.linear(hidden, torch.cat([m.weight for m in layers]), bias)
+        return joined.unflatten(1, (len(layers), -1))
+    bias = torch.stack([m.bias for m in layers]) if has_bias else None
+    return _batched_linear(hidden, torch.stack([m.weight for m in layers]), bias)
+
+
+def _batched_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[n, S, F]` times weights `[S, n_out, F]`, plus `[S, n_out]`."""
+    product = torch.bmm(hidden.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+    return product if bias is None else product + bias
+
+
+def _stacked_batch_norm(layers: Sequence[nn.BatchNorm1d], hidden: Tensor) -> Tensor:
+    """Each component keeps its own statistics: the features of all S stand side by side."""
+    first = layers[0]
+    statistics = None, None
+    if first.track_running_stats:
+        statistics = (
+            torch.cat([m.running_mean for m in layers]),
+            torch.cat([m.running_var for m in layers]),
+        )
+    weight = torch.cat([m.weight for m in layers]) if first.affine else None
+    bias = torch.cat([m.bias for m in layers]) if first.affine else None
+    use_batch = first.training or not first.track_running_stats
+    normed = functional.batch_norm(
+        hidden, *statistics, weight, bias, use_batch, first.momentum, first.eps
+    )
+    if first.training and first.track_running_stats:
+        for m, mean, var in zip(layers, *(s.chunk(len(layers)) for s in statistics), strict=True):
+            m.running_mean.copy_(mean)
+            m.running_var.copy_(var)
+            m.num_batches_tracked += 1
+    return normed
+
+
+def _stacked_layer_norm(layers: Sequence[nn.LayerNorm], hidden: Tensor) -> Tensor:
+    first = layers[0]
+    hidden = functional.layer_norm(hidden, first.normalized_shape, None, None, first.eps)
+    if first.elementwise_affine:
+        hidden = hidden * torch.stack([m.weight for m in layers])
+        if first.bias is not None:
+            hidden = hidden + torch.stack([m.bias for m in layers])
+    return hidden

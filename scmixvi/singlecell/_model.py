@@ -1,0 +1,613 @@
+"""MixtureSCVI, the model that users meet: SCVI with one more idea."""
+
+import inspect
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import numpy as np
+import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
+from scvi.data._utils import _validate_adata_dataloader_input
+from scvi.model import SCVI
+from scvi.model._utils import get_max_epochs_heuristic
+from scvi.train import TrainingPlan
+from torch import Tensor, nn
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+)
+
+from scmixvi.singlecell._checks import (
+    check_counts,
+    check_finite,
+    check_mixture_arguments,
+    check_query_genes,
+)
+from scmixvi.singlecell._files import check_model_file, replace_files
+from scmixvi.singlecell._module import MixtureVAE
+
+logger = logging.getLogger(__name__)
+
+REPRESENTATIONS = ("mean", "components", "params")
+Representation = Literal["mean", "components", "params"]
+
+# Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
+# spreads the components, so it has to reach 1 well before training ends.
+KL_WARMUP_SHARE = 0.25
+
+
+class MixtureSCVI(SCVI):
+    r"""SCVI with a mixture of S encoders as its posterior, trained by MISELBO.
+
+    A drop-in for :class:`scvi.model.SCVI`: same data registration, same methods, and after
+    :meth:`train` the latents are in `adata.obsm["X_mix"]`. Every cell's posterior is
+
+    .. math:: q(z | x) = \sum_{s=1}^S \pi_s N(\mu_s(x), \mathrm{diag}\,\sigma_s^2(x)).
+
+    Parameters
+    ----------
+    adata, registry, n_hidden, n_latent, n_layers, dropout_rate, dispersion, gene_likelihood, \
+    use_observed_lib_size, latent_distribution
+        As in :class:`scvi.model.SCVI`.
+    n_components
+        S, the number of encoders. 1 is SCVI.
+    n_importance_samples
+        L, samples drawn from each component for every cell and training step.
+    mixture_weights
+        "uniform", "learned" (one set of S weights), "amortized" (a set for each cell), or S
+        numbers that sum to 1.
+    **kwargs
+        Further arguments of :class:`scvi.module.VAE`.
+
+    Raises
+    ------
+    ValueError
+        If S or L is not a positive whole number, or the weights are not a distribution over S.
+
+    Examples
+    --------
+    >>> scmixvi.MixtureSCVI.setup_anndata(adata, layer="counts", batch_key="batch")
+    >>> model = scmixvi.MixtureSCVI(adata, n_components=4)
+    >>> model.train()
+    >>> sc.pp.neighbors(adata, use_rep="X_mix")
+
+    References
+    ----------
+    Kviman et al. 2023, "Learning with MISELBO: the mixture cookbook"; Lopez et al. 2018.
+    """
+
+    _module_cls = MixtureVAE
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "zinb",
+        use_observed_lib_size: bool = True,
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        n_components: int = 4,
+        n_importance_samples: int = 1,
+        mixture_weights: Literal["uniform", "learned", "amortized"] | Sequence[float] = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
+        if not isinstance(mixture_weights, str):
+            mixture_weights = [float(w) for w in mixture_weights]
+        cls = type(self)
+        if adata is None and registry is None:
+            # scvi-tools allows a model without data only to a class of this name.
+            self.__class__ = type("SCVI", (cls,), {})
+        try:
+            super().__init__(
+                adata,
+                registry,
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                dropout_rate=dropout_rate,
+                dispersion=dispersion,
+                gene_likelihood=gene_likelihood,
+                use_observed_lib_size=use_observed_lib_size,
+                latent_distribution=latent_distribution,
+                n_components=n_components,
+                n_importance_samples=n_importance_samples,
+                mixture_weights=mixture_weights,
+                **kwargs,
+            )
+        finally:
+            self.__class__ = cls
+        self._model_summary_string = self._model_summary_string.replace(
+            "SCVI model", "MixtureSCVI model", 1
+        ).removesuffix(".") + (
+            f", n_components: {n_components}, n_importance_samples: {n_importance_samples}, "
+            f"mixture_weights: {mixture_weights}."
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls, adata: AnnData, layer: str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Register data as :meth:`scvi.model.SCVI.setup_anndata` does.
+
+        Raises
+        ------
+        ValueError
+            If the counts hold NaN or infinity.
+        """
+        if layer is None or layer in adata.layers:
+            counts = adata.X if layer is None else adata.layers[layer]
+            check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+        super().setup_anndata(adata, layer, *args, **kwargs)
+
+    def _check_registered_counts(self) -> None:
+        """Raise for counts that cannot be trained on."""
+        registered = self.adata_manager.data_registry
+        module = self.module
+        if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or module.gene_likelihood == "normal":
+            return
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)
+
+    # ---------------------------------------------------------------- training
+
+    def train(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
+        """Train by MISELBO and store the latents in `adata.obsm[latent_key]`.
+
+        The KL weight rises from 0 to 1 over the first quarter of the epochs, unless `plan_kwargs`
+        or `plan_config` says otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools'
+        400 epochs would never reach 1 on most data sets.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.SCVI.train`.
+        latent_key
+            Where to store :meth:`get_latent_representation`, replacing what is there; None leaves
+            adata alone.
+
+        Raises
+        ------
+        ValueError
+            If `latent_key` is neither a non-empty string nor None, or if the counts are negative
+            or a cell has none.
+        """
+        if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
+            raise ValueError(
+                f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
+            )
+        has_adata = getattr(self, "_adata", None) is not None
+        if has_adata:
+            self._check_registered_counts()
+        arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
+        arguments |= arguments.pop("trainer_kwargs", {})
+        arguments["plan_kwargs"] = self._with_kl_warmup(arguments)
+        result = super().train(**arguments)
+        if latent_key is not None and has_adata:
+            self.adata.obsm[latent_key] = self.get_latent_representation()
+            logger.info("stored the latents in adata.obsm[%r]", latent_key)
+        return result
+
+    def _with_kl_warmup(self, arguments: dict) -> dict:
+        """The caller's plan_kwargs with a warm-up that reaches 1, unless they chose their own."""
+        plan_kwargs = dict(_as_kwargs(arguments.get("plan_kwargs")))
+        chosen = {**_changed_from_default(arguments.get("plan_config")), **plan_kwargs}
+        if not {"n_epochs_kl_warmup", "n_steps_kl_warmup"} & chosen.keys():
+            max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
+            if max_epochs is not None:
+                plan_kwargs["n_epochs_kl_warmup"] = int(KL_WARMUP_SHARE * max_epochs)
+        return plan_kwargs
+
+    def _default_max_epochs(self, arguments: dict) -> int | None:
+        source = arguments.get("datamodule") or getattr(self, "_adata", None)
+        n_obs = getattr(source, "n_obs", None)
+        return None if n_obs is None else get_max_epochs_heuristic(n_obs)
+
+    # ---------------------------------------------------------------- what a cell's posterior is
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+        representation: Representation = "mean",
+        **data_loader_kwargs: Any,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Latent representation of every cell.
+
+        Parameters
+        ----------
+        adata, indices, give_mean, mc_samples, batch_size, dataloader, **data_loader_kwargs
+            As in :meth:`scvi.model.SCVI.get_latent_representation`.
+        return_dist
+            Return mean and variance of the mixture, `(n, D)` each.
+        representation
+            "mean": the mixture's mean, `(n, D)`; "components": the S component means side by
+            side, `(n, S*D)`; "params": component means, then component variances, `(n, 2*S*D)`,
+            the paper's choice. With a logistic-normal latent distribution the last two are the
+            parameters before the softmax.
+
+        Returns
+        -------
+        An array with one row a cell, or two with `return_dist`.
+
+        Raises
+        ------
+        ValueError
+            If the representation is unknown.
+        """
+        if representation not in REPRESENTATIONS:
+            raise ValueError(
+                f"representation must be one of {list(REPRESENTATIONS)}, "
+                f"but it is {representation!r}."
+            )
+        if representation == "mean" or return_dist:
+            return super().get_latent_representation(
+                adata,
+                indices,
+                give_mean,
+                mc_samples,
+                batch_size,
+                return_dist,
+                dataloader,
+                **data_loader_kwargs,
+            )
+        rows = []
+        for qz in self._posteriors(adata, indices, batch_size, dataloader, **data_loader_kwargs):
+            parts = [qz.c_loc.flatten(1)]
+            if representation == "params":
+                parts.append(qz.c_scale.square().flatten(1))
+            rows.append(torch.cat(parts, dim=1).cpu())
+        return torch.cat(rows).numpy()
+
+    @torch.inference_mode()
+    def get_component_weights(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+    ) -> np.ndarray:
+        """Mixture weights of every cell, `(n, S)`; rows sum to 1.
+
+        They differ from cell to cell only with `mixture_weights="amortized"`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, dataloader
+            As in :meth:`get_latent_representation`.
+        """
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        return torch.cat([qz.c_log_weights.exp().cpu() for qz in posteriors]).numpy()
+
+    @torch.inference_mode()
+    def get_posterior_diversity(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 100,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+    ) -> np.ndarray:
+        """How much the components disagree about each cell: their Jensen-Shannon divergence.
+
+        A Monte Carlo estimate in nats, `(n,)`: near 0 where all components say the same, at most
+        log S where they do not overlap (Eq. 19 of the paper).
+
+        Parameters
+        ----------
+        adata, indices, batch_size, dataloader
+            As in :meth:`get_latent_representation`.
+        n_samples
+            Draws from each component.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is below 1.
+        """
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        return torch.cat([qz.posterior.jsd(n_samples).cpu() for qz in posteriors]).numpy()
+
+    def _posteriors(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+        **data_loader_kwargs: Any,
+    ) -> Iterator[Distribution]:
+        """q(z|x) of every minibatch."""
+        self._check_if_trained(warn=False)
+        _validate_adata_dataloader_input(self, adata, dataloader)
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(
+                adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
+            )
+        for tensors in dataloader:
+            inputs = self.module._get_inference_input(tensors)
+            yield self.module.inference(**inputs)["qz"]
+
+    @torch.inference_mode()
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> Distribution:
+        """The average posterior of some cells: a mixture of n*S components.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`get_latent_representation`.
+        dof
+            Degrees of freedom of Student's t components with the Gaussians' locations and scales;
+            None keeps the Gaussians.
+        """
+        if indices is not None and len(indices) == 0:
+            indices = None
+        posteriors = list(self._posteriors(adata, indices, batch_size))
+        loc = torch.cat([qz.c_loc.flatten(0, 1) for qz in posteriors])
+        scale = torch.cat([qz.c_scale.flatten(0, 1) for qz in posteriors])
+        log_weights = torch.cat([qz.c_log_weights.flatten() for qz in posteriors])
+        components = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
+        return MixtureSameFamily(Categorical(logits=log_weights), Independent(components, 1))
+
+    # ---------------------------------------------------------------- from and to SCVI
+
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        n_components: int = 4,
+        adata: AnnData | None = None,
+        jitter: float = 0.1,
+        **mixture_kwargs: Any,
+    ) -> "MixtureSCVI":
+        """Start a mixture from a trained SCVI: the same decoder, its encoder S times.
+
+        Component 0 is SCVI's encoder exactly. The others get noise on the weights of the heads
+        for mean and variance, `jitter` times each weight matrix's standard deviation, so that
+        training can tell them apart. With `n_components=1` the new model equals the old one.
+
+        Parameters
+        ----------
+        scvi_model
+            The model to start from.
+        n_components
+            S.
+        adata
+            Data to attach; the model's own by default.
+        jitter
+            Relative size of the noise.
+        **mixture_kwargs
+            `n_importance_samples`, `mixture_weights`.
+
+        Returns
+        -------
+        A MixtureSCVI that counts as trained when `scvi_model` does.
+
+        Raises
+        ------
+        ValueError
+            If there is no adata, or the model is not an SCVI.
+        """
+        if type(scvi_model).__name__ != "SCVI" or scvi_model.module is None:
+            raise ValueError(
+                "from_scvi_model needs an scvi.model.SCVI whose module exists, "
+                f"but got a {type(scvi_model).__name__}."
+            )
+        check_mixture_arguments(
+            n_components,
+            mixture_kwargs.get("n_importance_samples", 1),
+            mixture_kwargs.get("mixture_weights", "uniform"),
+        )
+        model = _twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
+        state = scvi_model.module.state_dict()
+        for s in range(1, n_components):
+            state |= {
+                name.replace("z_encoder.", f"z_encoder_{s}.", 1): tensor
+                for name, tensor in state.items()
+                if name.startswith("z_encoder.")
+            }
+        model.module.load_state_dict(state, strict=False)
+        for encoder in model.module.z_encoders[1:]:
+            for head in (encoder.mean_encoder, encoder.var_encoder):
+                _add_noise(head, jitter)
+        return model
+
+    def to_scvi(self, component: int | None = None, adata: AnnData | None = None) -> SCVI:
+        """Hand over to scvi-tools: an SCVI with this decoder and one of the encoders.
+
+        What SCANVI, SOLO's peers and the hub want is an :class:`scvi.model.SCVI`; this is one.
+
+        Parameters
+        ----------
+        component
+            Which encoder, 0 to S - 1. None takes the one with the best ELBO of its own, averaged
+            over (at most 2000 of) the model's cells.
+        adata
+            Data to attach; the model's own by default.
+
+        Raises
+        ------
+        ValueError
+            If there is no such component, or no adata.
+        """
+        if component is None:
+            component = self._best_component()
+        if component not in range(self.module.n_components):
+            raise ValueError(
+                f"component must be one of 0 to {self.module.n_components - 1}, "
+                f"but it is {component!r}."
+            )
+        model = _twin(SCVI, self, adata)
+        prefix = "z_encoder." if component == 0 else f"z_encoder_{component}."
+        state = self.module.state_dict()
+        chosen = {
+            "z_encoder." + k.removeprefix(prefix): v
+            for k, v in state.items()
+            if k.startswith(prefix)
+        }
+        model.module.load_state_dict({**state, **chosen}, strict=False)
+        return model
+
+    @torch.inference_mode()
+    def _best_component(self, max_cells: int = 2000) -> int:
+        if self.module.n_components == 1 or (
+            self.module.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR
+        ):
+            return 0
+        indices = np.linspace(0, self.adata.n_obs - 1, min(max_cells, self.adata.n_obs)).astype(int)
+        loader = self._make_data_loader(adata=self.adata, indices=indices)
+        bounds = torch.cat([self.module.component_bounds(batch) for batch in loader], dim=1)
+        return int(bounds.mean(1).argmax())
+
+    # ---------------------------------------------------------------- files and minified data
+
+    def minify_adata(
+        self,
+        minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
+        use_latent_qzm_key: str = "X_latent_qzm",
+        use_latent_qzv_key: str = "X_latent_qzv",
+    ) -> None:
+        """Replace the counts by every component's posterior parameters, `(n, S*D)` each.
+
+        As :meth:`scvi.model.SCVI.minify_adata`, which stores one mean and variance a cell. Those
+        may be in `adata.obsm` under the two keys, as scvi-tools' users put them there; the
+        components' parameters are computed afresh.
+        """
+        with torch.inference_mode():
+            packed = [self.module.pack_posterior(qz) for qz in self._posteriors()]
+        means, variances = (torch.cat(part).cpu().numpy() for part in zip(*packed, strict=True))
+        own = {use_latent_qzm_key: means, use_latent_qzv_key: variances}
+        full, theirs = self.adata, {k: self.adata.obsm[k] for k in own if k in self.adata.obsm}
+        full.obsm.update(own)
+        try:
+            super().minify_adata(minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
+        finally:
+            for data in (full, self.adata):
+                for key in own:
+                    data.obsm.pop(key, None)
+                data.obsm.update(theirs)
+
+    def save(
+        self, dir_path: str, prefix: str | None = None, overwrite: bool = False, **kwargs: Any
+    ) -> None:
+        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole."""
+        if os.path.exists(dir_path) and not overwrite:
+            super().save(dir_path, prefix, overwrite, **kwargs)  # raises scvi-tools' message
+        parent = os.path.dirname(os.path.abspath(dir_path))
+        os.makedirs(parent, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as staging:
+            super().save(staging, prefix, True, **kwargs)
+            replace_files(staging, dir_path)
+
+    @classmethod
+    def load(
+        cls, dir_path: str, adata: AnnData | None = None, *args: Any, **kwargs: Any
+    ) -> "MixtureSCVI":
+        """Load as :meth:`scvi.model.SCVI.load` does, after checking that the file holds only data.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, is not a saved model, or would run code when loaded.
+        """
+        bound = inspect.signature(super().load).bind(dir_path, adata, *args, **kwargs).arguments
+        check_model_file(dir_path, bound.get("prefix"), bound.get("backup_url"))
+        return super().load(dir_path, adata, *args, **kwargs)
+
+    @classmethod
+    def load_query_data(
+        cls, adata: AnnData | None = None, reference_model: Any = None, *args: Any, **kwargs: Any
+    ) -> "MixtureSCVI":
+        """Map query cells onto a reference as :meth:`scvi.model.SCVI.load_query_data` does."""
+        if isinstance(reference_model, str | os.PathLike):
+            reference_model = os.fspath(reference_model)
+            check_model_file(reference_model)
+        if adata is not None and reference_model is not None:
+            cls._check_query_genes(adata, reference_model, *args, **kwargs)
+        return super().load_query_data(adata, reference_model, *args, **kwargs)
+
+    @classmethod
+    def _check_query_genes(
+        cls, adata: AnnData, reference_model: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        bound = inspect.signature(super().load_query_data).bind(
+            adata, reference_model, *args, **kwargs
+        )
+        if not bound.arguments.get("inplace_subset_query_vars", False):
+            genes = cls.prepare_query_anndata(
+                adata, reference_model, return_reference_var_names=True
+            )
+            check_query_genes(adata.var_names, genes)
+
+
+def _as_kwargs(plan: Any) -> dict:
+    if plan is None:
+        return {}
+    return plan.to_kwargs() if hasattr(plan, "to_kwargs") else dict(plan)
+
+
+def _changed_from_default(plan_config: Any) -> dict:
+    """What a plan_config sets; a config object also carries the defaults its user never chose."""
+    given = _as_kwargs(plan_config)
+    if plan_config is None or isinstance(plan_config, dict):
+        return given
+    defaults = inspect.signature(TrainingPlan).parameters
+    return {k: v for k, v in given.items() if k not in defaults or defaults[k].default != v}
+
+
+def _twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs: Any) -> SCVI:
+    """A model of class `cls` on the source's data and arguments, not yet with its weights."""
+    adata = source.adata if adata is None else adata
+    if adata is None:
+        raise ValueError("the model carries no adata: pass the one it was trained on as `adata`.")
+    setup_args = deepcopy(source.registry[_SETUP_ARGS_KEY])
+    cls.setup_anndata(adata, source_registry=source.registry, **setup_args)
+    parameters = dict(source.init_params_["non_kwargs"])
+    for further in source.init_params_["kwargs"].values():
+        parameters |= further
+    own = ("n_components", "n_importance_samples", "mixture_weights")
+    model = cls(adata, **{k: v for k, v in parameters.items() if k not in own}, **mixture_kwargs)
+    model.to_device(source.device)
+    model.module.eval()
+    model.is_trained_ = source.is_trained_
+    model.train_indices_, model.validation_indices_, model.test_indices_ = (
+        source.train_indices_,
+        source.validation_indices_,
+        source.test_indices_,
+    )
+    return model
+
+
+@torch.no_grad()
+def _add_noise(head: nn.Linear, jitter: float) -> None:
+    for parameter in (head.weight, head.bias):
+        spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+        parameter.add_(jitter * spread * torch.randn_like(parameter))

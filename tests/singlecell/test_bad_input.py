@@ -1,0 +1,137 @@
+"""One clear sentence for every kind of bad input, and adata as it was."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
+
+
+def snapshot(adata):
+    return set(adata.uns), set(adata.obs), set(adata.obsm), adata.X.copy()
+
+
+def assert_untouched(adata, before):
+    assert snapshot(adata)[:3] == before[:3]
+    a, b = (m.toarray() if hasattr(m, "toarray") else m for m in (adata.X, before[3]))
+    np.testing.assert_array_equal(a, b)
+
+
+def with_entry(value, dense=False):
+    adata = make_adata()
+    counts = adata.X.toarray()
+    counts[4, 5] = value
+    adata.X = counts if dense else csr_matrix(counts)
+    return adata
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_counts_that_are_no_numbers(value, dense):
+    adata = with_entry(value, dense)
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match=r"adata\.X holds 1 entries that are NaN or infinite"):
+        MixtureSCVI.setup_anndata(adata)
+    assert_untouched(adata, before)
+    adata.layers["counts"] = adata.X.copy()
+    with pytest.raises(ValueError, match=r"adata\.layers\['counts'\] holds 1 entries"):
+        MixtureSCVI.setup_anndata(adata, layer="counts")
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_negative_counts(dense):
+    adata = with_entry(-2.0, dense)
+    MixtureSCVI.setup_anndata(adata)
+    before = snapshot(adata)
+    model = MixtureSCVI(adata, n_hidden=8)
+    with pytest.raises(ValueError, match=r"must not be negative, but the smallest is -2\.0"):
+        model.train(1, **QUIET)
+    assert_untouched(adata, before)
+
+
+def test_fractional_counts_warn_as_in_scvi():
+    adata = make_adata()
+    adata.X = adata.X * 0.3
+    with pytest.warns(UserWarning, match="does not contain unnormalized count data"):
+        MixtureSCVI.setup_anndata(adata)
+    MixtureSCVI(adata, n_hidden=8).train(1, **QUIET)
+    assert np.isfinite(adata.obsm["X_mix"]).all()
+
+
+def test_empty_cells():
+    adata = make_adata()
+    counts = adata.X.toarray()
+    counts[[3, 9]] = 0
+    adata.X = csr_matrix(counts)
+    MixtureSCVI.setup_anndata(adata)
+    model = MixtureSCVI(adata, n_hidden=8)
+    with pytest.raises(ValueError, match=r"2 cells have no counts at all.*filter_cells"):
+        model.train(1, **QUIET)
+    assert "X_mix" not in adata.obsm
+    MixtureSCVI.setup_anndata(adata, size_factor_key="size")
+    MixtureSCVI(adata, n_hidden=8).train(1, **QUIET)
+
+
+def test_a_gene_that_is_zero_everywhere_is_fine():
+    adata = make_adata()
+    counts = adata.X.toarray()
+    counts[:, 7] = 0
+    adata.X = csr_matrix(counts)
+    MixtureSCVI.setup_anndata(adata)
+    MixtureSCVI(adata, n_hidden=8).train(1, **QUIET)
+    assert np.isfinite(adata.obsm["X_mix"]).all()
+
+
+def test_data_that_were_not_set_up(adata):
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match="setup_anndata"):
+        MixtureSCVI(adata)
+    assert_untouched(adata, before)
+
+
+def test_a_missing_layer_or_column_is_named(adata):
+    with pytest.raises((KeyError, ValueError), match="counts"):
+        MixtureSCVI.setup_anndata(adata, layer="counts")
+    with pytest.raises((KeyError, ValueError), match="no_such"):
+        MixtureSCVI.setup_anndata(adata, batch_key="no_such")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_components": 0}, "n_components must be a whole number of at least 1, but it is 0"),
+        ({"n_components": -1}, "n_components must be a whole number"),
+        ({"n_components": 1.5}, "n_components must be a whole number"),
+        ({"n_components": True}, "n_components must be a whole number"),
+        ({"n_importance_samples": 0}, "n_importance_samples must be a whole number"),
+        ({"mixture_weights": [0.5, 0.6, 0, 0]}, "must sum to 1"),
+        ({"mixture_weights": [0.5, 0.5]}, "one number for each of the 4 components"),
+        ({"mixture_weights": [1.5, -0.5, 0, 0]}, "not negative"),
+        ({"mixture_weights": "best"}, r"\['uniform', 'learned', 'amortized'\] or 4 numbers"),
+    ],
+)
+def test_mixture_arguments(adata, arguments, message):
+    MixtureSCVI.setup_anndata(adata)
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match=message):
+        MixtureSCVI(adata, **arguments)
+    assert_untouched(adata, before)
+
+
+def test_unknown_representation(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match=r"\['mean', 'components', 'params'\].*'modes'"):
+        model.get_latent_representation(representation="modes")
+
+
+def test_queries_before_training(make_model):
+    model = make_model(n_components=2)
+    for query in (
+        model.get_latent_representation,
+        model.get_component_weights,
+        model.get_posterior_diversity,
+    ):
+        with pytest.raises(RuntimeError, match="Please train the model first"):
+            query()

@@ -1,0 +1,70 @@
+"""MixtureSCVI on a GPU: the same loss as on the CPU, and files that move between the two."""
+
+import numpy as np
+import pytest
+import torch
+
+from counts import make_adata
+from scmixvi import MixtureSCVI
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+OPTIONS = [
+    {},
+    {"gene_likelihood": "nb"},
+    {"dispersion": "gene-cell"},
+    {"dispersion": "gene-batch"},
+    {"mixture_weights": "amortized"},
+    {"use_observed_lib_size": False},
+    {"n_importance_samples": 2},
+]
+
+
+def make(**arguments):
+    adata = make_adata()
+    MixtureSCVI.setup_anndata(adata, batch_key="batch")
+    return MixtureSCVI(adata, n_hidden=16, n_latent=3, n_components=3, **arguments)
+
+
+@pytest.mark.parametrize("arguments", OPTIONS, ids=str)
+def test_log_ratios_are_those_of_the_cpu(arguments):
+    """Same weights, same draws: every importance weight agrees."""
+    model = make(**arguments)
+    batch = next(iter(model._make_data_loader(adata=model.adata, batch_size=1000)))
+    ratios = []
+    u = torch.randn(6, 60, 3)
+    for device in ("cpu", "cuda"):
+        module = model.module.to(device).eval()
+        tensors = {k: None if v is None else v.to(device) for k, v in batch.items()}
+        inference, _, _ = module(tensors)
+        outputs = inference | {
+            "z": u.to(device),
+            "library": tensors["X"].sum(1, keepdim=True).log().expand(6, -1, -1),
+        }
+        px = module.generative(**module._get_generative_input(tensors, outputs))["px"]
+        log_lik = px.log_prob(tensors["X"]).sum(-1)
+        log_q = inference["qz"].log_prob(u.to(device)).squeeze(-1)
+        ratios.append((log_lik - log_q).detach().cpu())
+    torch.testing.assert_close(ratios[1], ratios[0], rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("arguments", OPTIONS, ids=str)
+def test_trains_on_cuda_and_loads_on_the_cpu(tmp_path, arguments):
+    model = make(**arguments)
+    model.train(3, accelerator="gpu", devices=1, enable_progress_bar=False)
+    assert model.device.type == "cuda"
+    latent = model.adata.obsm["X_mix"]
+    assert np.isfinite(latent).all()
+    model.save(tmp_path / "model")
+    loaded = MixtureSCVI.load(tmp_path / "model", make_adata(), accelerator="cpu")
+    assert loaded.device.type == "cpu"
+    np.testing.assert_allclose(loaded.get_latent_representation(), latent, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_precisions_stay_finite(precision):
+    model = make()
+    model.train(3, accelerator="gpu", devices=1, precision=precision, enable_progress_bar=False)
+    assert np.isfinite(float(model.get_elbo()))

@@ -1,0 +1,458 @@
+"""MixtureSCVI as users meet it: training, latents, files, scArches, SCVI and back."""
+
+import inspect
+import math
+import os
+import pickle
+
+import anndata
+import numpy as np
+import pytest
+import scvi
+import torch
+from scvi.dataloaders import DataSplitter
+from scvi.model import SCANVI, SCVI
+from scvi.train import TrainingPlanConfig
+from torch.distributions import Normal
+
+from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
+
+
+@pytest.fixture
+def trained(make_model):
+    model = make_model(n_components=3, batch_key="batch", labels_key="cell_type")
+    model.train(3, **QUIET)
+    return model
+
+
+# ------------------------------------------------------------------ training
+
+
+def test_training_stores_the_latents(trained, adata):
+    assert adata.obsm["X_mix"].shape == (60, 3)
+    np.testing.assert_array_equal(adata.obsm["X_mix"], trained.get_latent_representation())
+
+
+def test_latent_key_is_overwritten_or_left_alone(make_model, adata):
+    model = make_model(n_components=2)
+    adata.obsm["mine"] = np.zeros((60, 1))
+    model.train(1, latent_key="mine", **QUIET)
+    assert adata.obsm["mine"].shape == (60, 3)
+    before = set(adata.obsm)
+    model.train(1, latent_key=None, **QUIET)
+    assert set(adata.obsm) == before
+    for wrong in (3, ""):
+        with pytest.raises(ValueError, match="latent_key must be the name"):
+            model.train(1, latent_key=wrong, **QUIET)
+
+
+def kl_weights(model):
+    return [float(w) for w in np.asarray(model.history_["kl_weight"]).ravel()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, [0, 1 / 2, 1, 1, 1, 1, 1, 1]),
+        ({"plan_kwargs": {"n_epochs_kl_warmup": 4}}, [0, 1 / 4, 1 / 2, 3 / 4, 1, 1, 1, 1]),
+        ({"plan_kwargs": {"n_epochs_kl_warmup": None}}, [1] * 8),
+        ({"plan_config": TrainingPlanConfig(lr=0.01)}, [0, 1 / 2, 1, 1, 1, 1, 1, 1]),
+        (
+            {"plan_config": TrainingPlanConfig(n_epochs_kl_warmup=1)},
+            [0, 1, 1, 1, 1, 1, 1, 1],
+        ),
+        ({"plan_kwargs": {"max_kl_weight": 0.5}}, [0, 1 / 4] + [1 / 2] * 6),
+    ],
+)
+def test_kl_weight_reaches_1_in_a_quarter_of_the_epochs(make_model, arguments, expected):
+    model = make_model(n_components=2)
+    model.train(8, log_every_n_steps=1, **QUIET, **arguments)
+    assert kl_weights(model) == pytest.approx(expected)
+
+
+def test_positional_arguments_and_bad_ones_are_those_of_scvi(make_model):
+    model = make_model(n_components=2)
+    model.train(1, "cpu", 1, 0.7, **{k: v for k, v in QUIET.items() if k != "accelerator"})
+    assert len(model.train_indices) == 42
+    with pytest.raises(TypeError, match="no_such_argument"):
+        model.train(1, no_such_argument=1)
+
+
+def test_training_improves_the_bound(make_model):
+    model = make_model(n_components=3)
+    model.train(1, **QUIET)
+    before = np.mean([float(model.get_elbo()) for _ in range(5)])
+    model.train(60, **QUIET)
+    assert np.mean([float(model.get_elbo()) for _ in range(5)]) > before + 2
+
+
+def test_early_stopping_watches_the_bound(make_model):
+    model = make_model(n_components=2)
+    model.train(
+        30,
+        early_stopping=True,
+        early_stopping_patience=2,
+        early_stopping_min_delta=1e6,
+        check_val_every_n_epoch=1,
+        **QUIET,
+    )
+    assert len(model.history_["elbo_validation"]) <= 4
+
+
+def test_same_seed_same_result(make_model):
+    results = []
+    for _ in range(2):
+        scvi.settings.seed = 3
+        model = make_model(n_components=3)
+        model.train(2, **QUIET)
+        results.append(model.get_latent_representation())
+    np.testing.assert_array_equal(*results)
+
+
+# ------------------------------------------------------------------ a cell's posterior
+
+
+@pytest.mark.parametrize("weights", ["uniform", "amortized", [0.2, 0.3, 0.5]])
+def test_representations_agree(make_model, weights):
+    model = make_model(n_components=3, mixture_weights=weights)
+    model.train(2, **QUIET)
+    mean = model.get_latent_representation()
+    components = model.get_latent_representation(representation="components")
+    params = model.get_latent_representation(representation="params")
+    assert mean.shape, components.shape == ((60, 3), (60, 9))
+    np.testing.assert_array_equal(params[:, :9], components)
+    pi = model.get_component_weights()
+    locs, variances = params.reshape(60, 2, 3, 3).transpose(1, 0, 2, 3)
+    expected = (pi[:, :, None] * locs).sum(1)
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
+    found_mean, found_variance = model.get_latent_representation(return_dist=True)
+    between = (locs - expected[:, None]) ** 2
+    np.testing.assert_allclose(found_mean, mean, atol=1e-6)
+    np.testing.assert_allclose(
+        found_variance, (pi[:, :, None] * (variances + between)).sum(1), rtol=1e-4
+    )
+    part = model.get_latent_representation(indices=[5, 2], representation="components")
+    np.testing.assert_allclose(part, components[[5, 2]], atol=1e-6)
+
+
+def test_posterior_diversity_is_the_jsd(trained):
+    diversity = trained.get_posterior_diversity(n_samples=400)
+    assert diversity.shape == (60,)
+    assert (diversity > 0).all()
+    assert (diversity < math.log(3)).all()
+    params = torch.from_numpy(trained.get_latent_representation(representation="params"))
+    locs, scales = params.reshape(60, 2, 3, 3).movedim(1, 0)
+    q = Normal(locs.unsqueeze(1), scales.sqrt().unsqueeze(1))
+    z = Normal(locs, scales.sqrt()).sample((2000,))
+    log_q = q.log_prob(z.unsqueeze(3)).sum(-1)
+    own = log_q.diagonal(dim1=2, dim2=3)
+    expected = (own - log_q.logsumexp(3) + math.log(3)).mean((0, 2))
+    np.testing.assert_allclose(diversity, expected.numpy(), atol=0.05)
+
+
+def test_equal_components_have_no_diversity(make_model):
+    stock = make_model(SCVI)
+    stock.train(1, **QUIET)
+    same = MixtureSCVI.from_scvi_model(stock, n_components=3, jitter=0.0)
+    np.testing.assert_allclose(same.get_posterior_diversity(), 0, atol=1e-5)
+    np.testing.assert_allclose(
+        same.get_latent_representation(), stock.get_latent_representation(), atol=1e-5
+    )
+
+
+def test_aggregated_posterior_is_the_average_of_the_mixtures(trained):
+    indices = np.array([3, 7, 11])
+    aggregated = trained.get_aggregated_posterior(indices=indices, dof=None)
+    z = torch.randn(5, 3)
+    qz = next(trained._posteriors(indices=indices))
+    each = torch.stack([qz.log_prob(row.expand(3, -1)).squeeze(-1) for row in z])
+    torch.testing.assert_close(aggregated.log_prob(z), each.logsumexp(1) - math.log(3))
+    assert trained.get_aggregated_posterior().mixture_distribution.logits.shape == (180,)
+
+
+def test_differential_abundance_uses_it(trained, adata):
+    trained.differential_abundance(sample_key="donor")
+    table = adata.obsm["da_log_probs"]
+    assert table.shape == (60, 3)
+    donor = adata.obs["donor"].unique()[1]
+    indices = np.flatnonzero(adata.obs["donor"] == donor)
+    expected = trained.get_aggregated_posterior(indices=indices, dof=None).log_prob(
+        torch.from_numpy(adata.obsm["X_mix"])
+    )
+    np.testing.assert_allclose(table[donor], expected.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["pooled", "stratified"])
+def test_marginal_likelihood_exceeds_the_bound(trained, estimator):
+    found = trained.get_marginal_ll(n_mc_samples=300, estimator=estimator)
+    assert found > np.mean([float(trained.get_elbo()) for _ in range(10)])
+    by_cell = trained.get_marginal_ll(n_mc_samples=300, return_mean=False, estimator=estimator)
+    assert by_cell.shape == (60,)
+    assert by_cell.mean().item() == pytest.approx(found, abs=0.2)
+
+
+def test_expression_and_importance_weights(trained):
+    plain = trained.get_normalized_expression(n_samples=5)
+    np.testing.assert_allclose(plain.sum(1), 1, rtol=1e-4)
+    weighted = trained.get_normalized_expression(
+        n_samples_overall=50, weights="importance", return_numpy=True
+    )
+    assert weighted.shape == (50, 23)
+    np.testing.assert_allclose(weighted.sum(1), 1, rtol=1e-4)
+
+
+def test_inherited_and_overridden_methods():
+    for name in ("get_elbo", "get_reconstruction_error", "differential_expression"):
+        assert name not in vars(MixtureSCVI)
+    for name in ("get_latent_representation", "get_aggregated_posterior", "minify_adata"):
+        theirs = inspect.signature(getattr(SCVI, name)).parameters
+        ours = inspect.signature(getattr(MixtureSCVI, name)).parameters
+        assert [p for p in ours if p in theirs] == list(theirs)
+
+
+# ------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("weights", ["learned", "amortized", [0.2, 0.3, 0.5], "uniform"])
+def test_save_and_load(make_model, adata, tmp_path, weights):
+    model = make_model(n_components=3, n_importance_samples=2, mixture_weights=weights)
+    model.train(2, **QUIET)
+    model.save(tmp_path / "model", save_anndata=True)
+    for data in (None, adata):
+        loaded = MixtureSCVI.load(tmp_path / "model", data)
+        module = loaded.module
+        assert (module.n_components, module.n_importance_samples) == (3, 2)
+        assert module.mixture_weights == model.module.mixture_weights
+        np.testing.assert_allclose(
+            loaded.get_latent_representation(), adata.obsm["X_mix"], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            loaded.get_component_weights(), model.get_component_weights(), atol=1e-6
+        )
+
+
+def test_saving_replaces_only_by_whole_files(trained, tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    trained.save(target)
+    good = (target / "model.pt").read_bytes()
+    with pytest.raises(ValueError, match="already exists"):
+        trained.save(target)
+
+    def half_written(content, path, **kwargs):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        trained.save(target, overwrite=True)
+    assert (target / "model.pt").read_bytes() == good
+    assert os.listdir(tmp_path) == ["model"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("it_ran",)
+
+
+@pytest.mark.parametrize("how", ["load", "load_query_data"])
+def test_loading_runs_nothing(trained, adata, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    trained.save("model")
+    content = torch.load("model/model.pt", weights_only=False)
+    content["attr_dict"]["evil_"] = Evil()
+    torch.save(content, "model/model.pt")
+    arguments = ("model", adata) if how == "load" else (adata, "model")
+    with pytest.raises(ValueError, match=r"would run code: it names posix\.mkdir"):
+        getattr(MixtureSCVI, how)(*arguments)
+    assert not os.path.exists("it_ran")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", None])
+def test_damaged_files_are_named(trained, adata, tmp_path, content):
+    trained.save(tmp_path / "model")
+    path = tmp_path / "model" / "model.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match="is damaged or not a saved model"):
+        MixtureSCVI.load(tmp_path / "model", adata)
+
+
+def test_a_foreign_pickle_is_not_a_model(adata, tmp_path):
+    os.mkdir(tmp_path / "model")
+    (tmp_path / "model" / "model.pt").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match="is damaged or not a saved model"):
+        MixtureSCVI.load(tmp_path / "model", adata)
+
+
+def test_a_missing_file_is_named(adata, tmp_path):
+    with pytest.raises(ValueError, match="Failed to load model file"):
+        MixtureSCVI.load(tmp_path / "nothing", adata)
+
+
+# ------------------------------------------------------------------ scArches, minified data
+
+
+@pytest.mark.parametrize("from_disk", [True, False])
+def test_scarches_trains_only_the_query_weights(make_model, adata, tmp_path, from_disk):
+    model = make_model(
+        n_components=3, batch_key="batch", encode_covariates=True, mixture_weights="amortized"
+    )
+    model.train(2, **QUIET)
+    model.save(tmp_path / "model")
+    query = make_adata(seed=1)
+    query.obs["batch"] = query.obs["batch"].cat.rename_categories(["new1", "new2"])
+    reference = tmp_path / "model" if from_disk else model
+    mapped = MixtureSCVI.load_query_data(query, reference)
+    assert mapped.module.n_components == 3
+    before = {k: v.clone() for k, v in mapped.module.named_parameters()}
+    mapped.train(2, plan_kwargs={"weight_decay": 0.0}, **QUIET)
+    for s in range(3):
+        name = "z_encoder" if s == 0 else f"z_encoder_{s}"
+        weight = f"{name}.encoder.fc_layers.Layer 0.0.weight"
+        change = dict(mapped.module.named_parameters())[weight] - before[weight]
+        assert not change[:, :23].any(), "expression weights are frozen in every component"
+        assert change[:, 25:].any(), "the new batches' weights are trained in every component"
+        head = f"{name}.mean_encoder.weight"
+        assert torch.equal(dict(mapped.module.named_parameters())[head], before[head])
+    assert query.obsm["X_mix"].shape == (60, 3)
+
+
+def test_query_with_other_genes_is_refused(trained):
+    query = make_adata(seed=1)
+    query.var_names = ["other" + name if i < 2 else name for i, name in enumerate(query.var_names)]
+    with pytest.raises(ValueError, match=r"2 of the model's 23 genes are missing.*'gene0'"):
+        MixtureSCVI.load_query_data(query, trained)
+    MixtureSCVI.prepare_query_anndata(query, trained)
+    MixtureSCVI.load_query_data(query, trained)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "amortized", "learned"])
+@pytest.mark.parametrize("kind", ["", "_with_counts"])
+def test_minified_data_keep_every_component(make_model, weights, kind):
+    model = make_model(n_components=3, mixture_weights=weights)
+    model.train(2, **QUIET)
+    params = model.get_latent_representation(representation="params")
+    pi, full = model.get_component_weights(), model.adata
+    model.minify_adata("latent_posterior_parameters" + kind)
+    assert "X_latent_qzm" not in full.obsm, "the full data are as they were"
+    assert "X_latent_qzm" not in model.adata.obsm
+    assert model.adata.obsm["scvi_latent_qzv"].shape == (60, 9)
+    np.testing.assert_allclose(
+        model.get_latent_representation(representation="params"), params, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(model.get_component_weights(), pi, rtol=1e-4)
+    assert model.get_normalized_expression(n_samples=4).shape == (60, 23)
+    assert model.get_posterior_diversity().shape == (60,)
+    if kind:
+        assert math.isfinite(model.get_elbo())
+    else:
+        with pytest.raises(ValueError, match="minified"):
+            model.get_elbo()
+
+
+def test_a_stored_single_gaussian_is_one_component(trained):
+    qz = trained.module.unpack_posterior(torch.zeros(4, 3), torch.ones(4, 3))
+    assert qz.c_loc.shape == (4, 1, 3)
+    torch.testing.assert_close(qz.c_log_weights, torch.zeros(4, 1))
+
+
+# ------------------------------------------------------------------ models without data
+
+
+def test_without_adata_the_module_is_made_by_training(adata):
+    MixtureSCVI.setup_anndata(adata)
+    manager = MixtureSCVI(adata, n_hidden=8).adata_manager
+    datamodule = DataSplitter(manager)
+    datamodule.n_vars, datamodule.n_batch, datamodule.n_obs = 23, 1, 60
+    with pytest.warns(UserWarning, match="without `adata`"):
+        model = MixtureSCVI(n_hidden=8, n_components=3, mixture_weights="learned")
+    assert type(model) is MixtureSCVI
+    model.train(2, datamodule=datamodule, **QUIET)
+    assert model.module.n_components == 3
+    assert model.module.mixture_logits.shape == (3,)
+
+
+def test_neither_adata_nor_a_registry_is_needed_to_fail_clearly():
+    with pytest.raises(ValueError, match="n_components"):
+        MixtureSCVI(n_components=0)
+
+
+# ------------------------------------------------------------------ SCVI and back
+
+
+def test_from_scvi_model_starts_where_scvi_ended(make_model, adata):
+    stock = make_model(SCVI, batch_key="batch", use_batch_norm="encoder", gene_likelihood="nb")
+    stock.train(3, **QUIET)
+    model = MixtureSCVI.from_scvi_model(stock, 4, mixture_weights="learned")
+    assert model.is_trained
+    assert model.module.gene_likelihood == "nb"
+    assert model.init_params_["kwargs"]["kwargs"]["use_batch_norm"] == "encoder"
+    theirs, ours = stock.module.state_dict(), model.module.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+    diversity = model.get_posterior_diversity()
+    assert 0 < diversity.mean() < 0.5 * math.log(4)
+    model.train(1, **QUIET)
+    assert adata.obsm["X_mix"].shape == (60, 3)
+
+
+def test_from_scvi_model_refuses_other_models(trained):
+    with pytest.raises(ValueError, match=r"needs an scvi\.model\.SCVI"):
+        MixtureSCVI.from_scvi_model(trained)
+
+
+@pytest.mark.parametrize("component", [0, 2, None])
+def test_to_scvi_is_that_component(trained, component):
+    torch.manual_seed(0)
+    stock = trained.to_scvi(component)
+    assert type(stock) is SCVI
+    means = trained.get_latent_representation(representation="components").reshape(60, 3, 3)
+    torch.manual_seed(0)
+    chosen = trained._best_component() if component is None else component
+    np.testing.assert_allclose(stock.get_latent_representation(), means[:, chosen], atol=1e-5)
+    one = MixtureSCVI.from_scvi_model(stock, 1)
+    assert float(one.get_elbo()) == pytest.approx(float(stock.get_elbo()), abs=2)
+
+
+def test_scanvi_starts_from_to_scvi(trained):
+    scanvi = SCANVI.from_scvi_model(trained.to_scvi(), unlabeled_category="a")
+    scanvi.train(1, **QUIET)
+    assert len(scanvi.predict()) == 60
+
+
+def test_to_scvi_names_the_components(trained):
+    with pytest.raises(ValueError, match="component must be one of 0 to 2"):
+        trained.to_scvi(3)
+
+
+def test_the_best_component_has_the_best_bound(trained):
+    with torch.no_grad():
+        for name, parameter in trained.module.named_parameters():
+            if name.startswith(("z_encoder.mean_encoder", "z_encoder_1.mean_encoder")):
+                parameter.add_(5.0)
+    assert trained._best_component() == 2
+
+
+def test_summary_names_the_mixture(trained, capsys):
+    repr(trained)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "MixtureSCVI model" in shown
+    assert "n_components: 3" in shown
+
+
+def test_real_counts_end_to_end():
+    from scmixvi.datasets import pbmc68k
+
+    adata = pbmc68k()[:200].copy()
+    MixtureSCVI.setup_anndata(adata)
+    model = MixtureSCVI(adata)
+    model.train(2, **QUIET)
+    assert adata.obsm["X_mix"].shape == (200, 10)
+    assert np.isfinite(adata.obsm["X_mix"]).all()
+
+
+def test_anndata_is_written_and_read_back(trained, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = anndata.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(back.obsm["X_mix"], adata.obsm["X_mix"])
