@@ -15,8 +15,9 @@ from torch.nn.utils import get_total_norm
 
 from scmixvi.core import linear_warmup, miselbo
 from scmixvi.image.checkpoints import build_vae, check_fit, read_checkpoint, write_checkpoint
-from scmixvi.image.report import run_record, sample_sheet, write_json
+from scmixvi.image.report import run_record, sample_sheet
 from scmixvi.image.vae import ImageVAE
+from scmixvi.records import write
 
 MONITORED = "val_bound"
 """Name of the validation bound at full KL weight, in nats an image; higher is better."""
@@ -223,7 +224,7 @@ class TestReport(Callback):
         folder = Path(self.folder or trainer.default_root_dir)
         record = run_record(pl_module.device) | _figures(trainer, pl_module)
         record["seconds"] = {stage: round(s, 3) for stage, s in self._seconds.items()}
-        write_json(record, folder / f"{self.name}.json")
+        write(folder / f"{self.name}.json", record)
         if self.n_images:
             sample_sheet(pl_module.vae.sample(self.n_images), folder / f"{self.name}.png")
 

@@ -74,7 +74,8 @@ def test_training_a_member_moves_its_posterior_alone(name):
         (-training.bound(images())).mean().backward()
         optimizer.step()
     torch.testing.assert_close(dict(first.state_dict()), target, rtol=0, atol=0)
-    moved = [not torch.equal(a, b) for a, b in zip(before, member.posterior.parameters())]
+    after = member.posterior.parameters()
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert all(moved)
 
 

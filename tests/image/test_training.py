@@ -253,7 +253,7 @@ def test_the_report_holds_the_figures_and_what_made_them(tmp_path):
     assert record["n_test_images"] == 20
     assert record["n_test_samples"] == 7
     assert record["objective"] == "miselbo"
-    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
     assert record["seconds"]["fit"] > 0
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
 
