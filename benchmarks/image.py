@@ -240,8 +240,8 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 _HEADER = (
-    "recipe     sizes S mode       precision   s/step    cpu s   anchor  s/anchor   Gop    MB  floor s "
-    "x floor  peak MB"
+    "recipe     sizes S mode       precision   s/step    cpu s   anchor  s/anchor   Gop    MB "
+    " floor s x floor  peak MB"
 )
 
 
