@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scmixvi.core import miselbo
+from scmixvi.image.batches import ImageBatches
 from scmixvi.image.checkpoints import build_vae
-from scmixvi.image.pixels import ImageBatches
 from scmixvi.image.report import run_record
 from scmixvi.records import write
 
@@ -67,7 +67,7 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
         "rates": machine_rates(options.device),
         "cells": [],
     }
-    print(_HEADER)
+    print(_HEADER, flush=True)
     for cell in _cells(options):
         figures = _in_own_process(cell)
         row = cell | figures | _compared(cell, figures, record["rates"])
@@ -126,15 +126,17 @@ def training_step(
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
-    """Seconds a step, peak memory, operations and bytes of one cell."""
+    """Seconds a step, peak memory above the start, operations and bytes of one cell."""
     torch.set_num_threads(cell["threads"])
     arguments = {k: v for k, v in cell.items() if k not in ("threads", "steps")}
+    before = _peak_bytes(cell["device"])
     vae, step = training_step(**arguments)
     processor = time.process_time()
-    seconds = _seconds(step, cell["device"], 3, cell["steps"])
-    processor = (time.process_time() - processor) / (3 + cell["steps"])
+    n_warm_up = 3 if cell["device"] == "cuda" else 1
+    seconds = _seconds(step, cell["device"], n_warm_up, cell["steps"])
+    processor = (time.process_time() - processor) / (n_warm_up + cell["steps"])
     figures = {"seconds_per_step": seconds, "cpu_seconds_per_step": processor}
-    figures["peak_bytes"] = _peak_bytes(cell["device"])
+    figures["peak_bytes"] = _peak_bytes(cell["device"]) - before
     operations, kept = count_work(training_step(**arguments | {"mode": "eager"})[1])
     n_weights = sum(p.numel() for p in vae.parameters())
     return figures | {
@@ -178,10 +180,16 @@ def _seconds(step: Callable[[], Any], device: str, n_warm_up: int, n_steps: int)
 
 
 def _peak_bytes(device: str) -> int:
+    """Most memory so far: allocated on the GPU, resident on the CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent held when it started us
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+
+
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def _in_own_process(cell: dict[str, Any]) -> dict[str, Any]:

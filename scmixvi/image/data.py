@@ -6,7 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from scmixvi.image.pixels import ImageBatches, binarise_once, find_data, known_source, load_images
+from scmixvi.image.batches import ImageBatches, binarise_once
+from scmixvi.image.readers import find_data, known_source, load_images
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -22,7 +23,7 @@ class ImageDataModule(L.LightningDataModule):
     dataset
         "mnist", "fashion_mnist" or "cifar10".
     data_dir
-        Folder of the data (see :func:`scmixvi.image.pixels.load_images`); None takes the
+        Folder of the data (see :func:`scmixvi.image.readers.load_images`); None takes the
         environment variable SCMIXVI_DATA_DIR. Gzipped files are read as they are.
     batch_size
         B, of training, validation and test.

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
 
 from scmixvi.core import MixturePosterior, Stage, component_elbos, miselbo, siwelbo
+from scmixvi.image.batches import ImageBatches
 from scmixvi.image.lightning import (
     SafeCheckpoints,
     TestReport,
@@ -19,7 +20,6 @@ from scmixvi.image.lightning import (
     early_stopping,
     last_checkpoint,
 )
-from scmixvi.image.pixels import ImageBatches
 from scmixvi.image.vae import BoundTerms
 
 
