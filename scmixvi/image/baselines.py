@@ -6,6 +6,7 @@ many weights as the mixture's S encoders, trained with L = S importance samples.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class EnsemblePosterior(nn.Module):
 
     def __init__(self, posteriors: Sequence[nn.Module]) -> None:
         super().__init__()
-        described = {(p.n_components, p.latent_sizes, p.image_size) for p in posteriors}
+        described: set[Any] = {(p.n_components, p.latent_sizes, p.image_size) for p in posteriors}
         if len(described) != 1 or any(p.log_weights is not None for p in posteriors):
             raise ValueError(
                 "the posteriors of an ensemble must have the same n_components, latent_sizes and "

@@ -250,7 +250,7 @@ def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping
 
 def best_checkpoint(folder: str | None = None) -> ModelCheckpoint:
     """Keep the epoch with the best validation bound as `FOLDER/best.ckpt`."""
-    return _checkpoint(folder, "best", monitor=MONITORED, mode="max")
+    return _checkpoint(folder, "best", MONITORED)
 
 
 def last_checkpoint(folder: str | None = None) -> ModelCheckpoint:
@@ -286,7 +286,7 @@ def recipe_training(
     ValueError
         If the recipe or a size is unknown (the known ones are listed), or a value is out of range.
     """
-    origin = {"recipe": recipe, "n_components": n_components, "sizes": sizes or {}}
+    origin: dict[str, Any] = {"recipe": recipe, "n_components": n_components, "sizes": sizes or {}}
     return VAETraining(
         build_vae(**origin),
         objective,
@@ -314,9 +314,14 @@ def _check_settings(
         )
 
 
-def _checkpoint(folder: str | None, name: str, **monitor: str) -> ModelCheckpoint:
+def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> ModelCheckpoint:
     return ModelCheckpoint(
-        folder, name, enable_version_counter=False, save_on_train_epoch_end=False, **monitor
+        folder,
+        name,
+        monitor,
+        mode="max",
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
     )
 
 
