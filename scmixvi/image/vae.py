@@ -101,7 +101,7 @@ class ImageVAE(nn.Module):
         x: Tensor,
         n_importance_samples: int = 5000,
         pooled: bool = False,
-        memory_budget: int = 2**30,
+        memory_budget: int | None = None,
     ) -> Tensor:
         """Importance-sampled negative log-likelihood, in evaluation mode.
 
@@ -118,7 +118,8 @@ class ImageVAE(nn.Module):
             Average all S * L weights inside one logarithm (tighter) instead of one logarithm a
             component (Eq. 17).
         memory_budget
-            Bytes that one chunk may take, roughly.
+            Bytes that one chunk may take, roughly; None is what was found to be fast: 32 MiB on a
+            CPU (its caches), 1 GiB elsewhere.
 
         Returns
         -------
@@ -138,6 +139,7 @@ class ImageVAE(nn.Module):
             raise ValueError(
                 f"n_importance_samples (L) must be at least 1, but it is {n_importance_samples}."
             )
+        memory_budget = memory_budget or (2**25 if x.device.type == "cpu" else 2**30)
         with evaluating(self):
             prior = self.prior()
             rows = memory_budget // (4 * self._floats_per_row(prior))

@@ -1,0 +1,288 @@
+"""Seconds a training step of the image models: `python -m benchmarks.image`.
+
+Every cell (recipe, sizes, S, precision, mode) runs in a process of its own, so that its peak memory
+is its own. A step is what training does: draw a batch of binary images, bound, gradient, Adam.
+
+Beside the measured time stands its floor: the larger of operations / (rate of a float32 product
+measured on this machine) and bytes / (rate of a copy measured here), where operations are those of
+the products and convolutions, forward and backward, as torch's counter finds them, and bytes are
+ten passes over the weights (read twice, gradient, Adam) and one write and one read of what
+autograd keeps.
+
+On a machine that others use too, the processor's seconds (of all threads together) tell more than
+the clock's; both are in the JSON.
+
+GPU figures (eager against compiled against CUDA graphs, float32 with TF32 against bfloat16) come
+from the same command with `--device cuda`.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from scmixvi.core import miselbo
+from scmixvi.image.batches import ImageBatches
+from scmixvi.image.checkpoints import build_vae
+from scmixvi.image.report import run_record
+from scmixvi.records import write
+
+_TINY_CONV = {"channels": (4,) * 5, "n_latent": 8, "n_hidden": 16, "n_features": 8, "n_layers": 3}
+TINY: dict[str, dict[str, Any]] = {
+    "mlp": {"n_latent": 8, "encoder_hidden": (32, 32), "decoder_hidden": (32, 32)},
+    "vanilla": _TINY_CONV,
+    "composite": _TINY_CONV | {"n_flow_hidden": 16, "n_pseudo_inputs": 20},
+}
+"""Sizes that take milliseconds; the paper's sizes are the recipes' defaults."""
+
+ANCHORS = {
+    ("mlp", 1): 0.028,
+    ("mlp", 4): 0.070,
+    ("vanilla", 1): 1.7,
+    ("vanilla", 4): 13.0,
+    ("composite", 1): 4.0,
+    ("composite", 4): 98.0,
+}
+"""Seconds a step of the paper's released code, (recipe, S), measured on 2 busy CPU cores."""
+
+MODES = {"eager": None, "compile": "default", "cudagraphs": "reduce-overhead"}
+"""What is measured: nothing, or this mode of torch.compile."""
+
+
+def main(args: list[str] | None = None) -> dict[str, Any]:
+    """Measure all cells, print them, and write the JSON."""
+    options = _parser().parse_args(args)
+    torch.set_num_threads(options.threads)
+    record = run_record(options.device) | {
+        "batch_size": options.batch_size,
+        "rates": machine_rates(options.device),
+        "cells": [],
+    }
+    print(_HEADER, flush=True)
+    for cell in _cells(options):
+        figures = _in_own_process(cell)
+        row = cell | figures | _compared(cell, figures, record["rates"])
+        record["cells"].append(row)
+        print(_line(row), flush=True)
+    record["growth_in_S"] = _growth(record["cells"])
+    for name, growth in record["growth_in_S"].items():
+        print(f"{name}: time at each S over the time at S = 1: {growth}")
+    write(options.out, record)
+    return record
+
+
+def machine_rates(device: str) -> dict[str, float]:
+    """Operations a second of a large float32 product, and bytes a second of a large copy."""
+    n = 2048 if device == "cpu" else 8192
+    a = torch.randn(n, n, device=device)
+    source = torch.empty(2**26, device=device)
+    target = torch.empty_like(source)
+    product = _seconds(lambda: torch.mm(a, a), device, 3, 5)
+    copy = _seconds(lambda: target.copy_(source), device, 3, 5)
+    return {
+        "operations_per_second": 2 * n**3 / product,
+        "bytes_per_second": 2 * source.numel() * 4 / copy,
+    }
+
+
+def training_step(
+    recipe: str,
+    sizes: str,
+    n_components: int,
+    batch_size: int,
+    device: str,
+    precision: str = "float32",
+    mode: str = "eager",
+) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
+    """Model and a function that does one whole training step and returns the loss."""
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
+    vae = build_vae(recipe, n_components, TINY[recipe] if sizes == "tiny" else {}).to(device)
+    if MODES[mode] is not None:
+        vae.compile(mode=MODES[mode])
+    optimizer = torch.optim.Adam(vae.parameters(), lr=5e-4, fused=True)
+    shape = (10 * batch_size, *vae.image_size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    images = _forever(ImageBatches(pixels, batch_size, shuffle=True, binarise=True))
+
+    def step() -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss = -miselbo(*vae(next(images))).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return vae, step
+
+
+def measure(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds a step, peak memory above the start, operations and bytes of one cell."""
+    torch.set_num_threads(cell["threads"])
+    arguments = {k: v for k, v in cell.items() if k not in ("threads", "steps")}
+    before = _peak_bytes(cell["device"])
+    vae, step = training_step(**arguments)
+    processor = time.process_time()
+    n_warm_up = 3 if cell["device"] == "cuda" else 1
+    seconds = _seconds(step, cell["device"], n_warm_up, cell["steps"])
+    processor = (time.process_time() - processor) / (n_warm_up + cell["steps"])
+    figures = {"seconds_per_step": seconds, "cpu_seconds_per_step": processor}
+    figures["peak_bytes"] = _peak_bytes(cell["device"]) - before
+    operations, kept = count_work(training_step(**arguments | {"mode": "eager"})[1])
+    n_weights = sum(p.numel() for p in vae.parameters())
+    return figures | {
+        "n_parameters": n_weights,
+        "operations": operations,
+        "bytes": 10 * 4 * n_weights + 2 * kept,
+    }
+
+
+def count_work(step: Callable[[], Tensor]) -> tuple[int, int]:
+    """Operations of one step's products and convolutions, and bytes that autograd keeps."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad or not tensor.is_leaf:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return counter.get_total_flops(), sum(kept.values())
+
+
+def _forever(batches: ImageBatches) -> Iterator[Tensor]:
+    while True:
+        yield from batches
+
+
+def _seconds(step: Callable[[], Any], device: str, n_warm_up: int, n_steps: int) -> float:
+    """Median over steps, each timed by itself."""
+    times = []
+    for _ in range(n_warm_up + n_steps):
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[n_warm_up:])
+
+
+def _peak_bytes(device: str) -> int:
+    """Most memory so far: allocated on the GPU, resident on the CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent held when it started us
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+
+
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def _in_own_process(cell: dict[str, Any]) -> dict[str, Any]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (cell,))
+
+
+def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for sizes in options.sizes:
+        for recipe in options.recipes:
+            for mode in options.modes:
+                for precision in options.precisions:
+                    for n_components in options.components:
+                        yield {
+                            "recipe": recipe,
+                            "sizes": sizes,
+                            "n_components": n_components,
+                            "batch_size": options.batch_size,
+                            "device": options.device,
+                            "precision": precision,
+                            "mode": mode,
+                            "threads": options.threads,
+                            "steps": options.steps,
+                        }
+
+
+def _compared(
+    cell: dict[str, Any], figures: dict[str, Any], rates: dict[str, float]
+) -> dict[str, Any]:
+    """Floor in seconds, how far off it the step is, and the released code's time."""
+    floor = max(
+        figures["operations"] / rates["operations_per_second"],
+        figures["bytes"] / rates["bytes_per_second"],
+    )
+    anchored = cell["sizes"] == "paper" and cell["device"] == "cpu" and cell["batch_size"] == 100
+    return {
+        "floor_seconds": floor,
+        "times_floor": figures["seconds_per_step"] / floor,
+        "anchor_seconds": ANCHORS.get((cell["recipe"], cell["n_components"])) if anchored else None,
+    }
+
+
+def _growth(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Time at each S over the time at S = 1, for every recipe, size, precision and mode."""
+    growth: dict[str, dict[str, float]] = {}
+    for row in cells:
+        name = " ".join(row[key] for key in ("recipe", "sizes", "precision", "mode"))
+        times = {r["n_components"]: r["seconds_per_step"] for r in cells if _same(r, row)}
+        if 1 in times:
+            growth[name] = {str(s): round(t / times[1], 2) for s, t in sorted(times.items())}
+    return growth
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(a[key] == b[key] for key in ("recipe", "sizes", "precision", "mode"))
+
+
+_HEADER = (
+    "recipe     sizes S mode       precision   s/step    cpu s   anchor  s/anchor   Gop    MB "
+    " floor s x floor  peak MB"
+)
+
+
+def _line(row: dict[str, Any]) -> str:
+    anchor = row["anchor_seconds"]
+    compared = f"{anchor:8.3f} {row['seconds_per_step'] / anchor:9.3f}" if anchor else " " * 18
+    return (
+        f"{row['recipe']:10} {row['sizes']:5} {row['n_components']} {row['mode']:10} "
+        f"{row['precision']:9} {row['seconds_per_step']:8.4f} "
+        f"{row['cpu_seconds_per_step']:8.4f} {compared} "
+        f"{row['operations'] / 1e9:5.1f} {row['bytes'] / 1e6:5.0f} {row['floor_seconds']:8.4f} "
+        f"{row['times_floor']:7.1f} {row['peak_bytes'] / 1e6:8.0f}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.image", description=__doc__.splitlines()[0])
+    cuda = torch.cuda.is_available()
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    add("--recipes", nargs="+", choices=tuple(TINY), default=["mlp", "vanilla", "composite"])
+    add("--sizes", nargs="+", choices=("tiny", "paper"), default=["tiny", "paper"])
+    add("--components", nargs="+", type=int, default=[1, 2, 4])
+    add("--modes", nargs="+", choices=tuple(MODES), default=list(MODES) if cuda else ["eager"])
+    both = ["float32", "bf16"]
+    add("--precisions", nargs="+", choices=both, default=both if cuda else both[:1])
+    add("--batch-size", type=int, default=100)
+    add("--steps", type=int, default=50 if cuda else 5)
+    add("--threads", type=int, default=torch.get_num_threads())
+    name = torch.cuda.get_device_name().lower().replace(" ", "_") if cuda else "cpu"
+    add("--out", type=Path, default=Path(__file__).parent / "results" / f"image_{name}.json")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Command line: `python -m scmixvi.image fit|test --config configs/mlp_mnist.yaml [--KEY VALUE]`.
+
+Every argument of :func:`scmixvi.image.lightning.recipe_training` is a `--model.` key, of
+:class:`scmixvi.image.data.ImageDataModule` a `--data.` key, of Lightning's Trainer a `--trainer.`
+key. A configuration that is no file here is looked for among those that ship with the package.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from scmixvi.image.checkpoints import read_checkpoint
+from scmixvi.image.data import ImageDataModule
+from scmixvi.image.lightning import (
+    TestReport,
+    best_checkpoint,
+    early_stopping,
+    last_checkpoint,
+    recipe_training,
+)
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def shipped_config(name: str) -> str:
+    """Path of a configuration: the file itself, or the one of that name in the package.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither; lists the shipped ones.
+    """
+    shipped = CONFIGS / Path(name).name
+    if Path(name).is_file():
+        return name
+    if shipped.is_file():
+        return str(shipped)
+    known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
+    raise FileNotFoundError(f"there is no configuration {name}; shipped with scmixvi are {known}.")
+
+
+class ImageCLI(LightningCLI):
+    """`fit`, which ends with a test of the best weights, and `test`."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only fit and test."""
+        both = LightningCLI.subcommands()
+        return {name: both[name] | {"weights_only"} for name in ("fit", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Early stopping, checkpoints and the report, and how to compile."""
+        parser.add_lightning_class_args(early_stopping, "early_stopping")
+        parser.add_lightning_class_args(best_checkpoint, "best_checkpoint")
+        parser.add_lightning_class_args(last_checkpoint, "last_checkpoint")
+        parser.add_lightning_class_args(TestReport, "report")
+        parser.add_argument(
+            "--compile",
+            type=str | None,
+            default=None,
+            help="mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Find shipped configurations and refuse a bad checkpoint, before anything is built."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            for i, word in enumerate(words):
+                key, _, value = word.partition("=")
+                if key in ("--config", "-c"):
+                    words[i] = f"{key}={shipped_config(value)}" if value else word
+                elif i and words[i - 1] in ("--config", "-c"):
+                    words[i] = shipped_config(word)
+            self.config = parser.parse_args(words)
+            self._check_checkpoint()
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run a folder of its own, unless one was named, and a bar that costs no time."""
+        config = self.config[self.config.subcommand]
+        trainer = config.trainer
+        if trainer.default_root_dir is None:
+            name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
+            trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
+        for checkpoint in (config.best_checkpoint, config.last_checkpoint):
+            checkpoint.folder = checkpoint.folder or trainer.default_root_dir
+        if trainer.logger is None:
+            trainer.logger = _part(
+                "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
+            )
+        if trainer.enable_progress_bar is not False:
+            bar = _part("callbacks.RichProgressBar", refresh_rate=50)
+            trainer.callbacks = [*(trainer.callbacks or []), bar]
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a wrong value ends the program with its sentence."""
+        try:
+            super().instantiate_classes()
+        except (FileNotFoundError, ValueError) as error:
+            self.parser.error(str(error))
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+        mode = self._get(self.config, "compile")
+        if mode is not None:
+            self.model.vae.compile(mode=mode)
+
+    def after_fit(self) -> None:
+        """Test the best weights."""
+        if not self.trainer.interrupted:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
+
+    def _check_checkpoint(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and path not in ("best", "last", "hpc", "registry"):
+            read_checkpoint(path)
+
+
+def _part(which: str, **arguments: Any) -> Namespace:
+    """Name one of Lightning's classes and its arguments, as a configuration does."""
+    return Namespace(class_path=f"lightning.pytorch.{which}", init_args=Namespace(**arguments))
+
+
+def main(args: list[str] | None = None) -> ImageCLI:
+    """Run the command line, with `args` in place of the program's own."""
+    return ImageCLI(
+        recipe_training,
+        ImageDataModule,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        trainer_defaults={
+            "max_epochs": 2000,
+            "devices": 1,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "plugins": [{"class_path": "scmixvi.image.lightning.SafeCheckpoints"}],
+        },
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
+if __name__ == "__main__":
+    main()

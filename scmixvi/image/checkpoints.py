@@ -1,0 +1,154 @@
+"""Checkpoint files: written whole or not at all, and read without running code from them."""
+
+import inspect
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from scmixvi.image import recipes
+from scmixvi.image.vae import ImageVAE
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Save tensors and plain values; an interrupted write leaves the file that was there before.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and only then take the
+    name `path` in one step.
+
+    Parameters
+    ----------
+    checkpoint
+        What to save.
+    path
+        Where; missing folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(
+        dir=path.parent, prefix=path.name, suffix=".part", delete=False
+    ) as file:
+        try:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load tensors and plain values onto the CPU; a file that holds code is refused.
+
+    Parameters
+    ----------
+    path
+        A file from :func:`write_checkpoint`.
+
+    Returns
+    -------
+    What was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no checkpoint, is cut short, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} is no readable checkpoint (damaged, cut short, or holding more than tensors "
+            "and plain values): use another one, such as the best in the same folder."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} holds no weights (no 'state_dict'), so it is no checkpoint.")
+    return checkpoint
+
+
+def check_fit(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError, naming the first difference, unless names and shapes agree."""
+    for name in [*wanted, *saved]:
+        here, there = wanted.get(name), saved.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            described = ["none" if t is None else str(tuple(t.shape)) for t in (there, here)]
+            raise ValueError(
+                "the checkpoint is of another model: parameter "
+                f"{name!r} has shape {described[0]} in it and {described[1]} here. "
+                "Use the recipe, n_components and sizes that it was trained with."
+            )
+
+
+def build_vae(recipe: str, n_components: int, sizes: dict[str, Any]) -> ImageVAE:
+    """Call a recipe by name.
+
+    Parameters
+    ----------
+    recipe
+        Name of a function in :mod:`scmixvi.image.recipes`.
+    n_components
+        S.
+    sizes
+        Further arguments of the recipe.
+
+    Raises
+    ------
+    ValueError
+        If the recipe or a size is unknown (the known ones are listed), or a value is wrong.
+    """
+    maker = recipes.by_name(recipe)
+    known = _size_names(maker)
+    unknown = [name for name in sizes if name not in known]
+    if unknown:
+        raise ValueError(
+            f"the recipe {recipe!r} has no size {unknown[0]!r}: known are {', '.join(known)}."
+        )
+    return maker(n_components, **sizes)
+
+
+def load_vae(path: str | Path) -> ImageVAE:
+    """Build the model of a checkpoint again and load its weights.
+
+    Parameters
+    ----------
+    path
+        A checkpoint of a training that began with :func:`recipe_training`.
+
+    Returns
+    -------
+    The model, on the CPU and in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be read, or does not say how its model was made.
+    """
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.get("origin"):
+        raise ValueError(f"{path} does not say which recipe made its model: build it by hand.")
+    vae = build_vae(**checkpoint["origin"])
+    weights = {k.removeprefix("vae."): tensor for k, tensor in checkpoint["state_dict"].items()}
+    check_fit(weights, vae.state_dict())
+    vae.load_state_dict(weights)
+    return vae.eval()
+
+
+def _size_names(maker: Callable[..., ImageVAE]) -> list[str]:
+    """Names of a recipe's sizes; `**sizes` stands for those of `convolutional`."""
+    named = dict(inspect.signature(maker).parameters)
+    if named.pop("sizes", None) is not None:
+        named |= inspect.signature(recipes.convolutional).parameters
+    return [name for name in named if name != "n_components"]

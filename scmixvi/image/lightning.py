@@ -1,0 +1,358 @@
+"""Training of image VAEs with Lightning: one module, whatever the model and the bound."""
+
+import inspect
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from scmixvi.core import linear_warmup, miselbo
+from scmixvi.image.checkpoints import build_vae, check_fit, read_checkpoint, write_checkpoint
+from scmixvi.image.report import run_record, sample_sheet
+from scmixvi.image.vae import ImageVAE
+from scmixvi.records import write
+
+MONITORED = "val_bound"
+"""Name of the validation bound at full KL weight, in nats an image; higher is better."""
+
+
+class VAETraining(L.LightningModule):
+    r"""Maximise a bound on log p(x) by Adam, with a KL weight that rises over the first epochs.
+
+    While the weight beta is below 1 the bound is taken with L = 1 (Eq. 15), because a KL weight
+    inside the logarithm over L > 1 samples bounds nothing; from then on with L samples. Validation
+    always uses the full KL weight and L samples, so its values can be compared across epochs.
+
+    A gradient that is not finite stops the training before the weights are touched. It is not
+    skipped: a run that silently drops steps is no longer the run that its configuration describes,
+    and the last checkpoint is there to go back to. (float16 with its gradient scaler, which
+    expects such gradients and skips them itself, is the exception.)
+
+    Parts whose parameters are all frozen (`requires_grad_(False)`) stay in evaluation mode, so
+    their batch statistics are fixed too.
+
+    Parameters
+    ----------
+    vae
+        The model.
+    objective
+        Called with the terms of the bound, returns `[B]` in nats: `scmixvi.core.miselbo`,
+        `scmixvi.core.siwelbo`, or your own. It must take `beta` if there is a warm-up.
+    n_importance_samples
+        L, samples a component.
+    warmup_epochs
+        Epochs over which the KL weight rises from 0 to 1; 0 for none.
+    learning_rate
+        Of Adam.
+    n_test_samples
+        L of the test log-likelihood (Eq. 17).
+    origin
+        How the model was made: `recipe`, `n_components` and `sizes`, kept in checkpoints for
+        :func:`scmixvi.image.checkpoints.load_vae`. None for a model put together by hand.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or the objective takes no `beta` though there is a warm-up.
+    """
+
+    def __init__(
+        self,
+        vae: ImageVAE,
+        objective: Callable[..., Tensor] = miselbo,
+        n_importance_samples: int = 1,
+        warmup_epochs: int = 100,
+        learning_rate: float = 5e-4,
+        n_test_samples: int = 5000,
+        origin: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_settings(objective, n_importance_samples, warmup_epochs, learning_rate)
+        self.vae, self.objective = vae, objective
+        self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
+        self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
+        self.origin = origin
+        self.test_nll = torch.empty(0)
+        self._to_restore: dict[str, Tensor] | None = None
+
+    def bound(self, x: Tensor, beta: float = 1.0) -> Tensor:
+        """Return the bound of images `[B, C, H, W]`, `[B]` in nats; with L = 1 if beta < 1."""
+        if beta == 1:
+            return self.objective(*self.vae(x, self.n_importance_samples))
+        return self.objective(*self.vae(x, 1), beta=beta)
+
+    def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
+        """Loss of a batch: minus the mean bound, in nats an image."""
+        loss = -self.bound(x, linear_warmup(self.current_epoch, self.warmup_epochs)).mean()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, x: Tensor, batch_idx: int) -> None:
+        """Log the mean bound at full KL weight."""
+        self.log(MONITORED, self.bound(x).mean(), batch_size=len(x), prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Set the random state of training aside: validation must not change what follows."""
+        self._set_aside = _random_state(self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Take it up again."""
+        _set_random_state(self._set_aside, self.device)
+
+    def on_test_start(self) -> None:
+        """Forget the images of an earlier test."""
+        self._test_batches: list[Tensor] = []
+
+    def test_step(self, x: Tensor, batch_idx: int) -> None:
+        """Log the mean negative log-likelihood and its bits a dimension."""
+        nll = self.vae.nll(x, self.n_test_samples)
+        self._test_batches.append(nll.cpu())
+        bits = nll.mean() / (x[0].numel() * torch.log(torch.tensor(2.0)))
+        self.log_dict({"test_nll": nll.mean(), "test_bits_per_dim": bits}, batch_size=len(x))
+
+    def on_test_epoch_end(self) -> None:
+        """Keep the negative log-likelihood of every test image, `[n]` in nats, as `test_nll`."""
+        self.test_nll = torch.cat(self._test_batches)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over the parameters that are not frozen."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.Adam(trained, lr=self.learning_rate, fused=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise FloatingPointError if the gradient is not finite."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not bool(get_total_norm(gradients).isfinite()):
+            raise FloatingPointError(
+                f"the gradient of step {self.global_step} (epoch {self.current_epoch}) is not "
+                "finite; training stopped with the weights of the step before. Go on from the last "
+                "checkpoint with a lower learning rate, or with full float32 precision."
+            )
+
+    def train(self, mode: bool = True) -> "VAETraining":
+        """Set the mode of every part but those that are frozen, which stay in evaluation mode."""
+        super().train(mode)
+        for part in self.vae.children():
+            parameters = list(part.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                part.eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the state of the random generators and the origin of the model."""
+        checkpoint["random"] = _random_state(self.device)
+        checkpoint["origin"] = self.origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the weights fit before any is changed; keep the generators' state."""
+        check_fit(checkpoint["state_dict"], self.state_dict())
+        self._to_restore = checkpoint.get("random")
+
+    def on_train_start(self) -> None:
+        """Set frozen parts apart; go on with the random numbers of an interrupted run."""
+        self.train()
+        if self._to_restore is not None:
+            _set_random_state(self._to_restore, self.device)
+            self._to_restore = None
+
+
+class SafeCheckpoints(TorchCheckpointIO):
+    """Checkpoint files for Lightning's Trainer (`plugins=[SafeCheckpoints()]`).
+
+    They are written whole or not at all, and loaded as tensors and plain values only.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """See :func:`scmixvi.image.checkpoints.write_checkpoint`."""
+        write_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """See :func:`scmixvi.image.checkpoints.read_checkpoint`."""
+        return read_checkpoint(path)
+
+
+class TestReport(Callback):
+    """After a test: figures as JSON and digits drawn from the model as PNG.
+
+    Parameters
+    ----------
+    folder
+        Where to; None is the trainer's `default_root_dir`.
+    name
+        The files are `NAME.json` and `NAME.png`.
+    n_images
+        Images on the sample sheet; 0 for no sheet.
+    """
+
+    __test__ = False  # no test of pytest's, for all its name
+
+    def __init__(self, folder: str | None = None, name: str = "test", n_images: int = 64) -> None:
+        self.folder, self.name, self.n_images = folder, name, n_images
+        self._seconds = {"fit": 0.0, "test": 0.0}
+        self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, on top of the seconds of an interrupted run."""
+        self._started = time.monotonic() - self._seconds["fit"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the clock before the checkpoint of the epoch is written."""
+        if trainer.state.fn == "fit":
+            self._seconds["fit"] = time.monotonic() - self._started
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the test."""
+        self._started = time.monotonic()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write both files."""
+        assert isinstance(pl_module, VAETraining)
+        self._seconds["test"] = time.monotonic() - self._started
+        folder = Path(self.folder or trainer.default_root_dir)
+        record = run_record(pl_module.device) | _figures(trainer, pl_module)
+        record["seconds"] = {stage: round(s, 3) for stage, s in self._seconds.items()}
+        write(folder / f"{self.name}.json", record)
+        if self.n_images:
+            sample_sheet(pl_module.vae.sample(self.n_images), folder / f"{self.name}.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds of training so far."""
+        return {"fit_seconds": self._seconds["fit"]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seconds of an interrupted run, unless this one has trained longer."""
+        self._seconds["fit"] = max(self._seconds["fit"], state_dict["fit_seconds"])
+
+
+def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
+    """Stop once the validation bound at full KL weight has not risen for `patience` epochs."""
+    return EarlyStopping(
+        MONITORED,
+        min_delta,
+        patience,
+        mode="max",
+        check_on_train_epoch_end=False,  # a resumed run goes through that hook without validation
+    )
+
+
+def best_checkpoint(folder: str | None = None) -> ModelCheckpoint:
+    """Keep the epoch with the best validation bound as `FOLDER/best.ckpt`."""
+    return _checkpoint(folder, "best", MONITORED)
+
+
+def last_checkpoint(folder: str | None = None) -> ModelCheckpoint:
+    """Keep the last finished epoch as `FOLDER/last.ckpt`: what an interrupted run goes on from."""
+    return _checkpoint(folder, "last")
+
+
+def recipe_training(
+    recipe: str = "mlp",
+    n_components: int = 1,
+    sizes: dict[str, Any] | None = None,
+    objective: Callable[..., Tensor] = miselbo,
+    n_importance_samples: int = 1,
+    warmup_epochs: int = 100,
+    learning_rate: float = 5e-4,
+    n_test_samples: int = 5000,
+) -> VAETraining:
+    """Training of one of the paper's models, by name.
+
+    Parameters
+    ----------
+    recipe
+        Name of a function in :mod:`scmixvi.image.recipes`.
+    n_components
+        S.
+    sizes
+        Further arguments of the recipe; None for the paper's.
+    objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
+        See :class:`VAETraining`.
+
+    Raises
+    ------
+    ValueError
+        If the recipe or a size is unknown (the known ones are listed), or a value is out of range.
+    """
+    origin: dict[str, Any] = {"recipe": recipe, "n_components": n_components, "sizes": sizes or {}}
+    return VAETraining(
+        build_vae(**origin),
+        objective,
+        n_importance_samples,
+        warmup_epochs,
+        learning_rate,
+        n_test_samples,
+        origin,
+    )
+
+
+def _check_settings(
+    objective: Callable[..., Tensor], n_samples: int, warmup_epochs: int, learning_rate: float
+) -> None:
+    if n_samples < 1:
+        raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
+    if warmup_epochs < 0:
+        raise ValueError(f"warmup_epochs must not be negative, but it is {warmup_epochs}.")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be positive and finite, but it is {learning_rate}.")
+    if warmup_epochs and "beta" not in inspect.signature(objective).parameters:
+        name = getattr(objective, "__name__", repr(objective))
+        raise ValueError(
+            f"the objective {name} takes no KL weight (beta): pass warmup_epochs=0 with it."
+        )
+
+
+def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder,
+        name,
+        monitor,
+        mode="max",
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
+    nll = module.test_nll
+    n_weights = sum(p.numel() for p in module.vae.parameters())
+    return (module.origin or {}) | {
+        "dataset": getattr(getattr(trainer, "datamodule", None), "name", None),
+        "n_parameters": n_weights,
+        "objective": getattr(module.objective, "__name__", repr(module.objective)),
+        "n_importance_samples": module.n_importance_samples,
+        "warmup_epochs": module.warmup_epochs,
+        "learning_rate": module.learning_rate,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "n_test_images": len(nll),
+        "n_test_samples": module.n_test_samples,
+        "test_nll_nats": round(float(nll.mean()), 4),
+        "test_nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
+        "test_bits_per_dim": round(float(trainer.callback_metrics["test_bits_per_dim"]), 5),
+    }

@@ -1,0 +1,206 @@
+"""The command line, and twenty steps of every recipe on real images."""
+
+import json
+import math
+import sys
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from idx_files import write_idx
+
+from scmixvi.image.__main__ import CONFIGS, main
+from scmixvi.image.checkpoints import load_vae, write_checkpoint
+from scmixvi.image.data import ImageDataModule
+from scmixvi.image.lightning import recipe_training
+from scmixvi.image.recipes import RECIPES
+
+TINY_CONV = {
+    "channels": [2, 2, 2, 2, 2],
+    "n_latent": 4,
+    "n_hidden": 8,
+    "n_features": 4,
+    "n_layers": 2,
+}
+TINY = {
+    "mlp": {"n_latent": 4, "encoder_hidden": [16], "decoder_hidden": [16]},
+    "vanilla": TINY_CONV,
+    "hierarchical": TINY_CONV,
+    "iaf": TINY_CONV | {"n_flow_hidden": 8},
+    "vamp": TINY_CONV | {"n_pseudo_inputs": 5},
+    "hierarchical_vamp": TINY_CONV | {"n_pseudo_inputs": 5},
+    "composite": TINY_CONV | {"n_flow_hidden": 8, "n_pseudo_inputs": 5},
+    "cifar_vanilla": TINY_CONV,
+}
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch):
+    """A folder with 60 random images and their split, and the working directory in it."""
+    write_idx(tmp_path / "MNIST" / "raw", gzipped=True, n_train=60, n_test=10)
+    monkeypatch.setenv("SCMIXVI_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["scmixvi.image", *words])
+    return main()
+
+
+SHORT = (
+    "--model.sizes",
+    json.dumps(TINY["mlp"]),
+    "--data.batch_size=10",
+    "--model.n_test_samples=7",
+    "--report.n_images=4",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+)
+
+
+def test_fit_ends_with_a_test_and_can_be_tested_again(small_mnist, monkeypatch):
+    base = ("--config", "configs/mlp_mnist.yaml", "--model.n_components", "2", *SHORT)
+    run(monkeypatch, "fit", *base, "--trainer.max_epochs=2")
+    folder = small_mnist / "runs" / "mlp_mnist_S2_seed0"
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == ["best.ckpt", "last.ckpt", "logs", "test.json", "test.png"]
+    record = json.loads((folder / "test.json").read_text())
+    expected = {"recipe": "mlp", "n_components": 2, "dataset": "mnist", "seed": 0, "steps": 10}
+    assert expected.items() <= record.items()
+    assert record["n_test_images"] == 10
+    assert math.isfinite(record["test_nll_nats"])
+
+    cli = run(monkeypatch, "test", *base, "--ckpt_path", str(folder / "best.ckpt"))
+    again = json.loads((folder / "test.json").read_text())
+    assert again["test_nll_nats"] == pytest.approx(record["test_nll_nats"], abs=3.0)
+    assert again["seconds"]["fit"] > 0
+    torch.testing.assert_close(
+        load_vae(folder / "best.ckpt").state_dict(), cli.model.vae.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_a_run_resumes_from_its_last_checkpoint(small_mnist, monkeypatch):
+    base = ("fit", "--config", "mlp_mnist.yaml", *SHORT)
+    whole = run(monkeypatch, *base, "--trainer.max_epochs=3", "--trainer.default_root_dir=whole")
+    run(monkeypatch, *base, "--trainer.max_epochs=1", "--trainer.default_root_dir=parts")
+    resumed = run(
+        monkeypatch,
+        *base,
+        "--trainer.max_epochs=3",
+        "--trainer.default_root_dir=parts",
+        "--ckpt_path=parts/last.ckpt",
+    )
+    assert resumed.trainer.global_step == whole.trainer.global_step == 15
+    last = [torch.load(f"{name}/last.ckpt", weights_only=True) for name in ("whole", "parts")]
+    torch.testing.assert_close(last[0]["state_dict"], last[1]["state_dict"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--config", "configs/mlp_minst.yaml"], "no configuration configs/mlp_minst.yaml; shipped"),
+    (["--model.recipe=mpl"], "'mpl'; the recipes are mlp, vanilla"),
+    (["--model.sizes", '{"n_latnt": 3}'], "'mlp' has no size 'n_latnt': known are image_size"),
+    (["--model.recipe=iaf", "--model.sizes", '{"T": 3}'], "'iaf' has no size 'T': known are n_le"),
+    (["--model.n_components=0"], r"n_components (S) must be at least 1"),
+    (["--model.n_importance_samples=0"], r"n_importance_samples (L) must be at least 1"),
+    (["--data.dataset=svhn"], "unknown data set 'svhn': known are cifar10, fashion_mnist, mnist"),
+    (["--data.dataset=cifar10"], "does not hold CIFAR10: download CIFAR10 and put it there as"),
+    (["--data.data_dir=nowhere"], "the data folder nowhere does not exist"),
+    (["--data.batch_size=0"], "batch_size must be at least 1"),
+    (["--ckpt_path=gone.ckpt"], "there is no checkpoint gone.ckpt"),
+    (["--ckpt_path=text.ckpt"], "text.ckpt is no readable checkpoint"),
+    (["--model.n_encoders=3"], "--model.n_encoders"),
+])  # fmt: skip
+def test_a_wrong_word_ends_the_program_with_one_sentence(
+    small_mnist, monkeypatch, capsys, words, sentence
+):
+    (small_mnist / "text.ckpt").write_text("not a checkpoint")
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "fit", *words)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (small_mnist / "runs").exists()
+
+
+def test_a_checkpoint_made_by_hand_cannot_be_rebuilt(tmp_path):
+    write_checkpoint({"state_dict": {}}, tmp_path / "own.ckpt")
+    with pytest.raises(ValueError, match="does not say which recipe made its model"):
+        load_vae(tmp_path / "own.ckpt")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_names_what_exists(path):
+    config = yaml.safe_load(path.read_text())
+    assert config["model"]["recipe"] in RECIPES
+    reading = recipe_training(**config["model"])
+    assert reading.n_test_samples == (100 if config["data"]["dataset"] == "cifar10" else 5000)
+    assert reading.learning_rate == (1e-3 if path.stem == "mlp_mnist" else 5e-4)
+
+
+def test_configurations_cover_tables_1_and_2():
+    names = {path.stem for path in CONFIGS.glob("*.yaml")}
+    table_1 = {f"{m}_mnist" for m in ("vanilla", "hierarchical", "iaf", "vamp", "composite")}
+    table_2 = {"vanilla_fashion_mnist", "composite_fashion_mnist", "vanilla_cifar10"}
+    assert table_1 | table_2 | {"mlp_mnist"} <= names
+
+
+class Losses(L.Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *_):
+        self.seen.append(float(outputs["loss"]))
+
+
+@pytest.fixture(scope="module")
+def real(data_dir):
+    """Data modules by name, each read once."""
+    modules = {}
+
+    def get(dataset):
+        if dataset not in modules:
+            modules[dataset] = ImageDataModule(dataset, str(data_dir), batch_size=16)
+        return modules[dataset]
+
+    return get
+
+
+@pytest.mark.filterwarnings("ignore:.*is a subset of cifar10.*")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_twenty_steps_on_real_images(real, tmp_path, recipe):
+    dataset = {"cifar_vanilla": "cifar10", "vanilla": "fashion_mnist"}.get(recipe, "mnist")
+    module = recipe_training(recipe, 2, TINY[recipe], warmup_epochs=0, learning_rate=5e-3)
+    losses = Losses()
+    trainer = L.Trainer(
+        max_epochs=1,
+        limit_train_batches=20,
+        accelerator="cpu",
+        callbacks=[losses],
+        limit_val_batches=2,
+        limit_test_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    module.n_test_samples = 3
+    data = real(dataset)
+    trainer.fit(module, data)
+    assert len(losses.seen) == 20
+    assert sum(losses.seen[-5:]) / 5 < losses.seen[0]
+    assert math.isfinite(float(trainer.callback_metrics["val_bound"]))
+    trainer.test(module, data, verbose=False)
+    assert module.test_nll.shape == (16,)
+    assert module.test_nll.isfinite().all()
+
+
+def test_the_split_of_mnist(real):
+    data = real("mnist")
+    data.setup()
+    sizes = [len(loader().pixels) for loader in (data.train_dataloader, data.val_dataloader)]
+    assert sizes == [50_000, 10_000]
+    assert len(data.test_dataloader().pixels) == 10_000
+    assert [len(data.train_labels), len(data.val_labels)] == sizes
+    assert set(data.test_dataloader().pixels.unique().tolist()) == {0.0, 1.0}

@@ -1,0 +1,90 @@
+"""Reading of the image data sets, and what is said when they are not there."""
+
+import numpy as np
+import pytest
+import torch
+from idx_files import grey, write_idx
+
+from scmixvi.image.readers import find_data, load_images
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize(
+    ("dataset", "name"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
+)
+def test_idx_files_are_read_plain_or_gzipped_and_the_folder_is_left_alone(
+    tmp_path, dataset, name, gzipped
+):
+    arrays = write_idx(tmp_path / name / "raw", gzipped)
+    before = sorted(tmp_path.rglob("*"))
+    images = load_images(dataset, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    np.testing.assert_array_equal(images.train_pixels[:, 0].numpy(), arrays["train"])
+    np.testing.assert_array_equal(images.test_pixels[:, 0].numpy(), arrays["t10k"])
+    assert images.train_labels.tolist() == [i % 10 for i in range(12)]
+    assert images.train_pixels.dtype == torch.uint8
+    assert images.name == dataset
+
+
+def test_a_cifar_subset_is_named_as_one(tmp_path):
+    (tmp_path / "CIFAR10").mkdir()
+    train, test = grey(7, 32, 3, seed=1), grey(3, 32, 3, seed=2)
+    np.savez(
+        tmp_path / "CIFAR10" / "cifar10_subset.npz",
+        train_x=train.numpy(),
+        train_y=np.arange(7, dtype=np.uint8),
+        test_x=test.numpy(),
+        test_y=np.arange(3, dtype=np.uint8),
+    )
+    with pytest.warns(UserWarning, match=r"subset of cifar10 \(7 training and 3 test"):
+        images = load_images("cifar10", tmp_path)
+    assert images.name == "cifar10_subset"
+    assert torch.equal(images.train_pixels, train)
+    assert images.test_labels.tolist() == [0, 1, 2]
+
+
+def test_the_environment_names_the_folder(tmp_path, monkeypatch):
+    write_idx(tmp_path / "MNIST" / "raw", gzipped=True)
+    monkeypatch.setenv("SCMIXVI_DATA_DIR", str(tmp_path))
+    assert find_data("mnist") == tmp_path
+
+
+def test_missing_data_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("SCMIXVI_DATA_DIR", raising=False)
+    with pytest.raises(FileNotFoundError, match="set the environment variable SCMIXVI_DATA_DIR"):
+        load_images("mnist")
+    with pytest.raises(FileNotFoundError, match="does not exist: create it, then download MNIST"):
+        load_images("mnist", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"does not hold FashionMNIST: download .* put it"):
+        load_images("fashion_mnist", tmp_path)
+    with pytest.raises(FileNotFoundError, match="cifar-10-batches-py"):
+        load_images("cifar10", tmp_path)
+
+
+def test_an_incomplete_folder_is_missing_data(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw", gzipped=True)
+    (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="does not hold MNIST"):
+        load_images("mnist", tmp_path)
+
+
+def test_an_unknown_data_set_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'svhn': known are cifar10, fashion_mnist, mnist"):
+        load_images("svhn")
+
+
+@pytest.mark.parametrize(("dataset", "n_train", "n_test"), [
+    ("mnist", 60_000, 10_000),
+    ("fashion_mnist", 60_000, 10_000),
+])  # fmt: skip
+def test_the_real_files(data_dir, dataset, n_train, n_test):
+    images = load_images(dataset, data_dir)
+    assert images.train_pixels.shape == (n_train, 1, 28, 28)
+    assert images.test_pixels.shape == (n_test, 1, 28, 28)
+    assert (
+        images.test_labels.bincount().tolist()
+        == {
+            "mnist": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+            "fashion_mnist": [1000] * 10,
+        }[dataset]
+    )

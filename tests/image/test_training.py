@@ -1,0 +1,266 @@
+"""Training with Lightning: warm-up, resumption, guards and reports, on a tiny stand-in model."""
+
+import contextlib
+import json
+import math
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Independent, Normal
+
+from scmixvi.core import MixturePosterior, Stage, component_elbos, miselbo, siwelbo
+from scmixvi.image.batches import ImageBatches
+from scmixvi.image.lightning import (
+    SafeCheckpoints,
+    TestReport,
+    VAETraining,
+    best_checkpoint,
+    early_stopping,
+    last_checkpoint,
+)
+from scmixvi.image.vae import BoundTerms
+
+
+class TinyVAE(nn.Module):
+    """S linear encoders of 3x3 binary images, two latents, a linear decoder."""
+
+    def __init__(self, n_components=2, batch_norm=False):
+        super().__init__()
+        self.posterior = nn.Linear(9, n_components * 4)
+        self.decoder = nn.Sequential(nn.Linear(2, 9))
+        if batch_norm:
+            self.decoder.append(nn.BatchNorm1d(9))
+        self.n_components = n_components
+
+    def forward(self, x, n_importance_samples=1):
+        flat = self.posterior(x.flatten(1)).unflatten(-1, (self.n_components, 4)).transpose(0, 1)
+        loc, log_scale = flat.chunk(2, -1)
+        scale = log_scale.clamp(-3, 1).exp()
+        stage = Stage(lambda: Independent(Normal(loc, scale), 1))
+        (z,), log_q_all = MixturePosterior([stage]).sample_stratified(n_importance_samples)
+        logits = self.decoder(z.flatten(0, 2)).unflatten(0, z.shape[:3])
+        log_lik = Bernoulli(logits=logits).log_prob(x.flatten(1)).sum(-1)
+        return BoundTerms(log_lik, Normal(0.0, 1.0).log_prob(z).sum(-1), log_q_all)
+
+    def nll(self, x, n_importance_samples):
+        return -miselbo(*self(x, n_importance_samples))
+
+    def sample(self, n):
+        return self.decoder(torch.randn(n, 2)).sigmoid().view(n, 1, 3, 3)
+
+
+def images(n=40, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 1, 3, 3), generator=generator, dtype=torch.uint8)
+
+
+def batches(n=40, binarise=True):
+    return ImageBatches(images(n), 10, shuffle=True, binarise=binarise)
+
+
+def held_out():
+    return ImageBatches((images(20, seed=2) > 127).float(), 10)
+
+
+def trainer(folder, **settings):
+    defaults = {
+        "default_root_dir": folder,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "plugins": [SafeCheckpoints()],
+        "callbacks": [best_checkpoint(str(folder)), last_checkpoint(str(folder))],
+    }
+    return L.Trainer(**defaults | settings)
+
+
+def training(seed=0, **settings):
+    torch.manual_seed(seed)
+    defaults = {"warmup_epochs": 2, "learning_rate": 0.01}
+    return VAETraining(TinyVAE(), **defaults | settings)
+
+
+def weights(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def test_the_validation_bound_rises(tmp_path):
+    module = training(warmup_epochs=0, learning_rate=0.05)
+    fit = trainer(tmp_path, max_epochs=15)
+    before = fit.validate(module, held_out(), verbose=False)[0]["val_bound"]
+    fit.fit(module, batches(), held_out())
+    assert float(fit.callback_metrics["val_bound"]) > before + 0.3
+
+
+def test_the_loss_is_minus_the_mean_objective():
+    module = training(warmup_epochs=0, n_importance_samples=3)
+    x = next(iter(held_out()))
+    torch.manual_seed(5)
+    bound = module.bound(x)
+    torch.manual_seed(5)
+    torch.testing.assert_close(bound, miselbo(*module.vae(x, 3)), rtol=0, atol=0)
+
+
+def test_kl_warm_up_draws_once_until_the_kl_weight_is_one(tmp_path):
+    seen = []
+
+    def spy(log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
+        seen.append((torch.is_grad_enabled(), log_lik.shape[0], beta))
+        return miselbo(log_lik, log_prior, log_q_all, log_weights, beta)
+
+    module = training(objective=spy, n_importance_samples=3, warmup_epochs=4)
+    trainer(tmp_path, max_epochs=6).fit(module, batches(), held_out())
+    steps = [(n, beta) for training_step, n, beta in seen if training_step]
+    expected = [(1, 0.0), (1, 0.25), (1, 0.5), (1, 0.75), (3, 1.0), (3, 1.0)]
+    assert steps[::4] == expected
+    assert len(steps) == 24
+    assert {(n, beta) for training_step, n, beta in seen if not training_step} == {(3, 1.0)}
+
+
+@pytest.mark.parametrize("objective", [siwelbo, component_elbos])
+def test_an_objective_without_a_kl_weight_cannot_warm_up(objective):
+    with pytest.raises(ValueError, match=f"{objective.__name__} takes no KL weight"):
+        training(objective=objective)
+
+
+def test_siwelbo_trains_without_warm_up(tmp_path):
+    module = training(objective=siwelbo, n_importance_samples=2, warmup_epochs=0)
+    before = weights(module)
+    trainer(tmp_path, max_epochs=1).fit(module, batches(), held_out())
+    assert all(not torch.equal(before[name], after) for name, after in weights(module).items())
+
+
+@pytest.mark.parametrize(("settings", "complaint"), [
+    ({"n_importance_samples": 0}, r"\(L\) must be at least 1"),
+    ({"warmup_epochs": -1}, "warmup_epochs must not be negative"),
+    ({"learning_rate": 0.0}, "learning_rate must be positive"),
+    ({"learning_rate": math.nan}, "learning_rate must be positive"),
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        training(**settings)
+
+
+class Interruption(L.Callback):
+    """Ends a run after some steps, as a time limit does or as a crash does."""
+
+    def __init__(self, after, crash):
+        self.after, self.crash = after, crash
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.after:
+            if self.crash:
+                raise SystemError("power cut")
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize("crash", [True, False])
+@pytest.mark.parametrize("after", [8, 9, 10, 12, 15])
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, after, crash):
+    settings = {"n_importance_samples": 2, "warmup_epochs": 3}
+    whole = training(**settings)
+    trainer(tmp_path / "whole", max_epochs=6).fit(whole, batches(), held_out())
+
+    run = trainer(tmp_path / "parts", max_epochs=6)
+    run.callbacks[:0] = [Interruption(after, crash), early_stopping()]
+    with contextlib.suppress(SystemError):
+        run.fit(training(**settings), batches(), held_out())
+    assert run.global_step == after
+
+    resumed = training(seed=123, **settings)
+    run = trainer(tmp_path / "parts", max_epochs=6)
+    run.callbacks.insert(0, early_stopping())
+    run.fit(resumed, batches(), held_out(), ckpt_path=tmp_path / "parts" / "last.ckpt")
+    assert run.global_step == 24
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def test_best_and_last_are_kept(tmp_path):
+    module = training(warmup_epochs=0)
+    run = trainer(tmp_path, max_epochs=4)
+    run.fit(module, batches(), held_out())
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["best.ckpt", "last.ckpt"]
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 3
+    torch.testing.assert_close(last["state_dict"], module.state_dict(), rtol=0, atol=0)
+
+
+def test_training_stops_when_the_validation_bound_stands_still(tmp_path):
+    def still(log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
+        return log_lik.mean((0, 1)) * 0.0
+
+    module = training(objective=still)
+    run = trainer(tmp_path, max_epochs=50, callbacks=[early_stopping(patience=3)])
+    run.fit(module, batches(), held_out())
+    assert run.current_epoch == 4
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path):
+    states = []
+
+    def breaks(log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
+        states.append(weights(module))
+        bound = miselbo(log_lik, log_prior, log_q_all, log_weights, beta)
+        return bound * math.inf if len(states) == 3 else bound
+
+    module = training(objective=breaks)
+    with pytest.raises(FloatingPointError, match=r"gradient of step 2 \(epoch 0\) is not finite"):
+        trainer(tmp_path, max_epochs=1).fit(module, batches(), held_out())
+    assert not torch.equal(states[1]["vae.posterior.weight"], states[2]["vae.posterior.weight"])
+    torch.testing.assert_close(weights(module), states[2], rtol=0, atol=0)
+
+
+def test_frozen_parts_keep_weights_and_batch_statistics(tmp_path):
+    torch.manual_seed(0)
+    vae = TinyVAE(batch_norm=True)
+    vae.decoder.requires_grad_(False)
+    module = VAETraining(vae, warmup_epochs=0)
+    decoder = {k: v.clone() for k, v in vae.decoder.state_dict().items()}
+    encoder = vae.posterior.weight.detach().clone()
+    trainer(tmp_path, max_epochs=2).fit(module, batches(), held_out())
+    torch.testing.assert_close(vae.decoder.state_dict(), decoder, rtol=0, atol=0)
+    assert not torch.equal(vae.posterior.weight, encoder)
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_anything_changes(tmp_path):
+    trainer(tmp_path, max_epochs=1).fit(training(), batches(), held_out())
+    other = VAETraining(TinyVAE(n_components=3), warmup_epochs=2)
+    before = weights(other)
+    with pytest.raises(ValueError, match=r"'vae.posterior.weight' has shape \(8, 9\) in it and"):
+        trainer(tmp_path, max_epochs=2).fit(
+            other, batches(), held_out(), ckpt_path=tmp_path / "last.ckpt"
+        )
+    torch.testing.assert_close(weights(other), before, rtol=0, atol=0)
+
+
+def test_the_report_holds_the_figures_and_what_made_them(tmp_path):
+    module = training(n_test_samples=7)
+    report = TestReport(n_images=4, name="digits")
+    run = trainer(tmp_path, max_epochs=1, callbacks=[report])
+    run.fit(module, batches(), held_out())
+    run.test(module, held_out(), verbose=False)
+    record = json.loads((tmp_path / "digits.json").read_text())
+    assert module.test_nll.shape == (20,)
+    assert record["test_nll_nats"] == pytest.approx(float(module.test_nll.mean()), abs=1e-4)
+    error = float(module.test_nll.std()) / math.sqrt(20)
+    assert record["test_nll_standard_error"] == pytest.approx(error, abs=1e-4)
+    bits = float(module.test_nll.mean()) / (9 * math.log(2))
+    assert record["test_bits_per_dim"] == pytest.approx(bits, abs=1e-4)
+    assert record["n_test_images"] == 20
+    assert record["n_test_samples"] == 7
+    assert record["objective"] == "miselbo"
+    assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["seconds"]["fit"] > 0
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_clock_goes_on_after_an_interruption(tmp_path):
+    report = TestReport()
+    report.load_state_dict({"fit_seconds": 100.0})
+    run = trainer(tmp_path, max_epochs=1, callbacks=[report])
+    run.fit(training(), batches(), held_out())
+    assert 100.0 < report.state_dict()["fit_seconds"] < 160.0
