@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-MODULES = ["core", "datasets", "pl", "singlecell"]
+MODULES = ["core", "datasets", "image", "pl", "singlecell"]
 
 
 def listed():
@@ -19,6 +19,7 @@ def listed():
 def test_every_public_object_has_its_place(module):
     names = set(importlib.import_module(f"scmixvi.{module}").__all__)
     pages = listed()
+    pages |= {page.rsplit(".", 1)[0] for page in pages}
     missing = {n for n in names if f"{module}.{n}" not in pages and n not in pages}
     assert missing == set()
 
