@@ -70,8 +70,12 @@ def models(adata: ad.AnnData, batch_key: str | None, components: list[int]) -> d
 
 
 def fit(model: scvi.model.SCVI, epochs: int, **kwargs: object) -> EpochClock:
-    """Train with everything at its default except what prints."""
+    """Train with everything at its default except what prints.
+
+    scvi-tools leaves a trained module in evaluation mode, in which a second training would run.
+    """
     clock = EpochClock()
+    model.module.train()
     if isinstance(model, scmixvi.MixtureSCVI):
         kwargs["latent_key"] = None
     model.train(
