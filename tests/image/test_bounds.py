@@ -48,7 +48,7 @@ def assert_bounds(model, x):
     assert gaps[miselbo, 5] < gaps[miselbo, 1]
     for pooled in (False, True):
         estimate = -model.nll(x, 6000, pooled)
-        assert (estimate - evidence).abs().max() < 0.1
+        assert (estimate - evidence).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
