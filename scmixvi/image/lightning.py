@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -201,40 +201,55 @@ class TestReport(Callback):
 
     def __init__(self, folder: str | None = None, name: str = "test", n_images: int = 64) -> None:
         self.folder, self.name, self.n_images = folder, name, n_images
-        self._seconds = {"fit": 0.0, "test": 0.0}
-        self._started = 0.0
+        self._spent = {"fit": Seconds(), "test": Seconds()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, on top of the seconds of an interrupted run."""
-        self._started = time.monotonic() - self._seconds["fit"]
+        """Start the clocks, on top of the seconds of an interrupted run."""
+        self._start = Seconds.now() - self._spent["fit"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the clock before the checkpoint of the epoch is written."""
+        """Read the clocks before the checkpoint of the epoch is written."""
         if trainer.state.fn == "fit":
-            self._seconds["fit"] = time.monotonic() - self._started
+            self._spent["fit"] = Seconds.now() - self._start
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the test."""
-        self._started = time.monotonic()
+        """Start the clocks of the test."""
+        self._start = Seconds.now()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both files."""
         assert isinstance(pl_module, VAETraining)
-        self._seconds["test"] = time.monotonic() - self._started
+        self._spent["test"] = Seconds.now() - self._start
         folder = Path(self.folder or trainer.default_root_dir)
         record = run_record(pl_module.device) | _figures(trainer, pl_module)
-        record["seconds"] = {stage: round(s, 3) for stage, s in self._seconds.items()}
+        record |= {f"{stage}_seconds": spent._asdict() for stage, spent in self._spent.items()}
         write(folder / f"{self.name}.json", record)
         if self.n_images:
             sample_sheet(pl_module.vae.sample(self.n_images), folder / f"{self.name}.png")
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far."""
-        return {"fit_seconds": self._seconds["fit"]}
+        return self._spent["fit"]._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the seconds of an interrupted run, unless this one has trained longer."""
-        self._seconds["fit"] = max(self._seconds["fit"], state_dict["fit_seconds"])
+        self._spent["fit"] = max(self._spent["fit"], Seconds(**state_dict))
+
+
+class Seconds(NamedTuple):
+    """Seconds of the clock, and of all processors of this process together."""
+
+    clock: float = 0.0
+    processors: float = 0.0
+
+    @classmethod
+    def now(cls) -> "Seconds":
+        """Both readings at this moment."""
+        return cls(time.monotonic(), time.process_time())
+
+    def __sub__(self, earlier: "Seconds") -> "Seconds":
+        """Both differences, to the millisecond."""
+        return Seconds(*(round(a - b, 3) for a, b in zip(self, earlier, strict=True)))
 
 
 def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
