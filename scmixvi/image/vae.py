@@ -142,7 +142,8 @@ class ImageVAE(nn.Module):
             raise ValueError(
                 f"n_importance_samples (L) must be at least 1, but it is {n_importance_samples}."
             )
-        memory_budget = memory_budget or (2**25 if x.device.type == "cpu" else 2**30)
+        if memory_budget is None:
+            memory_budget = 2**25 if x.device.type == "cpu" else 2**30
         with evaluating(self):
             prior = self.prior()
             rows = memory_budget // (4 * self._floats_per_row(prior))

@@ -46,9 +46,10 @@ def assert_bounds(model, x):
             laws.assert_unbiased_weights(values, evidence)
     assert 0.005 < gaps[miselbo, 1], "there is a gap to close"
     assert gaps[miselbo, 5] < gaps[miselbo, 1]
-    for pooled in (False, True):
-        estimate = -model.nll(x, 6000, pooled)
-        assert (estimate - evidence).abs().max() < 0.15
+    pooled = -model.nll(x, 6000, pooled=True)
+    assert (pooled - evidence).abs().max() < 0.15
+    # Eq. 17 tends to sum_s pi_s log E_{q_s}[w], which stays below log p(x) where components differ.
+    assert (-model.nll(x, 6000) - evidence).max() < 0.15
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
