@@ -77,7 +77,13 @@ class GaussianMixture(Distribution):
         return torch.normal(self._mean[drawn], self._variance[drawn].sqrt())
 
 
-class StandardNormal(nn.Module):
+class Level(nn.Module):
+    """A module for one level of latents, of `n_latent` (D) dimensions."""
+
+    n_latent: int
+
+
+class StandardNormal(Level):
     """N(0, I) over `[D]`.
 
     Parameters
@@ -96,7 +102,7 @@ class StandardNormal(nn.Module):
         return diagonal_normal(self.get_buffer("parameters_"))
 
 
-class GaussianConditional(nn.Module):
+class GaussianConditional(Level):
     """Learned p(z | level above): a Gaussian with diagonal covariance.
 
     Parameters
@@ -116,7 +122,7 @@ class GaussianConditional(nn.Module):
         return diagonal_normal(self.net(above[-1]))
 
 
-class VampPrior(nn.Module):
+class VampPrior(Level):
     r"""Mixture of the posterior's own densities at K learned pseudo-inputs, all S components each.
 
     .. math:: p(z) = \frac1K \sum_{k=1}^K \sum_{s=1}^S \pi_s q_s(z | u_k)
@@ -140,6 +146,8 @@ class VampPrior(nn.Module):
     ----------
     Tomczak & Welling 2018, "VAE with a VampPrior"; Kviman et al. 2023, Eq. 8.
     """
+
+    log_weights: Tensor | None
 
     def __init__(
         self,
@@ -193,7 +201,7 @@ class Chain:
     @torch.no_grad()
     def sample(self, n: int) -> tuple[Tensor, ...]:
         """Draw n latents, `[n, D]` a level, top first."""
-        zs = (self.top.sample(torch.Size([n])),)
+        zs: tuple[Tensor, ...] = (self.top.sample(torch.Size([n])),)
         for conditional in self.conditionals:
             zs = (*zs, conditional(*zs).sample())
         return zs
@@ -211,10 +219,10 @@ class Prior(nn.Module):
         One a level below, such as :class:`GaussianConditional`; each has `n_latent`.
     """
 
-    def __init__(self, top: nn.Module, *conditionals: nn.Module) -> None:
+    def __init__(self, top: Level, *conditionals: Level) -> None:
         super().__init__()
         self.top, self.conditionals = top, nn.ModuleList(conditionals)
-        self.latent_sizes = tuple(int(level.n_latent) for level in (top, *conditionals))
+        self.latent_sizes = tuple(level.n_latent for level in (top, *conditionals))
 
     def forward(self) -> Chain:
         """Build the joint density; a VampPrior encodes its pseudo-inputs here, once."""

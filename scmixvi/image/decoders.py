@@ -182,12 +182,12 @@ class Decoder(nn.Module):
         net: nn.Module,
         likelihood: Likelihood,
         latent_sizes: Sequence[int],
-        image_size: Sequence[int],
+        image_size: tuple[int, int, int],
         floats_per_row: int | None = None,
     ) -> None:
         super().__init__()
         self.net, self.likelihood = net, likelihood
-        self.latent_sizes, self.image_size = tuple(latent_sizes), tuple(image_size)
+        self.latent_sizes, self.image_size = tuple(latent_sizes), image_size
         self.floats_per_row = floats_per_row or 16 * math.prod(image_size)
 
     def forward(self, *zs: Tensor) -> Distribution:

@@ -7,6 +7,7 @@ inverses.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,17 +59,17 @@ class InverseAutoregressiveFlow(nn.Module):
                 f"every layer, but it is {tuple(n_hidden)}."
             )
         order = torch.arange(n_latent)
-        orders = [order if step % 2 == 0 else order.flip(0) for step in range(n_steps)]
+        both = [cast(torch.LongTensor, each) for each in (order, order.flip(0))]
         self.nets = nn.ModuleList(
-            [AutoRegressiveNN(n_latent, list(n_hidden), permutation=each) for each in orders]
+            AutoRegressiveNN(n_latent, list(n_hidden), permutation=both[step % 2])
+            for step in range(n_steps)
         )
 
     def forward(self, z0: Tensor) -> tuple[Tensor, Tensor]:
         """Map `[..., D]` to z and log|det dz/dz0| `[...]`."""
         z, log_det = z0, torch.zeros_like(z0[..., 0])
         for net in self.nets:
-            mean, gate = net(z)
-            gate = gate + GATE_SHIFT
+            mean, gate = self._mean_and_gate(net, z)
             z = torch.lerp(mean, z, gate.sigmoid())
             log_det = log_det + F.logsigmoid(gate).sum(-1)
         return z, log_det
@@ -80,12 +81,17 @@ class InverseAutoregressiveFlow(nn.Module):
         return z, self(z)[1]
 
     @staticmethod
-    def _inverse_step(net: AutoRegressiveNN, z: Tensor) -> Tensor:
+    def _mean_and_gate(net: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+        """M and s of a step, in the precision of z."""
+        mean, gate = net(z)
+        return mean.to(z.dtype), gate.to(z.dtype) + GATE_SHIFT
+
+    def _inverse_step(self, net: nn.Module, z: Tensor) -> Tensor:
         """Solve for one dimension after the other, in the order of `net`."""
         z0 = torch.zeros_like(z)
-        for chosen in F.one_hot(net.permutation).bool():
-            mean, gate = net(z0)
-            solved = mean + (z - mean) / (gate + GATE_SHIFT).sigmoid()
+        for chosen in F.one_hot(net.get_buffer("permutation")).bool():
+            mean, gate = self._mean_and_gate(net, z0)
+            solved = mean + (z - mean) / gate.sigmoid()
             z0 = torch.where(chosen, solved, z0)
         return z0
 
@@ -139,7 +145,8 @@ class AffineCoupling(nn.Module):
 
     def forward(self, z0: Tensor) -> tuple[Tensor, Tensor]:
         """Map `[L, S, B, D]`, each by its own component, to z and log|det dz/dz0| `[L, S, B]`."""
-        rows, log_det = z0.transpose(0, 1).flatten(1, 2), 0.0
+        rows = z0.transpose(0, 1).flatten(1, 2)
+        log_det = rows.new_zeros(())
         for step, net in enumerate(self.nets):
             rows, change = self._step(net, rows, step, forward=True)
             log_det = log_det + change
@@ -149,7 +156,7 @@ class AffineCoupling(nn.Module):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map `[L, S, 1, B, D]` back by every component: z0 `[L, S, S, B, D]`, log|det dz/dz0|."""
         sizes = (*z.shape[:2], z.shape[3])
-        rows, log_det = z.flatten(0, 3), 0.0
+        rows, log_det = z.flatten(0, 3), z.new_zeros(())
         for step, net in reversed(list(enumerate(self.nets))):
             rows, change = self._step(net, rows, step, forward=False)
             log_det = log_det + change
@@ -162,7 +169,7 @@ class AffineCoupling(nn.Module):
         """One coupling of `[S or none, N, D]`, with its log|det dz/dz0| `[S, N]`."""
         front, back = rows.tensor_split([self.front], dim=-1)
         kept, moved = (front, back) if step % 2 == 0 else (back, front)
-        shift, raw = net(kept).chunk(2, dim=-1)
+        shift, raw = net(kept).to(rows.dtype).chunk(2, dim=-1)
         log_scale = 2 * torch.tanh(raw / 2)
         moved = moved * log_scale.exp() + shift if forward else (moved - shift) / log_scale.exp()
         kept = kept.expand(*moved.shape[:-1], kept.shape[-1])

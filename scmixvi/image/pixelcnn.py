@@ -7,7 +7,7 @@ one, and, from the second layer on, the pixel itself. There is nothing to mask.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +52,9 @@ class CausalConv2d(nn.Module):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return kernel and bias with the running statistics of the batch norm folded in."""
-        norm = self.norm
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        return self.kernel * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        mean, variance = (self.norm.get_buffer(f"running_{name}") for name in ("mean", "var"))
+        scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
+        return self.kernel * scale[:, None, None, None], self.norm.bias - mean * scale
 
 
 class PixelCNN(nn.Module):
@@ -73,6 +73,11 @@ class PixelCNN(nn.Module):
     n_layers
         Layers with batch norm, the first included.
 
+    Raises
+    ------
+    ValueError
+        If there is no layer.
+
     References
     ----------
     van den Oord et al. 2016, "Pixel recurrent neural networks".
@@ -87,7 +92,9 @@ class PixelCNN(nn.Module):
         n_layers: int = 8,
     ) -> None:
         super().__init__()
-        self.image_size, self.n_parameters = tuple(image_size), n_parameters
+        if n_layers < 1:
+            raise ValueError(f"n_layers of a PixelCNN must be at least 1, but it is {n_layers}.")
+        self.image_size = image_size
         widths = [image_size[0] + n_context] + [n_features] * n_layers
         self.layers = nn.ModuleList(
             CausalConv2d(n_in, n_out, sees_itself=layer > 0)
@@ -127,10 +134,11 @@ class _Cache:
 
     def __init__(self, network: PixelCNN, context: Tensor) -> None:
         self.n_channels, height, width = network.image_size
-        folded = [layer.folded() for layer in network.layers]
-        self.kernels = [(k.permute(2, 3, 1, 0).flatten(0, 2), bias) for k, bias in folded]
-        self.head = network.head.weight.flatten(1).T, network.head.bias
-        widths = [kernel.shape[1] for kernel, _ in folded]
+        layers = cast("Sequence[CausalConv2d]", network.layers)
+        folded = [layer.folded() for layer in layers]
+        self.kernels = [(kernel.permute(0, 2, 3, 1).flatten(1), bias) for kernel, bias in folded]
+        self.head = network.head
+        widths = [layer.weight.shape[1] for layer in layers]
         shape = (len(context), height + 1, width + 2)
         self.maps = [context.new_zeros(*shape, n_in) for n_in in widths]
         self.maps[0][:, 1:, 1:-1, self.n_channels :] = context.permute(0, 2, 3, 1)
@@ -142,14 +150,12 @@ class _Cache:
 
     def parameters(self, row: int, column: int) -> Tensor:
         """Parameters of one pixel given those before it, `[N, P, 1, 1]`."""
-        features = None
+        features = self.maps[0][:, row + 1, column + 1]
         for maps, (kernel, bias) in zip(self.maps, self.kernels, strict=True):
-            if features is not None:
-                maps[:, row + 1, column + 1] = features
+            maps[:, row + 1, column + 1] = features
             seen = maps[:, row : row + 2, column : column + 3].flatten(1)
-            features = torch.addmm(bias, seen, kernel).relu_()
-        weight, bias = self.head
-        return torch.addmm(bias, features, weight)[..., None, None]
+            features = F.linear(seen, kernel, bias).relu_()
+        return self.head(features[..., None, None])
 
     def set_pixel(self, row: int, column: int, values: Tensor) -> None:
         """Write a drawn pixel, `[N, C, 1, 1]`."""
@@ -226,7 +232,7 @@ class PixelCNNDecoder(nn.Module):
     ) -> None:
         super().__init__()
         n_pixels = math.prod(image_size[1:])
-        self.latent_sizes, self.image_size = tuple(latent_sizes), tuple(image_size)
+        self.latent_sizes, self.image_size = tuple(latent_sizes), image_size
         self.likelihood = likelihood
         self.maps = nn.ModuleList(mlp([n_latent, n_pixels]) for n_latent in latent_sizes)
         self.network = PixelCNN(

@@ -5,17 +5,17 @@ conditional of a :class:`~scmixvi.core.Stage`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from scmixvi.core import MixturePosterior, Stage
+from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.posterior import Flow
-from scmixvi.core.priors import diagonal_normal
 from scmixvi.image.nets import StackedLinear, mlp
 
 
-class TopEncoder(nn.Module):
+class TopEncoder(Level):
     """q(z | x) of the top level, S Gaussians.
 
     Parameters
@@ -42,7 +42,7 @@ class TopEncoder(nn.Module):
         return lambda: base
 
 
-class LowerEncoder(nn.Module):
+class LowerEncoder(Level):
     """q(z | level above, x) of a level that is not the top, S Gaussians.
 
     Every sample, whichever component drew it, runs through all S encoders (Eq. 5): S x S heads,
@@ -111,9 +111,11 @@ class AmortizedPosterior(nn.Module):
         `[S]`, normalised over S; None is uniform.
     """
 
+    log_weights: Tensor | None
+
     def __init__(
         self,
-        levels: Sequence[nn.Module],
+        levels: Sequence[Level],
         n_components: int,
         image_size: tuple[int, int, int],
         flows: Sequence[nn.Module | None] | None = None,
@@ -121,14 +123,14 @@ class AmortizedPosterior(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList(levels)
-        self.flows = nn.ModuleList(flows or [None] * len(levels))
-        self.n_components, self.image_size = n_components, tuple(image_size)
-        self.latent_sizes = tuple(int(level.n_latent) for level in levels)
+        self.flows = nn.ModuleList(cast("Sequence[nn.Module]", flows or [None] * len(levels)))
+        self.n_components, self.image_size = n_components, image_size
+        self.latent_sizes = tuple(level.n_latent for level in levels)
         self.floats_per_row = sum(getattr(level, "floats_per_row", 0) for level in levels)
         self.register_buffer("log_weights", log_weights, persistent=False)
 
     def forward(self, x: Tensor) -> MixturePosterior:
         """Encode images `[B, C, H, W]`; the encoders run here, once, for any number of draws."""
-        flows: list[Flow | None] = list(self.flows)
+        flows = cast("Sequence[Flow | None]", self.flows)
         stages = [Stage(level(x), flow) for level, flow in zip(self.levels, flows, strict=True)]
         return MixturePosterior(stages, self.log_weights)

@@ -7,12 +7,19 @@ Tomczak & Welling 2018 and of Kviman et al. 2023, section 4.2 and appendices C a
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scmixvi.core import log_weights_from
-from scmixvi.core.priors import GaussianConditional, Prior, StandardNormal, VampPrior
+from scmixvi.core import (
+    GaussianConditional,
+    Level,
+    Prior,
+    StandardNormal,
+    VampPrior,
+    log_weights_from,
+)
 from scmixvi.image.decoders import (
     Decoder,
     DiscretizedLogisticMixture,
@@ -89,9 +96,10 @@ def mlp(
     Raises
     ------
     ValueError
-        If S is below 1 or the weights do not fit.
+        If S or D is below 1 or the weights do not fit.
     """
-    _check_counts(n_components, 1)
+    _check(image_size, n_components=n_components)
+    _level_sizes(n_latent, 1)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]
     features = nn.Sequential(nn.Flatten(), mlp_layers(sizes, encoder_gated, n_components))
@@ -156,12 +164,15 @@ def convolutional(
     ValueError
         If S or H is below 1, or the weights or the numbers of latents do not fit.
     """
-    _check_counts(n_components, n_levels)
+    _check(image_size, n_components=n_components, n_levels=n_levels)
+    for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
+        if value < 0:
+            raise ValueError(f"{name} must not be negative (0 is none), but it is {value}.")
     sizes = _level_sizes(n_latent, n_levels)
     log_weights = _log_weights(weights, n_components)
     features = partial(ConvFeatures, n_components, image_size, channels, strides=STRIDES)
     net = features(TOP_KERNELS)
-    levels: list[nn.Module] = [TopEncoder(net, net.n_features, sizes[0], n_components)]
+    levels: list[Level] = [TopEncoder(net, net.n_features, sizes[0], n_components)]
     for above, size in pairwise(sizes):
         net = features(LOWER_KERNELS)
         levels.append(LowerEncoder(net, net.n_features, above, size, n_hidden, n_components))
@@ -169,7 +180,7 @@ def convolutional(
     if n_flow_steps:
         flows[-1] = InverseAutoregressiveFlow(sizes[-1], n_flow_steps, (n_flow_hidden,) * 2)
     posterior = AmortizedPosterior(levels, n_components, image_size, flows, log_weights)
-    top: nn.Module = StandardNormal(sizes[0])
+    top: Level = StandardNormal(sizes[0])
     if n_pseudo_inputs:
         pseudo_inputs = PseudoInputs(n_pseudo_inputs, image_size)
         top = VampPrior(levels[0], pseudo_inputs, sizes[0], log_weights)
@@ -179,38 +190,38 @@ def convolutional(
     return ImageVAE(posterior, Prior(top, *below), decoder)
 
 
-def vanilla(n_components: int = 1, **sizes: object) -> ImageVAE:
+def vanilla(n_components: int = 1, **sizes: Any) -> ImageVAE:
     """One level, standard normal prior, PixelCNN: the base of Table 1. See `convolutional`."""
     return convolutional(n_components, **sizes)
 
 
-def hierarchical(n_components: int = 1, **sizes: object) -> ImageVAE:
+def hierarchical(n_components: int = 1, **sizes: Any) -> ImageVAE:
     """Two levels (Eq. 5, 6), learned Gaussian between them. See `convolutional`."""
     return convolutional(n_components, **{"n_levels": 2, **sizes})
 
 
-def iaf(n_components: int = 1, **sizes: object) -> ImageVAE:
+def iaf(n_components: int = 1, **sizes: Any) -> ImageVAE:
     """Vanilla with two steps of an inverse autoregressive flow. See `convolutional`."""
     return convolutional(n_components, **{"n_flow_steps": 2, **sizes})
 
 
-def vamp(n_components: int = 1, **sizes: object) -> ImageVAE:
+def vamp(n_components: int = 1, **sizes: Any) -> ImageVAE:
     """Vanilla with a VampPrior of 500 pseudo-inputs (Eq. 8). See `convolutional`."""
     return convolutional(n_components, **{"n_pseudo_inputs": 500, **sizes})
 
 
-def hierarchical_vamp(n_components: int = 1, **sizes: object) -> ImageVAE:
+def hierarchical_vamp(n_components: int = 1, **sizes: Any) -> ImageVAE:
     """Two levels with a VampPrior on the top one: the composite without flows."""
     return convolutional(n_components, **{"n_levels": 2, "n_pseudo_inputs": 500, **sizes})
 
 
-def composite(n_components: int = 1, **sizes: object) -> ImageVAE:
+def composite(n_components: int = 1, **sizes: Any) -> ImageVAE:
     """Two levels, a flow on the lower, a VampPrior on the upper (Eq. 16). See `convolutional`."""
     paper = {"n_levels": 2, "n_flow_steps": 2, "n_pseudo_inputs": 500}
     return convolutional(n_components, **{**paper, **sizes})
 
 
-def cifar_vanilla(n_components: int = 1, *, n_mixtures: int = 3, **sizes: object) -> ImageVAE:
+def cifar_vanilla(n_components: int = 1, *, n_mixtures: int = 3, **sizes: Any) -> ImageVAE:
     """Vanilla for 8-bit colour images, with a mixture of discretised logistics a pixel.
 
     Parameters
@@ -276,7 +287,13 @@ def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor |
     return None if weights is None else log_weights_from(weights, n_components)
 
 
-def _check_counts(n_components: int, n_levels: int) -> None:
-    for name, value in (("n_components (S)", n_components), ("n_levels (H)", n_levels)):
+def _check(image_size: Sequence[int], **counts: int) -> None:
+    """Refuse sizes that make no model; `counts` are a name's value, at least 1."""
+    for name, value in counts.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, but it is {value}.")
+            letter = {"n_components": " (S)", "n_levels": " (H)"}.get(name, "")
+            raise ValueError(f"{name}{letter} must be at least 1, but it is {value}.")
+    if len(image_size) != 3 or min(image_size) < 1:
+        raise ValueError(
+            f"image_size must be (C, H, W), three positive numbers, but it is {image_size}."
+        )

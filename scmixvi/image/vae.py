@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scmixvi.core import MixturePosterior, log_mixture, miselbo, siwelbo
+from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
 
 Representation = Literal["mean", "components", "params"]
 
@@ -40,14 +41,13 @@ class ImageVAE(nn.Module):
 
     Parameters
     ----------
-    posterior
-        `posterior(x)` is a :class:`~scmixvi.core.MixturePosterior`; has `n_components`,
-        `latent_sizes` (D of every level, top first) and `image_size` (C, H, W).
-    prior
-        `prior()` has `log_prob(zs)` and `sample(n)`; has `latent_sizes`.
-    decoder
-        `decoder(*zs)` is a Distribution over images, event `[C, H, W]`, for latents `[..., D]`;
-        has `latent_sizes` and `image_size`.
+    posterior, prior, decoder
+        Modules that follow :class:`~scmixvi.image.protocols.PosteriorPart`,
+        :class:`~scmixvi.image.protocols.PriorPart` and
+        :class:`~scmixvi.image.protocols.DecoderPart`.
+        `latent_sizes` is D of every level, top first; `image_size` is (C, H, W). A part may have
+        `floats_per_row`, about how many numbers one latent takes while it is scored: `nll` sizes
+        its chunks by it.
 
     Raises
     ------
@@ -55,13 +55,16 @@ class ImageVAE(nn.Module):
         If the three do not agree on the sizes of latents or images.
     """
 
-    def __init__(self, posterior: nn.Module, prior: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, posterior: PosteriorPart, prior: PriorPart, decoder: DecoderPart) -> None:
         super().__init__()
-        for name, part in (("prior", prior), ("decoder", decoder)):
-            if tuple(part.latent_sizes) != tuple(posterior.latent_sizes):
+        for name, latent_sizes in (
+            ("prior", prior.latent_sizes),
+            ("decoder", decoder.latent_sizes),
+        ):
+            if tuple(latent_sizes) != tuple(posterior.latent_sizes):
                 raise ValueError(
-                    f"the {name} is made for latents of sizes {tuple(part.latent_sizes)}, top "
-                    f"first, but the posterior's are {tuple(posterior.latent_sizes)}."
+                    f"the {name} is made for latents of sizes {tuple(latent_sizes)}, top first, "
+                    f"but the posterior's are {tuple(posterior.latent_sizes)}."
                 )
         if tuple(decoder.image_size) != tuple(posterior.image_size):
             raise ValueError(
@@ -69,7 +72,7 @@ class ImageVAE(nn.Module):
                 f"is made for {tuple(posterior.image_size)}."
             )
         self.posterior, self.prior, self.decoder = posterior, prior, decoder
-        self.n_components = int(posterior.n_components)
+        self.n_components = posterior.n_components
         self.latent_sizes = tuple(posterior.latent_sizes)
         self.image_size = tuple(posterior.image_size)
 
@@ -216,13 +219,15 @@ class ImageVAE(nn.Module):
             return self.posterior(x).jsd(n_samples)
 
     def _terms(
-        self, posterior: MixturePosterior, prior: object, x: Tensor, n_samples: int
+        self, posterior: MixturePosterior, prior: JointDensity, x: Tensor, n_samples: int
     ) -> BoundTerms:
         zs, log_q_all = posterior.sample_stratified(n_samples)
         log_lik = self.decoder(*zs).log_prob(x)
         return BoundTerms(log_lik, prior.log_prob(zs), log_q_all, posterior.log_weights)
 
-    def _log_mean_weights(self, x: Tensor, prior: object, n_samples: int, chunk: int) -> Tensor:
+    def _log_mean_weights(
+        self, x: Tensor, prior: JointDensity, n_samples: int, chunk: int
+    ) -> Tensor:
         """Log of the mean of L importance weights, a component and image: `[S, B]`."""
         posterior, total = self.posterior(x), x.new_full((), -math.inf)
         for start in range(0, n_samples, chunk):
@@ -233,7 +238,7 @@ class ImageVAE(nn.Module):
             total = torch.logaddexp(total, log_ratio.logsumexp(0))
         return total - math.log(n_samples)
 
-    def _floats_per_row(self, prior: object) -> int:
+    def _floats_per_row(self, prior: JointDensity) -> int:
         """About how many numbers one sample of each component takes, for one image."""
         floats = getattr(self.decoder, "floats_per_row", 16 * math.prod(self.image_size))
         floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, prior))

@@ -5,7 +5,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +12,11 @@ import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
+from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _validate_adata_dataloader_input
 from scvi.model import SCVI
 from scvi.model._utils import get_max_epochs_heuristic
-from scvi.train import TrainingPlan
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import (
     Categorical,
     Distribution,
@@ -34,17 +32,15 @@ from scmixvi.singlecell._checks import (
     check_mixture_arguments,
     check_query_genes,
 )
+from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_components, twin
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
 logger = logging.getLogger(__name__)
 
 REPRESENTATIONS = ("mean", "components", "params")
 Representation = Literal["mean", "components", "params"]
-
-# Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
-# spreads the components, so it has to reach 1 well before training ends.
-KL_WARMUP_SHARE = 0.25
 
 
 class MixtureSCVI(SCVI):
@@ -57,8 +53,9 @@ class MixtureSCVI(SCVI):
 
     Parameters
     ----------
-    adata, registry, n_hidden, n_latent, n_layers, dropout_rate, dispersion, gene_likelihood, \
-    use_observed_lib_size, latent_distribution
+    adata, registry, n_hidden, n_latent, n_layers, dropout_rate, dispersion
+        As in :class:`scvi.model.SCVI`.
+    gene_likelihood, use_observed_lib_size, latent_distribution
         As in :class:`scvi.model.SCVI`.
     n_components
         S, the number of encoders. 1 is SCVI.
@@ -88,6 +85,7 @@ class MixtureSCVI(SCVI):
     """
 
     _module_cls = MixtureVAE
+    _training_plan_cls = MixtureTrainingPlan
 
     def __init__(
         self,
@@ -197,22 +195,15 @@ class MixtureSCVI(SCVI):
             self._check_registered_counts()
         arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("trainer_kwargs", {})
-        arguments["plan_kwargs"] = self._with_kl_warmup(arguments)
+        max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
+        arguments["plan_kwargs"] = with_kl_warmup(
+            arguments.get("plan_kwargs"), arguments.get("plan_config"), max_epochs
+        )
         result = super().train(**arguments)
         if latent_key is not None and has_adata:
             self.adata.obsm[latent_key] = self.get_latent_representation()
             logger.info("stored the latents in adata.obsm[%r]", latent_key)
         return result
-
-    def _with_kl_warmup(self, arguments: dict) -> dict:
-        """The caller's plan_kwargs with a warm-up that reaches 1, unless they chose their own."""
-        plan_kwargs = dict(_as_kwargs(arguments.get("plan_kwargs")))
-        chosen = {**_changed_from_default(arguments.get("plan_config")), **plan_kwargs}
-        if not {"n_epochs_kl_warmup", "n_steps_kl_warmup"} & chosen.keys():
-            max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
-            if max_epochs is not None:
-                plan_kwargs["n_epochs_kl_warmup"] = int(KL_WARMUP_SHARE * max_epochs)
-        return plan_kwargs
 
     def _default_max_epochs(self, arguments: dict) -> int | None:
         source = arguments.get("datamodule") or getattr(self, "_adata", None)
@@ -426,18 +417,12 @@ class MixtureSCVI(SCVI):
             mixture_kwargs.get("n_importance_samples", 1),
             mixture_kwargs.get("mixture_weights", "uniform"),
         )
-        model = _twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
-        state = scvi_model.module.state_dict()
-        for s in range(1, n_components):
-            state |= {
-                name.replace("z_encoder.", f"z_encoder_{s}.", 1): tensor
-                for name, tensor in state.items()
-                if name.startswith("z_encoder.")
-            }
+        model = twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
+        state = components_from_one(scvi_model.module.state_dict(), n_components)
         model.module.load_state_dict(state, strict=False)
         for encoder in model.module.z_encoders[1:]:
             for head in (encoder.mean_encoder, encoder.var_encoder):
-                _add_noise(head, jitter)
+                add_noise(head, jitter)
         return model
 
     def to_scvi(self, component: int | None = None, adata: AnnData | None = None) -> SCVI:
@@ -465,15 +450,9 @@ class MixtureSCVI(SCVI):
                 f"component must be one of 0 to {self.module.n_components - 1}, "
                 f"but it is {component!r}."
             )
-        model = _twin(SCVI, self, adata)
-        prefix = "z_encoder." if component == 0 else f"z_encoder_{component}."
-        state = self.module.state_dict()
-        chosen = {
-            "z_encoder." + k.removeprefix(prefix): v
-            for k, v in state.items()
-            if k.startswith(prefix)
-        }
-        model.module.load_state_dict({**state, **chosen}, strict=False)
+        model = twin(SCVI, self, adata)
+        state = one_of_components(self.module.state_dict(), component)
+        model.module.load_state_dict(state, strict=False)
         return model
 
     @torch.inference_mode()
@@ -566,48 +545,3 @@ class MixtureSCVI(SCVI):
                 adata, reference_model, return_reference_var_names=True
             )
             check_query_genes(adata.var_names, genes)
-
-
-def _as_kwargs(plan: Any) -> dict:
-    if plan is None:
-        return {}
-    return plan.to_kwargs() if hasattr(plan, "to_kwargs") else dict(plan)
-
-
-def _changed_from_default(plan_config: Any) -> dict:
-    """What a plan_config sets; a config object also carries the defaults its user never chose."""
-    given = _as_kwargs(plan_config)
-    if plan_config is None or isinstance(plan_config, dict):
-        return given
-    defaults = inspect.signature(TrainingPlan).parameters
-    return {k: v for k, v in given.items() if k not in defaults or defaults[k].default != v}
-
-
-def _twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs: Any) -> SCVI:
-    """A model of class `cls` on the source's data and arguments, not yet with its weights."""
-    adata = source.adata if adata is None else adata
-    if adata is None:
-        raise ValueError("the model carries no adata: pass the one it was trained on as `adata`.")
-    setup_args = deepcopy(source.registry[_SETUP_ARGS_KEY])
-    cls.setup_anndata(adata, source_registry=source.registry, **setup_args)
-    parameters = dict(source.init_params_["non_kwargs"])
-    for further in source.init_params_["kwargs"].values():
-        parameters |= further
-    own = ("n_components", "n_importance_samples", "mixture_weights")
-    model = cls(adata, **{k: v for k, v in parameters.items() if k not in own}, **mixture_kwargs)
-    model.to_device(source.device)
-    model.module.eval()
-    model.is_trained_ = source.is_trained_
-    model.train_indices_, model.validation_indices_, model.test_indices_ = (
-        source.train_indices_,
-        source.validation_indices_,
-        source.test_indices_,
-    )
-    return model
-
-
-@torch.no_grad()
-def _add_noise(head: nn.Linear, jitter: float) -> None:
-    for parameter in (head.weight, head.bias):
-        spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
-        parameter.add_(jitter * spread * torch.randn_like(parameter))

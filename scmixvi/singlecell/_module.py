@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 from torch.nn.functional import linear, one_hot
 
-from scmixvi.core import component_elbos, log_weights_from, miselbo, siwelbo
+from scmixvi.core import component_elbos, log_mixture, log_weights_from, miselbo, siwelbo
 from scmixvi.singlecell._checks import check_mixture_arguments
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components
@@ -195,17 +195,29 @@ class MixtureVAE(VAE):
         SCVI's encoder draws once (`skip`) before the `n_samples` that it is asked for: the same
         random stream then gives the same draws whether the data are minified or not.
         """
-        scores = None
         if stratified:
-            (u,), scores = qz.posterior.sample_stratified(self.n_importance_samples)
-            u = u.flatten(0, 1)
-            draws = (len(u),)
-        else:
-            draws = () if n_samples == 1 else (n_samples,)
-            u = qz.sample((n_samples + skip,))[skip:] if draws else qz.sample()
-        if draws:
-            expanded = library.unsqueeze(0).expand(*draws, *library.shape)
-            library = expanded if ql is None else ql.rsample(draws)
+            return self._draw_stratified(qz, ql, library, self.n_importance_samples)
+        if n_samples == 1:
+            return self._outputs(qz, ql, library, qz.sample())
+        u = qz.sample((n_samples + skip,))[skip:]
+        return self._outputs(qz, ql, _repeated(library, ql, n_samples), u)
+
+    def _draw_stratified(
+        self, qz: MixtureOfNormals, ql: Distribution | None, library: Tensor, n_draws: int
+    ) -> dict[str, Tensor | Distribution | None]:
+        """Draw L times from every component: z `[L * S, n, D]`, with every component's scores."""
+        (u,), scores = qz.posterior.sample_stratified(n_draws)
+        u = u.flatten(0, 1)
+        return self._outputs(qz, ql, _repeated(library, ql, len(u)), u, scores)
+
+    def _outputs(
+        self,
+        qz: MixtureOfNormals,
+        ql: Distribution | None,
+        library: Tensor,
+        u: Tensor,
+        scores: Tensor | None = None,
+    ) -> dict[str, Tensor | Distribution | None]:
         return {
             MODULE_KEYS.Z_KEY: self.z_encoder.z_transformation(u),
             MODULE_KEYS.QZ_KEY: qz,
@@ -479,21 +491,10 @@ class MixtureVAE(VAE):
         n_draws: int,
     ) -> Tensor:
         """Log importance weights of fresh stratified draws, `[L, S, n]`."""
-        (u,), scores = qz.posterior.sample_stratified(n_draws)
-        u = u.flatten(0, 1)
-        library = library.expand(len(u), *library.shape) if ql is None else ql.sample((len(u),))
-        outputs = {
-            MODULE_KEYS.Z_KEY: self.z_encoder.z_transformation(u),
-            MODULE_KEYS.QZ_KEY: qz,
-            MODULE_KEYS.QL_KEY: ql,
-            MODULE_KEYS.LIBRARY_KEY: library,
-            UNTRANSFORMED_KEY: u,
-            SCORES_KEY: scores,
-        }
+        outputs = self._draw_stratified(qz, ql, library, n_draws)
         decoded = self.generative(**self._get_generative_input(tensors, outputs))
         log_lik, log_prior, _, _ = self._bound_terms(tensors, outputs, decoded)
-        log_q = torch.logsumexp(scores + qz.c_log_weights.T, dim=2)
-        log_ratio = log_lik + log_prior - log_q
+        log_ratio = log_lik + log_prior - log_mixture(outputs[SCORES_KEY], qz.c_log_weights.T)
         if ql is not None:
             log_ratio = log_ratio + _library_ratio(outputs, decoded).reshape(log_ratio.shape)
         return log_ratio
@@ -519,6 +520,11 @@ def _fresh_copy(encoder: nn.Module) -> nn.Module:
 
 def _widened(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _repeated(library: Tensor, ql: Distribution | None, n_draws: int) -> Tensor:
+    """Log library sizes for that many draws: the observed one, or one of its own for each."""
+    return library.expand(n_draws, *library.shape) if ql is None else ql.rsample((n_draws,))
 
 
 def _standard_normal(u: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+"""What a training step cannot do without: matrix products, and bytes through memory."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _seconds(call: Callable[[], object], rounds: int = 15) -> float:
+    taken = []
+    for _ in range(rounds + 2):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken[2:]))
+
+
+def _products(n_rows: int, n_in: int, n_out: int, device: str, input_gradient: bool) -> float:
+    """Seconds of a linear layer, forward and backward."""
+    x, weight = torch.randn(n_rows, n_in, device=device), torch.randn(n_out, n_in, device=device)
+    out = torch.randn(n_rows, n_out, device=device)
+    seconds = _seconds(lambda: x @ weight.T) + _seconds(lambda: out.T @ x)
+    return seconds + (_seconds(lambda: out @ weight) if input_gradient else 0.0)
+
+
+def _bandwidth(device: str) -> float:
+    """Bytes a second, counting what is read and what is written."""
+    source: Tensor = torch.randn(2**24, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _seconds(lambda: target.copy_(source))
+
+
+def floor_seconds(
+    n_components: int, batch_size: int, n_genes: int, n_parameters: int, n_hidden: int = 128
+) -> dict[str, float]:
+    """Seconds a step: products of the wide layers measured, bytes at the measured bandwidth.
+
+    The bytes are those of two `[S*B, G]` decoder outputs, read once and replaced by their
+    gradients once, and of Adam (parameter, gradient and two moments read, three written).
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = n_components * batch_size
+    products = _products(batch_size, n_genes, n_components * n_hidden, device, False)
+    products += 2 * _products(rows, n_hidden, n_genes, device, True)
+    moved = 4 * (4 * rows * n_genes + 7 * n_parameters)
+    return {"products": products, "bytes": moved / _bandwidth(device)}

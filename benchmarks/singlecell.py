@@ -1,0 +1,248 @@
+"""Seconds an epoch of MixtureSCVI against scvi.model.SCVI, side by side in one process.
+
+    python -m benchmarks.singlecell                              # cortex
+    python -m benchmarks.singlecell --data synthetic --n-cells 100000 --epochs 1 --rounds 3
+    python -m benchmarks.singlecell --plot                       # from the JSON that is there
+
+Every round trains each model for a few epochs, one model after the other, so that whatever else
+the machine does slows all of them; the ratios are taken within a round. The first epoch of every
+round is warm-up. Results go to results/singlecell.json, one entry for data, device and threads.
+"""
+
+import argparse
+import logging
+import time
+import warnings
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import scvi
+import torch
+from scipy.sparse import csr_matrix
+
+import scmixvi
+from benchmarks import RESULTS
+from benchmarks._clock import EpochClock, PartsProfiler, peak_memory, shares, timed_parts
+from benchmarks._floor import floor_seconds
+from benchmarks._timing import ratios, summary
+from scmixvi.records import environment, read, write
+
+RESULT = RESULTS / "singlecell.json"
+BATCH_SIZE = 128
+BASELINE = "SCVI"
+
+
+def synthetic(n_cells: int, n_genes: int = 2000, density: float = 0.07) -> ad.AnnData:
+    """Counts of which 5 to 10 % are not zero, `[n_cells, n_genes]`, CSR."""
+    generator = np.random.default_rng(0)
+    popularity = generator.gamma(0.5, size=n_genes)
+    cumulative = np.cumsum(popularity / popularity.sum())
+    per_cell = generator.poisson(1.25 * density * n_genes, n_cells)
+    rows = np.repeat(np.arange(n_cells, dtype=np.int32), per_cell)
+    columns = np.searchsorted(cumulative, generator.random(len(rows))).clip(max=n_genes - 1)
+    values = 1 + generator.geometric(0.6, len(rows)).astype(np.float32) // 2
+    counts = csr_matrix((values, (rows, columns.astype(np.int32))), shape=(n_cells, n_genes))
+    counts.sum_duplicates()
+    return ad.AnnData(counts)
+
+
+def load(name: str, n_cells: int) -> tuple[ad.AnnData, str | None]:
+    """Counts and the column of batches."""
+    if name == "cortex":
+        return scmixvi.datasets.cortex(), None
+    if name == "sc_mixology":
+        adata = scmixvi.datasets.sc_mixology()
+        variance = adata.X.power(2).mean(0).A1 - np.square(adata.X.mean(0).A1)
+        return adata[:, np.sort(np.argsort(-variance)[:4000])].copy(), "batch"
+    return synthetic(n_cells), None
+
+
+def models(adata: ad.AnnData, batch_key: str | None, components: list[int]) -> dict:
+    """SCVI, and MixtureSCVI for every S, all on the same data."""
+    scvi.settings.seed = 0
+    scvi.model.SCVI.setup_anndata(adata, batch_key=batch_key)
+    found = {BASELINE: scvi.model.SCVI(adata)}
+    scmixvi.MixtureSCVI.setup_anndata(adata, batch_key=batch_key)
+    for n_components in components:
+        found[f"S = {n_components}"] = scmixvi.MixtureSCVI(adata, n_components=n_components)
+    return found
+
+
+def fit(model: scvi.model.SCVI, epochs: int, **kwargs: object) -> EpochClock:
+    """Train with everything at its default except what prints.
+
+    scvi-tools leaves a trained module in evaluation mode, in which a second training would run.
+    """
+    clock = EpochClock()
+    model.module.train()
+    if isinstance(model, scmixvi.MixtureSCVI):
+        kwargs["latent_key"] = None
+    model.train(
+        max_epochs=epochs,
+        batch_size=BATCH_SIZE,
+        callbacks=[clock],
+        enable_progress_bar=False,
+        **kwargs,
+    )
+    return clock
+
+
+def where_time_goes(model: scvi.model.SCVI, epochs: int) -> dict[str, float]:
+    """Shares of a training run's seconds."""
+    profiler = PartsProfiler()
+    with timed_parts(model.module) as seconds:
+        clock = fit(model, epochs, profiler=profiler)
+    return shares(seconds, profiler, clock.starts[-1] - clock.starts[0])
+
+
+def train_all(found: dict, epochs: int, rounds: int) -> tuple[dict, dict]:
+    """Median seconds an epoch of each round, by model: of the clock and of the processor."""
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    processor: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, model in found.items():
+            clock = fit(model, epochs + 1)
+            seconds[name].append(float(np.median(clock.epochs(warmup=1))))
+            processor[name].append(float(np.median(clock.processor_epochs(warmup=1))))
+    return seconds, processor
+
+
+def entry(name: str, model: scvi.model.SCVI, seconds: list[float], epochs: int) -> dict:
+    """Everything about one model."""
+    n_cells, n_genes = len(model.train_indices), model.adata.n_vars
+    steps = -(-n_cells // BATCH_SIZE)
+    n_parameters = sum(p.numel() for p in model.module.parameters())
+    floor = floor_seconds(
+        getattr(model.module, "n_components", 1), BATCH_SIZE, n_genes, n_parameters
+    )
+    with peak_memory() as memory:
+        fit(model, 1)
+    return {
+        "model": name,
+        "seconds_an_epoch": summary(seconds, digits=4),
+        "cells_a_second": round(n_cells / float(np.median(seconds))),
+        "floor_seconds_an_epoch": {k: round(v * steps, 4) for k, v in floor.items()},
+        "peak_memory": memory,
+        "shares": where_time_goes(model, epochs + 1),
+    }
+
+
+def inference_calls(model: scvi.model.SCVI, n_cells: int) -> dict[str, Callable[[], object]]:
+    """What users ask a trained model for."""
+    some = np.arange(min(n_cells, 1000))
+    few = some[:128]
+    return {
+        "latent": lambda: model.get_latent_representation(),
+        "normalized_expression": lambda: model.get_normalized_expression(indices=some),
+        "marginal_ll": lambda: model.get_marginal_ll(indices=few, n_mc_samples=1000),
+    }
+
+
+def infer_all(found: dict, rounds: int) -> dict[str, dict]:
+    """Seconds of every query, models interleaved."""
+    n_cells = next(iter(found.values())).adata.n_obs
+    result: dict[str, dict] = {}
+    for query in inference_calls(found[BASELINE], n_cells):
+        seconds: dict[str, list[float]] = {name: [] for name in found}
+        for _ in range(rounds):
+            for name, model in found.items():
+                start = time.perf_counter()
+                inference_calls(model, n_cells)[query]()
+                seconds[name].append(time.perf_counter() - start)
+        result[query] = {
+            "seconds": {name: summary(taken) for name, taken in seconds.items()},
+            "ratio_to_SCVI": ratios(seconds, BASELINE),
+        }
+    return result
+
+
+def table(key: str, result: dict) -> None:
+    print(f"\n{key}: {result['n_cells']} cells x {result['n_genes']} genes")
+    heads = ("s/epoch", "ratio", "q25-q75", "CPU ratio", "cells/s", "floor s")
+    print(f"{'':8s}" + "".join(f"{head:>11s}" for head in heads) + "  parts")
+    for row in result["training"]:
+        ratio, floor = row["ratio_to_SCVI"], sum(row["floor_seconds_an_epoch"].values())
+        parts = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
+        cells = (
+            f"{row['seconds_an_epoch']['median']:.3f}",
+            f"{ratio['median']:.2f}",
+            f"{ratio['q25']:.2f}-{ratio['q75']:.2f}",
+            f"{row['processor_ratio_to_SCVI']['median']:.2f}",
+            str(row["cells_a_second"]),
+            f"{floor:.3f}",
+        )
+        print(f"{row['model']:8s}" + "".join(f"{cell:>11s}" for cell in cells) + f"  {parts}")
+
+
+def plot() -> None:
+    """Seconds an epoch over SCVI's, against S, one line for each entry of the JSON."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for key, result in read(RESULT, {}).items():
+        rows = [row for row in result["training"] if row["model"] != BASELINE]
+        components = [int(row["model"].removeprefix("S = ")) for row in rows]
+        ratio = [[row["ratio_to_SCVI"][q] for row in rows] for q in ("q25", "median", "q75")]
+        axis.fill_between(components, ratio[0], ratio[2], alpha=0.2)
+        axis.plot(components, ratio[1], marker="o", label=key)
+    axis.axhline(1, color="grey", linestyle="--", linewidth=1)
+    axis.set(xscale="log", yscale="log", xlabel="components S", ylabel="seconds an epoch / SCVI's")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(RESULT.with_suffix(".png"), dpi=120)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    adata, batch_key = load(arguments.data, arguments.n_cells)
+    found = models(adata, batch_key, arguments.components)
+    seconds, processor = train_all(found, arguments.epochs, arguments.rounds)
+    ratio, processor_ratio = ratios(seconds, BASELINE), ratios(processor, BASELINE)
+    result = {
+        "environment": environment(),
+        "n_cells": adata.n_obs,
+        "n_genes": adata.n_vars,
+        "nonzero": round(adata.X.nnz / np.prod(adata.shape), 3),
+        "training": [
+            {
+                **entry(name, model, seconds[name], arguments.epochs),
+                "ratio_to_SCVI": ratio[name],
+                "processor_seconds_an_epoch": summary(processor[name], digits=4),
+                "processor_ratio_to_SCVI": processor_ratio[name],
+            }
+            for name, model in found.items()
+        ],
+    }
+    if arguments.inference:
+        result["inference"] = infer_all(found, arguments.rounds)
+        for query, taken in result["inference"].items():
+            print(query, {n: r["median"] for n, r in taken["ratio_to_SCVI"].items()})
+    threads, device = torch.get_num_threads(), result["environment"]["device"]
+    key = f"{arguments.data}, {adata.n_obs} cells, {device}, {threads} threads"
+    table(key, result)
+    write(RESULT, {**read(RESULT, {}), key: result})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", choices=["cortex", "sc_mixology", "synthetic"], default="cortex")
+    parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
+    parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--inference", action="store_true")
+    parser.add_argument("--plot", action="store_true")
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if not arguments.plot:
+        run(arguments)
+    plot()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What an image VAE asks of its parts. Any module that answers will do; none has to inherit."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from scmixvi.core import MixturePosterior
+
+
+class JointDensity(Protocol):
+    """A distribution over the latents of all levels."""
+
+    def log_prob(self, zs: Sequence[Tensor]) -> Tensor:
+        """Log density of latents, one tensor `[..., D]` a level, top first: `[...]`, in nats."""
+
+    def sample(self, n: int) -> tuple[Tensor, ...]:
+        """Draw n latents, `[n, D]` a level."""
+
+
+class PosteriorPart(Protocol):
+    """What an :class:`ImageVAE` asks of its posterior."""
+
+    n_components: int
+    latent_sizes: tuple[int, ...]
+    image_size: tuple[int, int, int]
+
+    def __call__(self, x: Tensor) -> MixturePosterior:
+        """Encode images `[B, C, H, W]`."""
+
+
+class PriorPart(Protocol):
+    """What an :class:`ImageVAE` asks of its prior."""
+
+    latent_sizes: tuple[int, ...]
+
+    def __call__(self) -> JointDensity:
+        """Build the density; what is the same for all latents is computed here."""
+
+
+class DecoderPart(Protocol):
+    """What an :class:`ImageVAE` asks of its decoder."""
+
+    latent_sizes: tuple[int, ...]
+    image_size: tuple[int, int, int]
+
+    def __call__(self, *zs: Tensor) -> Distribution:
+        """Decode latents `[..., D]`, one tensor a level: batch `[...]`, event `[C, H, W]`."""

@@ -1,0 +1,63 @@
+"""From scvi-tools' SCVI and back: models that share data, arguments and weights."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from anndata import AnnData
+from scvi.data._constants import _SETUP_ARGS_KEY
+from scvi.model import SCVI
+from torch import Tensor, nn
+
+
+def components_from_one(state: dict[str, Tensor], n_components: int) -> dict[str, Tensor]:
+    """SCVI's weights with its encoder S times."""
+    copies = {
+        name.replace("z_encoder.", f"z_encoder_{s}.", 1): tensor
+        for s in range(1, n_components)
+        for name, tensor in state.items()
+        if name.startswith("z_encoder.")
+    }
+    return state | copies
+
+
+def one_of_components(state: dict[str, Tensor], component: int) -> dict[str, Tensor]:
+    """A mixture's weights with one of its encoders as SCVI's."""
+    prefix = "z_encoder." if component == 0 else f"z_encoder_{component}."
+    chosen = {
+        "z_encoder." + name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+    return state | chosen
+
+
+def twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs: Any) -> SCVI:
+    """A model of class `cls` on the source's data and arguments, not yet with its weights."""
+    adata = source.adata if adata is None else adata
+    if adata is None:
+        raise ValueError("the model carries no adata: pass the one it was trained on as `adata`.")
+    setup_args = deepcopy(source.registry[_SETUP_ARGS_KEY])
+    cls.setup_anndata(adata, source_registry=source.registry, **setup_args)
+    parameters = dict(source.init_params_["non_kwargs"])
+    for further in source.init_params_["kwargs"].values():
+        parameters |= further
+    own = ("n_components", "n_importance_samples", "mixture_weights")
+    model = cls(adata, **{k: v for k, v in parameters.items() if k not in own}, **mixture_kwargs)
+    model.to_device(source.device)
+    model.module.eval()
+    model.is_trained_ = source.is_trained_
+    model.train_indices_, model.validation_indices_, model.test_indices_ = (
+        source.train_indices_,
+        source.validation_indices_,
+        source.test_indices_,
+    )
+    return model
+
+
+@torch.no_grad()
+def add_noise(head: nn.Linear, jitter: float) -> None:
+    """Move a layer by normal noise, `jitter` times the spread of its weights."""
+    for parameter in (head.weight, head.bias):
+        spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+        parameter.add_(jitter * spread * torch.randn_like(parameter))

@@ -1,0 +1,156 @@
+"""Training: how the KL weight rises, and scvi-tools' plan with less between the steps."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from scvi.module.base import LossOutput
+from scvi.train import TrainingPlan
+from torch.optim import Optimizer
+
+# Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
+# spreads the components, so it has to reach 1 well before training ends.
+KL_WARMUP_SHARE = 0.25
+
+
+class MixtureTrainingPlan(TrainingPlan):
+    """:class:`scvi.train.TrainingPlan`, logging once an epoch and stepping with fused Adam.
+
+    scvi-tools hands some ten values to Lightning in every step, which for a small model takes as
+    long as the model. Here the sums over an epoch are kept and handed over with its last batch:
+    `model.history` has the same keys and, to rounding, the same values. Logging by steps
+    (`on_step`), several devices and validation are left to scvi-tools' way.
+    """
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's steps."""
+        self._steps: list[LossOutput] = []
+
+    def on_train_epoch_end(self) -> None:
+        """Log an epoch that ended before its last batch."""
+        if self._steps:
+            self._log_epoch(self.train_metrics)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log as Lightning does, but not what the sums over the epoch will give, nor in vain."""
+        if name == "train_loss" and self._logs_once_an_epoch:
+            return
+        if name == "kl_weight" and (self.global_step + 1) % self.trainer.log_every_n_steps:
+            return
+        super().log(name, value, *args, **kwargs)
+
+    def compute_and_log_metrics(
+        self, loss_output: LossOutput, metrics: dict[str, Any], mode: str
+    ) -> None:
+        """Keep a training step's sums; log them with the last batch of the epoch."""
+        if mode != "train" or not self._logs_once_an_epoch:
+            super().compute_and_log_metrics(loss_output, metrics, mode)
+            return
+        self._steps.append(_without_graph(loss_output))
+        if self.trainer.is_last_batch:
+            self._log_epoch(metrics)
+
+    @property
+    def _logs_once_an_epoch(self) -> bool:
+        return self.on_epoch is True and self.on_step is False and not self.use_sync_dist
+
+    def _log_epoch(self, metrics: dict[str, Any]) -> None:
+        total, self._steps = _pooled(self._steps), []
+        super().log(
+            "train_loss",
+            total.loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=total.n_obs_minibatch,
+        )
+        super().compute_and_log_metrics(total, metrics, "train")
+
+    def _optimizer_creator_fn(self, optimizer_cls: type[Optimizer]) -> Callable[..., Optimizer]:
+        """Create scvi-tools' optimiser in its fused form where there is one."""
+        stock = super()._optimizer_creator_fn(optimizer_cls)
+        if hasattr(self, "fused_optimizer") or not self._may_fuse():
+            return stock  # from 1.5 on scvi-tools decides
+
+        def create(params: Any) -> Optimizer:
+            params = list(params)
+            if not all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params):
+                return stock(params)
+            return optimizer_cls(
+                params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            )
+
+        return create
+
+    def _may_fuse(self) -> bool:
+        """False under a gradient scaler: Lightning cannot clip before a fused step unscales."""
+        plugin = getattr(self._trainer, "precision_plugin", None)
+        return getattr(plugin, "scaler", None) is None
+
+
+def _without_graph(loss_output: LossOutput) -> LossOutput:
+    """A step's loss, sums and scalar extras, without what they were computed from."""
+    return LossOutput(
+        loss=loss_output.loss.detach(),
+        reconstruction_loss=loss_output.reconstruction_loss_sum.detach(),
+        kl_local=loss_output.kl_local_sum.detach(),
+        kl_global=loss_output.kl_global_sum.detach(),
+        n_obs_minibatch=loss_output.n_obs_minibatch,
+        extra_metrics=_scalars(loss_output.extra_metrics or {}),
+    )
+
+
+def _scalars(extra: dict[str, Any]) -> dict[str, torch.Tensor]:
+    found = {k: torch.as_tensor(v).detach() for k, v in extra.items()}
+    return {k: v for k, v in found.items() if v.dim() == 0}
+
+
+def _pooled(steps: list[LossOutput]) -> LossOutput:
+    """One output for a whole epoch: sums over cells, means over cells of what is a mean."""
+    n_obs = [step.n_obs_minibatch for step in steps]
+    shares = torch.tensor(n_obs, device=steps[0].loss.device) / sum(n_obs)
+    return LossOutput(
+        loss=(shares * torch.stack([s.loss for s in steps])).sum(),
+        reconstruction_loss=torch.stack([s.reconstruction_loss_sum for s in steps]).sum(),
+        kl_local=torch.stack([s.kl_local_sum for s in steps]).sum(),
+        kl_global=torch.stack([s.kl_global_sum for s in steps]).mean(),
+        n_obs_minibatch=sum(n_obs),
+        extra_metrics={
+            key: (shares * torch.stack([s.extra_metrics[key] for s in steps])).sum()
+            for key in steps[0].extra_metrics
+        },
+    )
+
+
+def with_kl_warmup(plan_kwargs: Any, plan_config: Any, max_epochs: int | None) -> dict:
+    """Return the caller's plan_kwargs with a warm-up that reaches 1, unless they chose their own.
+
+    Parameters
+    ----------
+    plan_kwargs, plan_config
+        As given to :meth:`scvi.model.SCVI.train`.
+    max_epochs
+        Epochs to train; None if it is not known, which leaves the warm-up to scvi-tools.
+    """
+    plan_kwargs = dict(_as_kwargs(plan_kwargs))
+    chosen = {**_changed_from_default(plan_config), **plan_kwargs}
+    unset = not {"n_epochs_kl_warmup", "n_steps_kl_warmup"} & chosen.keys()
+    if unset and max_epochs is not None:
+        plan_kwargs["n_epochs_kl_warmup"] = int(KL_WARMUP_SHARE * max_epochs)
+    return plan_kwargs
+
+
+def _as_kwargs(plan: Any) -> dict:
+    if plan is None:
+        return {}
+    return plan.to_kwargs() if hasattr(plan, "to_kwargs") else dict(plan)
+
+
+def _changed_from_default(plan_config: Any) -> dict:
+    """What a plan_config sets; a config object also carries the defaults its user never chose."""
+    given = _as_kwargs(plan_config)
+    if plan_config is None or isinstance(plan_config, dict):
+        return given
+    defaults = inspect.signature(TrainingPlan).parameters
+    return {k: v for k, v in given.items() if k not in defaults or defaults[k].default != v}

@@ -1,0 +1,162 @@
+"""Priors: reference densities, the VampPrior against torch's mixture, chains and draws."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from scmixvi.core import (
+    GaussianConditional,
+    GaussianMixture,
+    Prior,
+    StandardNormal,
+    VampPrior,
+    diagonal_normal,
+    log_weights_from,
+)
+
+S, K, D = 3, 5, 2
+
+
+class Encoder(nn.Module):
+    """S linear Gaussians: what a VampPrior asks of the posterior's top level."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(S, 7, 2 * D))
+
+    def forward(self, x):
+        parameters = x @ self.weight
+        return lambda: diagonal_normal(parameters)
+
+
+class PseudoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(K, 7))
+
+    def forward(self):
+        return self.values
+
+
+def torch_mixture(base, log_weights):
+    """The same prior out of torch's parts: components and pseudo-inputs as one mixture axis."""
+    weights = torch.full((S,), 1 / S).double().log() if log_weights is None else log_weights
+    joint = (weights[:, None] - math.log(K)).expand(S, K).flatten()
+    parts = Independent(Normal(base.mean.flatten(0, 1), base.stddev.flatten(0, 1)), 1)
+    return MixtureSameFamily(Categorical(logits=joint), parts)
+
+
+@pytest.mark.parametrize("weights", [None, [0.2, 0.5, 0.3], [0.4, 0.0, 0.6]])
+def test_vamp_prior_equals_mixture_same_family(weights):
+    log_weights = None if weights is None else log_weights_from(weights, S).double()
+    prior = VampPrior(Encoder(), PseudoInputs(), D, log_weights).double()
+    z = 3 * torch.randn(2, S, 11, D).double()
+    expected = torch_mixture(prior.encoder(prior.pseudo_inputs())(), log_weights)
+    torch.testing.assert_close(prior().log_prob(z), expected.log_prob(z))
+
+
+def test_vamp_prior_sees_gradients_in_encoder_and_pseudo_inputs():
+    prior = VampPrior(Encoder(), PseudoInputs(), D)
+    prior().log_prob(torch.randn(11, D)).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in prior.parameters())
+
+
+def test_pseudo_inputs_are_encoded_once_a_call():
+    calls = []
+    prior = VampPrior(Encoder(), PseudoInputs(), D)
+    prior.encoder.register_forward_hook(lambda *_: calls.append(1))
+    density = prior()
+    density.log_prob(torch.randn(4, D))
+    density.log_prob(torch.randn(4, D))
+    assert len(calls) == 1
+
+
+def test_expanded_squares_lose_nothing_in_float32():
+    """Means far out and the narrowest scales: squares of 1e5 that cancel to a few nats."""
+    mean, variance = 15 + torch.randn(40, 30), torch.full((40, 30), math.exp(-6))
+    log_weights = torch.full((40,), -math.log(40))
+    z = mean + variance.sqrt() * torch.randn(40, 30)
+    parts = Independent(Normal(mean.double(), variance.double().sqrt()), 1)
+    exact = MixtureSameFamily(Categorical(logits=log_weights.double()), parts).log_prob(z.double())
+    found = GaussianMixture(mean, variance, log_weights).log_prob(z)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-4)
+
+
+def test_gaussian_mixture_draws_have_its_moments():
+    mean = torch.tensor([[-2.0], [1.0]])
+    mixture = GaussianMixture(mean, torch.tensor([[0.25], [1.0]]), torch.tensor([0.25, 0.75]).log())
+    draws = mixture.sample((40000,))
+    assert draws.shape == (40000, 1)
+    average, variance = 0.25 * -2 + 0.75 * 1, 0.25 * 0.25 + 0.75 * 1 + 0.25 * 0.75 * 9
+    assert draws.mean().item() == pytest.approx(average, abs=4 * math.sqrt(variance / 40000))
+    assert draws.var().item() == pytest.approx(variance, rel=0.05)
+
+
+def test_diagonal_normal_reads_means_then_clamped_log_variances():
+    parameters = torch.tensor([[1.0, -2.0, -9.0, 1.0], [0.0, 0.5, 0.0, 7.0]])
+    base = diagonal_normal(parameters)
+    torch.testing.assert_close(base.mean, parameters[:, :2])
+    expected = torch.tensor([[-6.0, 1.0], [0.0, 2.0]]).exp()
+    torch.testing.assert_close(base.variance, expected)
+    assert diagonal_normal(parameters.bfloat16()).mean.dtype == torch.float32
+
+
+def test_standard_normal():
+    z = torch.randn(2, S, 5, D)
+    expected = -0.5 * z.square().sum(-1) - 0.5 * D * math.log(2 * math.pi)
+    torch.testing.assert_close(StandardNormal(D)().log_prob(z), expected)
+    assert not StandardNormal(D).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("above", "z", "log_prob"),
+    [  # mean = 2 above - 1, log-variance = above; in nats, from the formula of the density
+        (0.0, -1.0, -0.5 * math.log(2 * math.pi)),
+        (0.0, 1.0, -0.5 * math.log(2 * math.pi) - 2.0),
+        (1.0, 1.0, -0.5 * math.log(2 * math.pi) - 0.5),
+        (-2.0, -4.0, -0.5 * math.log(2 * math.pi) + 1.0 - 0.5 * math.exp(2.0)),
+    ],
+)
+def test_conditional_reference_values(above, z, log_prob):
+    net = nn.Linear(1, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[2.0], [1.0]]))
+        net.bias.copy_(torch.tensor([-1.0, 0.0]))
+    conditional = GaussianConditional(net, 1)(torch.tensor([[above]]))
+    assert conditional.log_prob(torch.tensor([[z]])).item() == pytest.approx(log_prob, abs=1e-6)
+
+
+@pytest.fixture
+def chain():
+    return Prior(
+        StandardNormal(2),
+        GaussianConditional(nn.Linear(2, 6), 3),
+        GaussianConditional(nn.Linear(3, 2), 1),
+    ).double()
+
+
+def test_chain_is_the_product_of_its_conditionals(chain):
+    zs = [torch.randn(2, S, 5, size).double() for size in (2, 3, 1)]
+    assert chain.latent_sizes == (2, 3, 1)
+    expected = Normal(0.0, 1.0).log_prob(zs[0]).sum(-1)
+    for above, z, part in zip(zs[:-1], zs[1:], chain.conditionals, strict=True):
+        mean, log_variance = part.net(above).chunk(2, dim=-1)
+        scale = (0.5 * log_variance.clamp(-6, 2)).exp()
+        expected = expected + Normal(mean, scale).log_prob(z).sum(-1)
+    torch.testing.assert_close(chain().log_prob(zs), expected)
+
+
+def test_chain_draws_each_level_given_the_one_above(chain):
+    with torch.no_grad():
+        for part in chain.conditionals:
+            part.net.weight[part.n_latent :] = 0
+            part.net.bias[part.n_latent :] = -9.0  # clamped: standard deviation exp(-3)
+    zs = chain().sample(20000)
+    assert [z.shape for z in zs] == [(20000, 2), (20000, 3), (20000, 1)]
+    for above, z, part in zip(zs[:-1], zs[1:], chain.conditionals, strict=True):
+        residual = z - part.net(above)[:, : part.n_latent]
+        assert residual.std().item() == pytest.approx(math.exp(-3), rel=0.05)

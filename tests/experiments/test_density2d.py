@@ -1,0 +1,75 @@
+"""The two-dimensional experiment: its targets, its methods and its report."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from scmixvi.experiments import density2d, report
+
+
+@pytest.mark.parametrize("name", density2d.TARGETS)
+def test_targets_are_normalised_and_symmetric_where_they_should_be(name):
+    target = density2d.TARGETS[name]()
+    points = density2d.grid()
+    mass = (target.log_prob(points) + density2d.log_cell()).exp()
+    assert mass.sum().item() == pytest.approx(1, abs=1e-4)
+    by_mode = [mass[inside(points)].sum().item() for inside in target.modes.values()]
+    expected = [0.25] * 4 if name == "ring" else [0.8, 0.2]
+    assert by_mode == pytest.approx(expected, abs=0.02)
+
+
+def test_bimodal_is_the_papers_density():
+    """Its own normaliser is already 1, and a value worked out by hand."""
+    target = density2d.bimodal()
+    assert target.log_norm == pytest.approx(0, abs=1e-4)
+    at_heavy = target.log_prob(torch.ones(2)).exp().item()
+    assert at_heavy == pytest.approx(0.8 / (2 * math.pi * 0.1), rel=1e-3)
+
+
+def test_the_mixture_covers_both_modes_and_the_bound_tells():
+    torch.manual_seed(0)
+    target = density2d.bimodal(0.5)
+    model = density2d.Gaussians(10)
+    posterior = density2d.fit(target, model, density2d.mixture_bound, 300, 50)
+    found = density2d.figures(target, posterior, n_repeats=50)
+    assert 0.05 < found["mass"]["light mode (0.2)"] < 0.35
+    assert 0 <= found["kl_q_p"] < 0.1, "leaving the light mode out would cost -log 0.8 = 0.22"
+    assert found["evidence_mean"] == pytest.approx(1, abs=0.02)
+
+
+def test_population_monte_carlo_finds_both_modes():
+    torch.manual_seed(0)
+    target = density2d.bimodal(0.5)
+    posterior = density2d.dm_pmc(target, 15, 50, scale=0.4)
+    found = density2d.figures(target, posterior, n_repeats=50)
+    assert 0.05 < found["mass"]["light mode (0.2)"] < 0.45
+    assert found["kl_q_p"] < 0.6
+    assert found["evidence_mean"] == pytest.approx(1, abs=0.05)
+
+
+def test_smoke_run_resumes_and_reports(tmp_path, monkeypatch, capsys):
+    result = tmp_path / "density2d.json"
+    monkeypatch.setattr(density2d, "TARGETS", {"bimodal": density2d.bimodal})
+    monkeypatch.setattr(density2d, "METHODS", ("iwvi", "mixture"))
+    arguments = ["density2d", "--smoke", "--seed", "3", "--result", str(result)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    density2d.main()
+    content = json.loads(result.read_text())
+    assert set(content["runs"]) == {"bimodal/iwvi/seed=3", "bimodal/mixture/seed=3"}
+    assert content["environment"]["scmixvi"]
+    run = content["runs"]["bimodal/mixture/seed=3"]
+    assert run["mass_on_grid"] == pytest.approx(1, abs=0.01)
+    capsys.readouterr()
+    density2d.main()
+    assert capsys.readouterr().out == "", "nothing is run twice"
+    monkeypatch.setattr(
+        sys, "argv", ["report", "--results", str(tmp_path), "--output", str(tmp_path / "out")]
+    )
+    report.main()
+    table = (tmp_path / "out" / "density2d.md").read_text()
+    assert "not run" in table
+    assert f"{run['kl_q_p']:.3f}" in table
+    assert (tmp_path / "out" / "density2d.png").stat().st_size > 10_000

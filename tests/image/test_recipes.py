@@ -1,0 +1,172 @@
+"""The paper's sizes, and what a recipe refuses."""
+
+import inspect
+
+import pytest
+import tiny_images
+import torch
+from torch import nn
+
+import laws
+from scmixvi.core import miselbo
+from scmixvi.core.priors import StandardNormal, VampPrior
+from scmixvi.image import ImageVAE, recipes
+from scmixvi.image.nets import StackedConv2d, StackedLinear
+from scmixvi.image.pixelcnn import CausalConv2d
+
+
+def count(module, weights_only=False):
+    return sum(
+        parameter.numel()
+        for name, parameter in module.named_parameters()
+        if not (weights_only and name.endswith("bias"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_components", "encoder", "total"),  # Table 7 of the paper
+    [(1, 349_200, 790_384), (2, 698_400, 1_139_584), (3, 1_047_600, 1_488_784)],
+)
+def test_table_7_mixture(n_components, encoder, total):
+    model = recipes.mlp(n_components, encoder_gated=False)
+    weights = count(model.posterior, weights_only=True)
+    assert weights == encoder
+    assert weights + count(model.decoder) == total
+
+
+@pytest.mark.parametrize(
+    ("hidden", "encoder", "total"),  # Table 7 of the paper
+    [
+        ((300,) * 6, 709_200, 1_150_384),
+        ((300,) * 10, 1_069_200, 1_510_384),
+        ((509,) * 2, 698_857, 1_140_041),
+        ((679,) * 2, 1_047_697, 1_488_881),
+    ],
+)
+def test_table_7_big_iwae(hidden, encoder, total):
+    model = recipes.mlp(1, encoder_hidden=hidden, encoder_gated=False)
+    weights = count(model.posterior, weights_only=True)
+    assert weights == encoder
+    assert weights + count(model.decoder) == total
+
+
+@pytest.mark.parametrize(
+    ("n_components", "millions"),  # counted from the released code, 3 x 3 kernels with masks
+    [(1, 2.06), (4, 4.36)],
+)
+def test_composite_has_the_released_codes_parameters_less_the_masked_ones(n_components, millions):
+    model = recipes.composite(n_components)
+    masked = sum(
+        layer.weight.shape[0] * layer.weight.shape[1] * (9 - layer.weight.shape[2])
+        for layer in model.modules()
+        if isinstance(layer, CausalConv2d)
+    )
+    assert masked > 0
+    assert round((count(model) + masked) / 1e6, 2) == millions
+
+
+def test_papers_layers():
+    model = recipes.composite(4)
+    convolutions = [part for part in model.posterior.modules() if isinstance(part, StackedConv2d)]
+    shapes = [tuple(part.weight.shape[1:4]) + (part.stride,) for part in convolutions]
+    top = [(64, 1, 7, 1), (64, 32, 3, 2), (128, 32, 5, 1), (128, 64, 3, 2), (12, 64, 3, 1)]
+    lower = [(64, 1, 3, 1), (64, 32, 3, 2), (128, 32, 3, 1), (128, 64, 3, 2), (12, 64, 3, 1)]
+    assert shapes == top + lower
+    heads = [part for part in model.posterior.modules() if isinstance(part, StackedLinear)]
+    sizes = [tuple(part.weight.shape[1:]) for part in heads]
+    assert sizes == [(294, 80), (40, 588), (588, 600), (300, 80)]
+    assert model.prior.top.pseudo_inputs.pixels.shape == (500, 1, 28, 28)
+    assert len(model.decoder.network.layers) == 8
+    assert model.latent_sizes == (40, 40)
+    assert len(model.posterior.flows[1].nets) == 2
+    assert recipes.cifar_vanilla().latent_sizes == (124,)
+
+
+PARTS = {  # levels, flow, VampPrior
+    "mlp": (1, False, False),
+    "vanilla": (1, False, False),
+    "hierarchical": (2, False, False),
+    "iaf": (1, True, False),
+    "vamp": (1, False, True),
+    "hierarchical_vamp": (2, False, True),
+    "composite": (2, True, True),
+    "cifar_vanilla": (1, False, False),
+}
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_recipes_are_what_their_names_say(name):
+    n_levels, flow, vamp = PARTS[name]
+    model = tiny_images.recipe(name, 2)
+    assert isinstance(model, ImageVAE)
+    assert len(model.latent_sizes) == n_levels
+    flows = list(model.posterior.flows)
+    assert [part is not None for part in flows] == [False] * (n_levels - 1) + [flow]
+    assert isinstance(model.prior.top, VampPrior if vamp else StandardNormal)
+    assert model.n_components == 2
+    assert next(iter(inspect.signature(recipes.by_name(name)).parameters)) == "n_components"
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_learns(name):
+    """A few steps of the bound on a handful of images raise it, and reach every parameter."""
+    model = tiny_images.recipe(name, 2).float().train()
+    x = torch.rand(16, *model.image_size).round()
+    laws.assert_every_parameter_has_gradient(model, -miselbo(*model(x, 1)).mean())
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    first = last = 0.0
+    for step in range(60):
+        loss = -miselbo(*model(x)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        first, last = (loss.item() if step == 0 else first), loss.item()
+    assert last < first - 0.2
+
+
+def test_three_levels():
+    sizes = {**tiny_images.SIZES, "n_latent": (2, 3, 4), "n_pseudo_inputs": 0}
+    model = recipes.hierarchical(2, **{**sizes, "n_levels": 3})
+    assert model.latent_sizes == (2, 3, 4)
+    assert model(torch.rand(5, 1, 2, 2).round(), 2).log_q_all.shape == (2, 2, 2, 5)
+
+
+def test_pseudo_inputs_stay_images():
+    pseudo_inputs = recipes.PseudoInputs(5, (1, 3, 2))
+    with torch.no_grad():
+        pseudo_inputs.pixels.normal_(0, 3)
+    images = pseudo_inputs()
+    assert images.shape == (5, 1, 3, 2)
+    assert images.min() == 0
+    assert images.max() == 1
+
+
+def test_no_module_draws_from_a_seed_of_its_own():
+    torch.manual_seed(1)
+    first = nn.utils.parameters_to_vector(recipes.mlp(2).parameters())
+    torch.manual_seed(1)
+    second = nn.utils.parameters_to_vector(recipes.mlp(2).parameters())
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: recipes.mlp(0), r"n_components \(S\) must be at least 1"),
+        (lambda: recipes.vanilla(-1), r"n_components \(S\) must be at least 1"),
+        (lambda: recipes.hierarchical(2, n_levels=0), r"n_levels \(H\) must be at least 1"),
+        (lambda: recipes.hierarchical(2, n_latent=(3,)), "one for each of the 2 levels"),
+        (lambda: recipes.vanilla(2, n_latent=0), r"n_latent \(D\) must be at least 1"),
+        (lambda: recipes.mlp(2, n_latent=0), r"n_latent \(D\) must be at least 1"),
+        (lambda: recipes.mlp(2, weights=[0.5, 0.6]), "sum to 1"),
+        (lambda: recipes.composite(2, weights=[1.0]), "one number for each of the 2"),
+        (lambda: recipes.vanilla(2, image_size=(28, 28)), r"image_size must be \(C, H, W\)"),
+        (lambda: recipes.mlp(2, image_size=(1, 0, 28)), r"image_size must be \(C, H, W\)"),
+        (lambda: recipes.by_name("vanila"), "the recipes are mlp, vanilla, hierarchical, iaf"),
+        (lambda: recipes.composite(2, n_pseudo_inputs=-1), "n_pseudo_inputs"),
+        (lambda: recipes.iaf(2, n_flow_steps=-1), "n_flow_steps"),
+    ],
+)
+def test_doors(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,260 @@
+"""The VAE itself: its terms, likelihood in chunks, representations, and its doors."""
+
+import math
+
+import pytest
+import tiny_images
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from scmixvi.core import MixturePosterior, Prior, Stage, StandardNormal, miselbo, siwelbo
+from scmixvi.image import BoundTerms, ImageVAE, bits_per_dim, evaluating, recipes
+from scmixvi.image.decoders import bernoulli
+from scmixvi.image.vae import _bound_of_strata
+
+S, B = 3, 4
+
+
+@pytest.fixture
+def x():
+    return tiny_images.all_images((1, 2, 2))[[1, 5, 6, 14]]
+
+
+@pytest.fixture
+def model():
+    return tiny_images.recipe("hierarchical", S)
+
+
+def test_terms_are_those_of_the_parts(model, x):
+    torch.manual_seed(3)
+    terms = model(x, 2)
+    torch.manual_seed(3)
+    zs, log_q_all = model.posterior(x).sample_stratified(2)
+    torch.testing.assert_close(terms.log_q_all, log_q_all)
+    torch.testing.assert_close(terms.log_prior, model.prior().log_prob(zs))
+    torch.testing.assert_close(terms.log_lik, model.decoder(*zs).log_prob(x))
+    assert terms.log_weights is None
+    assert miselbo(*terms).shape == (B,)
+
+
+def test_weights_travel_with_the_terms(x):
+    model = tiny_images.recipe("mlp", S, weights=[0.5, 0.25, 0.25])
+    weights = model(x).log_weights
+    torch.testing.assert_close(weights.exp(), torch.tensor([0.5, 0.25, 0.25]).double())
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("n_samples", [1, 7])
+def test_nll_in_one_chunk_is_minus_the_bound(model, x, n_samples, pooled):
+    torch.manual_seed(4)
+    found = model.nll(x, n_samples, pooled)
+    torch.manual_seed(4)
+    bound = (siwelbo if pooled else miselbo)(*model(x, n_samples))
+    torch.testing.assert_close(found, -bound)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("weights", [None, [0.6, 0.0, 0.4]])
+@pytest.mark.parametrize("budget_rows", [0, 3, 8, 1000])
+def test_chunks_add_up_to_the_whole(x, budget_rows, weights, pooled, monkeypatch):
+    """With the samples given beforehand, any chunking gives the bound of all of them."""
+    model = tiny_images.recipe("mlp", S, weights=weights)
+    n_samples, sizes = 7, []
+    with torch.no_grad():
+        whole = model(x, n_samples)
+    taken = dict.fromkeys(range(B), 0)
+
+    def given(posterior, prior, images, n):
+        chosen = [int((x == image).flatten(1).all(1).nonzero()) for image in images]
+        start = taken[chosen[0]]
+        for b in chosen:
+            taken[b] = start + n
+        sizes.append(n * len(chosen))
+        parts = [term[start : start + n][..., chosen] for term in whole[:3]]
+        return BoundTerms(*parts, whole.log_weights)
+
+    monkeypatch.setattr(model, "_terms", given)
+    bytes_a_row = 4 * model._floats_per_row(model.prior())
+    found = model.nll(x, n_samples, pooled, memory_budget=budget_rows * bytes_a_row)
+    bound = (siwelbo if pooled else miselbo)(*whole)
+    torch.testing.assert_close(found, -bound)
+    assert set(taken.values()) == {n_samples}
+    assert max(sizes) <= max(1, budget_rows)
+
+
+def test_likelihood_stays_exact_in_float32_over_many_samples():
+    strata = torch.tensor([[-700.0, -800.0], [-701.0, -790.0]])
+    pooled = _bound_of_strata(strata, None, pooled=True)
+    torch.testing.assert_close(pooled, strata.logsumexp(0) - math.log(2))
+    torch.testing.assert_close(_bound_of_strata(strata, None, pooled=False), strata.mean(0))
+
+
+def test_evaluation_mode_is_put_back_part_by_part(model, x):
+    model.train()
+    model.decoder.eval()
+    before = [buffer.clone() for buffer in model.buffers()]
+    model.nll(x, 3)
+    model.sample(2)
+    model.reconstruct(x)
+    model.jsd(x)
+    assert model.training
+    assert model.posterior.training
+    assert not any(part.training for part in model.decoder.modules())
+    for old, new in zip(before, model.buffers(), strict=True):
+        torch.testing.assert_close(old, new)
+    with pytest.raises(RuntimeError, match="inside"), evaluating(model):
+        raise RuntimeError("inside")
+    assert model.training
+
+
+def test_exact_posterior_gives_the_exact_likelihood():
+    """p(x|z) constant in z and q = p(z): every weight is p(x)."""
+
+    class Posterior(nn.Module):
+        n_components, latent_sizes, image_size = 2, (3,), (1, 2, 2)
+
+        def forward(self, x):
+            base = Independent(Normal(x.new_zeros(2, len(x), 3), 1.0), 1)
+            return MixturePosterior([Stage(lambda: base)])
+
+    class Decoder(nn.Module):
+        latent_sizes, image_size = (3,), (1, 2, 2)
+
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.randn(1, 2, 2))
+
+        def forward(self, z):
+            return bernoulli(self.logits.expand(*z.shape[:-1], 1, 2, 2))
+
+    model = ImageVAE(Posterior(), Prior(StandardNormal(3)), Decoder())
+    images = tiny_images.all_images((1, 2, 2)).float()
+    probability = (-model.nll(images, 5)).exp()
+    assert probability.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_samples_and_reconstructions(x):
+    torch.manual_seed(0)
+    model = tiny_images.recipe("mlp", S)
+    assert model.sample(5).shape == (5, 1, 2, 2)
+    probabilities = model.reconstruct(x)
+    assert probabilities.shape == x.shape
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    drawn = tiny_images.recipe("vanilla", S).reconstruct(x)
+    assert set(drawn.flatten().tolist()) <= {0.0, 1.0}
+    colour = tiny_images.recipe("cifar_vanilla", S).sample(3)
+    torch.testing.assert_close(colour * 255, (colour * 255).round())
+
+
+def test_samples_follow_the_model():
+    model = tiny_images.recipe("composite", 2)
+    images = tiny_images.all_images((1, 2, 2))
+    log_prob, _ = tiny_images.log_evidence(model, images)
+    draws = model.sample(20000)
+    frequency = (draws.unsqueeze(1) == images).flatten(2).all(-1).double().mean(0)
+    probability = log_prob.exp()
+    error = (probability * (1 - probability) / 20000).sqrt()
+    assert ((frequency - probability).abs() <= 4 * error).all()
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 0.25, 0.25]])
+def test_representations(x, weights):
+    model = tiny_images.recipe("mlp", S, weights=weights)
+    base = model.posterior(x).stages[0].conditional()
+    mean, components, params = (model.encode(x, r) for r in ("mean", "components", "params"))
+    torch.testing.assert_close(mean, model.posterior(x).mean)
+    assert components.shape == (B, S * 2)
+    for s in range(S):
+        torch.testing.assert_close(components[:, 2 * s : 2 * s + 2], base.mean[s])
+        variances = params[:, 2 * S + 2 * s : 2 * S + 2 * s + 2]
+        torch.testing.assert_close(variances, base.variance[s])
+    torch.testing.assert_close(params[:, : 2 * S], components)
+
+
+def test_representation_behind_a_flow(x):
+    model = tiny_images.recipe("iaf", S)
+    base = model.posterior(x).stages[0].conditional()
+    moved = model.posterior.flows[0](base.mean)[0]
+    torch.testing.assert_close(model.encode(x, "mean"), moved.mean(0))
+    assert (moved - base.mean).abs().max() > 0.01
+
+
+def test_jsd_is_between_0_and_log_s(model, x):
+    divergence = model.jsd(x, 500)
+    assert divergence.shape == (B,)
+    assert (divergence > 0).all()
+    assert (divergence < math.log(S) + 0.05).all()
+    one = tiny_images.recipe("hierarchical", 1)
+    assert one.jsd(x).abs().max() < 1e-9
+
+
+def test_bits_per_dim():
+    nll = torch.tensor([3072 * math.log(2), 4.5 * 3072 * math.log(2)])
+    torch.testing.assert_close(bits_per_dim(nll, 3072), torch.tensor([1.0, 4.5]))
+
+
+@pytest.mark.parametrize("flow", ["iaf", "coupling"])
+@pytest.mark.parametrize("decoder", ["mlp", "pixelcnn", "logistic"])
+def test_mixed_precision_keeps_the_sums_in_float32(flow, decoder):
+    model = tiny_images.combination(2, flow, "vamp", decoder, S).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model(torch.rand(B, 1, 3, 2).round(), 2)
+    assert all(term.dtype == torch.float32 for term in terms[:3])
+    assert torch.isfinite(siwelbo(*terms)).all()
+
+
+def test_state_survives_a_round_trip(model, x, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = tiny_images.recipe("hierarchical", S)
+    with torch.no_grad():
+        next(other.parameters()).zero_()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    torch.manual_seed(5)
+    expected = model.nll(x, 3)
+    torch.manual_seed(5)
+    torch.testing.assert_close(other.nll(x, 3), expected)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 2), r"images must have shape \[B, C, H, W\]"),
+        (torch.zeros(3, 1, 2, 3), r"\(C, H, W\) = \(1, 2, 2\)"),
+        (torch.zeros(3, 3, 2, 2), r"\(C, H, W\) = \(1, 2, 2\)"),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), "divide 8-bit pixels by 255"),
+        (torch.full((3, 1, 2, 2), 1.5), r"must lie in \[0, 1\].*largest 1.5"),
+        (torch.full((3, 1, 2, 2), -0.5), r"must lie in \[0, 1\]"),
+        (torch.full((3, 1, 2, 2), NAN), "NaN"),
+    ],
+)
+@pytest.mark.parametrize("method", ["__call__", "nll", "reconstruct", "encode", "jsd"])
+def test_bad_images(images, message, method):
+    model = tiny_images.recipe("mlp", 2)
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(images)
+
+
+def test_more_doors(model, x):
+    with pytest.raises(ValueError, match="at least 1"):
+        model(x, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        model.nll(x, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        model.sample(0)
+    with pytest.raises(ValueError, match="representation must be one of .*'mean'"):
+        model.encode(x, "samples")
+
+
+def test_parts_must_fit():
+    model, other = tiny_images.recipe("mlp", 2), tiny_images.recipe("hierarchical", 2)
+    with pytest.raises(ValueError, match=r"prior is made for latents of sizes \(1, 2\)"):
+        ImageVAE(model.posterior, other.prior, model.decoder)
+    with pytest.raises(ValueError, match="decoder is made for latents"):
+        ImageVAE(model.posterior, model.prior, other.decoder)
+    larger = recipes.mlp(2, image_size=(1, 3, 2), n_latent=2)
+    with pytest.raises(ValueError, match=r"decoder makes images of size \(1, 3, 2\)"):
+        ImageVAE(model.posterior, model.prior, larger.decoder)

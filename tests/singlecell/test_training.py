@@ -1,0 +1,86 @@
+"""The training plan changes when things are logged, not what is trained or recorded."""
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from scvi.train import TrainingPlan
+
+from scmixvi import MixtureSCVI
+from scmixvi.singlecell._training import MixtureTrainingPlan
+
+
+def adata():
+    return scvi.data.synthetic_iid(batch_size=50, n_genes=20)
+
+
+def trained(plan, **kwargs):
+    """A model after a few epochs under one plan, seeded."""
+
+    class Model(MixtureSCVI):
+        _training_plan_cls = plan
+
+    scvi.settings.seed = 0
+    data = adata()
+    Model.setup_anndata(data, batch_key="batch")
+    model = Model(data, n_components=2, n_hidden=8, n_latent=3)
+    options = {"max_epochs": 5, "batch_size": 32, "train_size": 0.8, "latent_key": None} | kwargs
+    model.train(accelerator="cpu", enable_progress_bar=False, **options)
+    return model
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"check_val_every_n_epoch": 2},
+        {"plan_kwargs": {"n_steps_kl_warmup": 9, "n_epochs_kl_warmup": None}},
+        {"plan_kwargs": {"on_step": True}},
+        {"log_every_n_steps": 3},
+        {"max_steps": 8},
+    ],
+    ids=["default", "validation", "warmup by steps", "on_step", "log_every_n_steps", "max_steps"],
+)
+def test_history_is_that_of_scvi_tools(kwargs):
+    ours, theirs = trained(MixtureTrainingPlan, **kwargs), trained(TrainingPlan, **kwargs)
+    assert ours.history.keys() == theirs.history.keys()
+    for key, expected in theirs.history.items():
+        found = ours.history[key]
+        assert found.index.equals(expected.index), key
+        np.testing.assert_allclose(
+            found.to_numpy(float), expected.to_numpy(float), rtol=1e-4, err_msg=key
+        )
+
+
+def test_early_stopping_and_plateau_see_the_same_numbers():
+    options = {
+        "early_stopping": True,
+        "early_stopping_monitor": "elbo_validation",
+        "early_stopping_min_delta": 1e6,
+        "early_stopping_patience": 2,
+        "max_epochs": 20,
+        "plan_kwargs": {"reduce_lr_on_plateau": True, "lr_patience": 1, "lr_threshold": 1e6},
+    }
+    ours, theirs = trained(MixtureTrainingPlan, **options), trained(TrainingPlan, **options)
+    assert len(ours.history["elbo_train"]) == len(theirs.history["elbo_train"]) < 20
+    for key in theirs.history:
+        np.testing.assert_allclose(
+            ours.history[key].to_numpy(float), theirs.history[key].to_numpy(float), rtol=1e-4
+        )
+
+
+def test_training_ends_at_the_same_weights():
+    ours, theirs = trained(MixtureTrainingPlan), trained(TrainingPlan)
+    for (name, mine), stock in zip(
+        ours.module.state_dict().items(), theirs.module.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(mine, stock, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_adam_is_fused_and_keeps_scvi_s_settings():
+    model = trained(MixtureTrainingPlan, max_epochs=1, plan_kwargs={"lr": 3e-3, "eps": 0.02})
+    (optimiser,) = model.trainer.optimizers
+    assert type(optimiser) is torch.optim.Adam
+    assert optimiser.defaults["fused"]
+    settings = [optimiser.defaults[key] for key in ("lr", "eps", "weight_decay")]
+    assert settings == [3e-3, 0.02, 1e-6]

@@ -1,0 +1,137 @@
+"""Image models small enough to integrate exactly, built from any combination of parts."""
+
+import itertools
+from functools import partial
+
+import torch
+from torch import nn
+
+from scmixvi.core.priors import GaussianConditional, Prior, StandardNormal, VampPrior
+from scmixvi.image import ImageVAE, recipes
+from scmixvi.image.decoders import Decoder, DiscretizedLogisticMixture, bernoulli, mlp_net
+from scmixvi.image.flows import AffineCoupling, InverseAutoregressiveFlow
+from scmixvi.image.nets import StackedConv2d, StackedLinear, mlp
+from scmixvi.image.pixelcnn import PixelCNNDecoder
+from scmixvi.image.posteriors import AmortizedPosterior, LowerEncoder, TopEncoder
+
+SIZES = {
+    "image_size": (1, 2, 2),
+    "channels": (2, 3, 2, 2, 2),
+    "n_hidden": 5,
+    "n_flow_hidden": 7,
+    "n_features": 4,
+    "n_layers": 2,
+    "n_pseudo_inputs": 3,
+}
+
+
+def combination(n_levels, flow, prior, decoder, n_components, image_size=(1, 3, 2)):
+    """A model of D = 2, 3, 4 latents (top first) with the named parts, in float64."""
+    latents = [2, 3, 4][:n_levels]
+    n_pixels = image_size[0] * image_size[1] * image_size[2]
+
+    def features():
+        return nn.Sequential(nn.Flatten(), mlp([n_pixels, 7], n_components=n_components))
+
+    levels = [TopEncoder(features(), 7, latents[0], n_components)]
+    for above, size in itertools.pairwise(latents):
+        levels.append(LowerEncoder(features(), 7, above, size, 5, n_components))
+    flows = [None] * n_levels
+    if flow == "iaf":
+        flows[-1] = InverseAutoregressiveFlow(latents[-1], 2, (5, 5))
+    elif flow == "coupling":
+        flows[-1] = AffineCoupling(latents[-1], n_components, 2, (5,))
+    posterior = AmortizedPosterior(levels, n_components, image_size, flows)
+    top = StandardNormal(latents[0])
+    if prior == "vamp":
+        top = VampPrior(levels[0], recipes.PseudoInputs(3, image_size, 0.5, 0.1), latents[0])
+    below = [
+        GaussianConditional(nn.Linear(above, 2 * size), size)
+        for above, size in itertools.pairwise(latents)
+    ]
+    model = ImageVAE(posterior, Prior(top, *below), _decoder(decoder, latents, image_size))
+    return model.double()
+
+
+def _decoder(name, latents, image_size):
+    n_channels, *area = image_size
+    if name == "mlp":
+        return Decoder(mlp_net(sum(latents), [5], image_size), bernoulli, latents, image_size)
+    if name == "pixelcnn":
+        return PixelCNNDecoder(latents, image_size, bernoulli, n_channels, 4, 2)
+    likelihood = partial(DiscretizedLogisticMixture, n_channels=n_channels, n_levels=4)
+    n_parameters = DiscretizedLogisticMixture.n_parameters(n_channels, 3)
+    net = mlp_net(sum(latents), [5], (n_parameters, *area))
+    return Decoder(net, likelihood, latents, image_size)
+
+
+def recipe(name, n_components=2, **sizes):
+    """A recipe at tiny size, in float64 and evaluation mode, its weights spread out.
+
+    Every weight is larger than at the start of training, so that the components differ, images
+    depend on latents, and a bound has a gap. The posterior is wider than the prior, so that
+    importance weights have a variance.
+    """
+    torch.manual_seed(1)
+    if name == "mlp":
+        tiny = {"n_latent": 2, "encoder_hidden": (5,), "decoder_hidden": (5,)}
+        tiny["image_size"] = SIZES["image_size"]
+    else:
+        own = {"n_pseudo_inputs"} if "vamp" not in name and name != "composite" else set()
+        tiny = {key: value for key, value in SIZES.items() if key not in own}
+        tiny["n_latent"] = (
+            (1, 2) if name in ("hierarchical", "hierarchical_vamp", "composite") else 2
+        )
+    if name == "cifar_vanilla":
+        tiny["image_size"] = (3, 2, 2)
+    model = recipes.by_name(name)(n_components, **{**tiny, **sizes}).double().eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "pixels" in key:
+                parameter.uniform_(0.1, 0.9)
+            elif "norm" not in key:
+                parameter.mul_(2.5 if "decoder" in key else 1.5)
+        for level in model.posterior.levels:
+            level.head.bias[..., level.n_latent :] += 1.0
+        spread_batch_norms(model)
+    return model
+
+
+def spread_batch_norms(model):
+    """Give batch norms running statistics and weights as after training."""
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.3, 0.3)
+            part.running_var.uniform_(0.5, 1.5)
+            part.weight.data.uniform_(0.5, 1.5)
+            part.bias.data.uniform_(-0.3, 0.3)
+
+
+def all_images(image_size, levels=(0.0, 1.0)):
+    """Every image whose pixels take these values, `[N, C, H, W]`."""
+    n_pixels = image_size[0] * image_size[1] * image_size[2]
+    values = list(itertools.product(levels, repeat=n_pixels))
+    return torch.tensor(values, dtype=torch.float64).reshape(-1, *image_size)
+
+
+@torch.no_grad()
+def log_evidence(model, x, half_width=15.0, step=0.6):
+    """Log p(x) `[B]` by the trapezoid rule on a grid over all latents, and the prior's integral."""
+    n_dims = sum(model.latent_sizes)
+    axis = torch.arange(-half_width, half_width + step / 2, step, dtype=torch.float64)
+    points = torch.cartesian_prod(*[axis] * n_dims)
+    zs = tuple(part.unsqueeze(1) for part in points.split(model.latent_sizes, dim=1))
+    log_prior = model.prior().log_prob(zs)[:, 0] + n_dims * torch.tensor(step).double().log()
+    kept = log_prior > log_prior.max() - 32
+    zs = [z[kept] for z in zs]
+    log_lik = model.decoder(*zs).log_prob(x)
+    return torch.logsumexp(log_lik + log_prior[kept, None], 0), log_prior.logsumexp(0).exp()
+
+
+def permute_components(model, order):
+    """Reorder the components of every stacked layer."""
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, StackedLinear | StackedConv2d):
+                part.weight.copy_(part.weight[order])
+                part.bias.copy_(part.bias[order])
