@@ -116,6 +116,8 @@ class ImageCLI(LightningCLI):
 
     def _check_checkpoint(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path")
+        if self.config.subcommand == "test" and not path:
+            raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
         if path and path not in ("best", "last", "hpc", "registry"):
             read_checkpoint(path)
 

@@ -123,6 +123,12 @@ def test_a_wrong_word_ends_the_program_with_one_sentence(
     assert not (small_mnist / "runs").exists()
 
 
+def test_a_test_of_untrained_weights_is_refused(small_mnist, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "test", "--config", "configs/mlp_mnist.yaml")
+    assert "say which weights to test: --ckpt_path" in capsys.readouterr().err
+
+
 def test_a_checkpoint_made_by_hand_cannot_be_rebuilt(tmp_path):
     write_checkpoint({"state_dict": {}}, tmp_path / "own.ckpt")
     with pytest.raises(ValueError, match="does not say which recipe made its model"):
