@@ -199,6 +199,10 @@ class MixtureSCVI(SCVI):
         arguments["plan_kwargs"] = with_kl_warmup(
             arguments.get("plan_kwargs"), arguments.get("plan_config"), max_epochs
         )
+        if self.module is not None:
+            # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation
+            # mode: without this a second training would run without dropout or batch statistics.
+            self.module.train()
         result = super().train(**arguments)
         if latent_key is not None and has_adata:
             self.adata.obsm[latent_key] = self.get_latent_representation()

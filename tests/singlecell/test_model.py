@@ -87,6 +87,24 @@ def test_training_improves_the_bound(make_model):
     assert np.mean([float(model.get_elbo()) for _ in range(5)]) > before + 2
 
 
+@pytest.mark.parametrize("how", ["again", "loaded", "from SCVI"])
+def test_training_again_is_training(make_model, adata, tmp_path, how):
+    """Batch statistics are gathered, as in the first training."""
+    model = make_model(n_components=2)
+    model.train(1, train_size=1.0, **QUIET)
+    assert not model.module.training
+    if how == "loaded":
+        model.save(tmp_path / "model")
+        model = MixtureSCVI.load(tmp_path / "model", adata)
+    elif how == "from SCVI":
+        model = MixtureSCVI.from_scvi_model(model.to_scvi(), 2)
+    counter = model.module.z_encoder_1.encoder.fc_layers[0][1].num_batches_tracked
+    before = int(counter)
+    model.train(3, train_size=1.0, **QUIET)
+    assert int(counter) == before + 3
+    assert not model.module.training
+
+
 def test_early_stopping_watches_the_bound(make_model):
     model = make_model(n_components=2)
     model.train(
