@@ -7,10 +7,8 @@ Beside the measured time stands its floor: the larger of operations / (rate of a
 measured on this machine) and bytes / (rate of a copy measured here), where operations are those of
 the products and convolutions, forward and backward, as torch's counter finds them, and bytes are
 ten passes over the weights (read twice, gradient, Adam) and one write and one read of what
-autograd keeps.
-
-On a machine that others use too, the processor's seconds (of all threads together) tell more than
-the clock's; both are in the JSON.
+autograd keeps. On a CPU both the floor and what is compared with it are seconds of its processors,
+all threads added up: on a machine that others use too, they tell more than the clock's.
 
 GPU figures (eager against compiled against CUDA graphs, float32 with TF32 against bfloat16) come
 from the same command with `--device cuda`.
@@ -81,13 +79,16 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
 
 
 def machine_rates(device: str) -> dict[str, float]:
-    """Operations a second of a large float32 product, and bytes a second of a large copy."""
+    """Operations a second of a large float32 product, and bytes a second of a large copy.
+
+    On a CPU the seconds are its processors'.
+    """
     n = 2048 if device == "cpu" else 8192
     a = torch.randn(n, n, device=device)
     source = torch.empty(2**26, device=device)
     target = torch.empty_like(source)
-    product = _seconds(lambda: torch.mm(a, a), device, 3, 5)
-    copy = _seconds(lambda: target.copy_(source), device, 3, 5)
+    product = _seconds(lambda: torch.mm(a, a), device, 3, 5)[_unit(device)]
+    copy = _seconds(lambda: target.copy_(source), device, 3, 5)[_unit(device)]
     return {
         "operations_per_second": 2 * n**3 / product,
         "bytes_per_second": 2 * source.numel() * 4 / copy,
@@ -131,11 +132,9 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
     arguments = {k: v for k, v in cell.items() if k not in ("threads", "steps")}
     before = _peak_bytes(cell["device"])
     vae, step = training_step(**arguments)
-    processor = time.process_time()
     n_warm_up = 3 if cell["device"] == "cuda" else 1
     seconds = _seconds(step, cell["device"], n_warm_up, cell["steps"])
-    processor = (time.process_time() - processor) / (n_warm_up + cell["steps"])
-    figures = {"seconds_per_step": seconds, "cpu_seconds_per_step": processor}
+    figures = {"seconds_per_step": seconds["clock"], "cpu_seconds_per_step": seconds["processors"]}
     figures["peak_bytes"] = _peak_bytes(cell["device"]) - before
     operations, kept = count_work(training_step(**arguments | {"mode": "eager"})[1])
     n_weights = sum(p.numel() for p in vae.parameters())
@@ -167,16 +166,24 @@ def _forever(batches: ImageBatches) -> Iterator[Tensor]:
         yield from batches
 
 
-def _seconds(step: Callable[[], Any], device: str, n_warm_up: int, n_steps: int) -> float:
-    """Median over steps, each timed by itself."""
-    times = []
+def _seconds(
+    step: Callable[[], Any], device: str, n_warm_up: int, n_steps: int
+) -> dict[str, float]:
+    """Medians over steps, each timed by itself: of the clock, and of all processors together."""
+    taken = []
     for _ in range(n_warm_up + n_steps):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         step()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[n_warm_up:])
+        taken.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    clock, processors = zip(*taken[n_warm_up:], strict=True)
+    return {"clock": statistics.median(clock), "processors": statistics.median(processors)}
+
+
+def _unit(device: str) -> str:
+    """The seconds that a step on this device is compared with its floor in."""
+    return "clock" if device == "cuda" else "processors"
 
 
 def _peak_bytes(device: str) -> int:
@@ -216,6 +223,9 @@ def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         }
 
 
+_COMPARED = {"clock": "seconds_per_step", "processors": "cpu_seconds_per_step"}
+
+
 def _compared(
     cell: dict[str, Any], figures: dict[str, Any], rates: dict[str, float]
 ) -> dict[str, Any]:
@@ -227,7 +237,7 @@ def _compared(
     anchored = cell["sizes"] == "paper" and cell["device"] == "cpu" and cell["batch_size"] == 100
     return {
         "floor_seconds": floor,
-        "times_floor": figures["seconds_per_step"] / floor,
+        "times_floor": figures[_COMPARED[_unit(cell["device"])]] / floor,
         "anchor_seconds": ANCHORS.get((cell["recipe"], cell["n_components"])) if anchored else None,
     }
 

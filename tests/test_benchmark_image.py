@@ -24,7 +24,7 @@ def test_it_writes_what_it_measured(tmp_path, monkeypatch, capsys):
             cell["bytes"] / record["rates"]["bytes_per_second"],
         )
         assert cell["floor_seconds"] == pytest.approx(floor)
-        assert cell["times_floor"] == pytest.approx(cell["seconds_per_step"] / floor)
+        assert cell["times_floor"] == pytest.approx(cell["cpu_seconds_per_step"] / floor)
         assert cell["peak_bytes"] >= 0
         assert cell["cpu_seconds_per_step"] > 0
         assert cell["anchor_seconds"] is None
@@ -35,10 +35,11 @@ def test_it_writes_what_it_measured(tmp_path, monkeypatch, capsys):
 
 def test_the_anchor_stands_beside_the_same_work_only():
     cell = {"recipe": "vanilla", "sizes": "paper", "n_components": 4, "device": "cpu"}
-    figures = {"operations": 8e9, "bytes": 1e9, "seconds_per_step": 2.0}
+    figures = {"operations": 8e9, "bytes": 1e9, "seconds_per_step": 3.0}
+    figures["cpu_seconds_per_step"] = 4.0
     rates = {"operations_per_second": 4e9, "bytes_per_second": 1e10}
     row = benchmark._compared(cell | {"batch_size": 100}, figures, rates)
-    assert row == {"floor_seconds": 2.0, "times_floor": 1.0, "anchor_seconds": 13.0}
+    assert row == {"floor_seconds": 2.0, "times_floor": 2.0, "anchor_seconds": 13.0}
     assert benchmark._compared(cell | {"batch_size": 8}, figures, rates)["anchor_seconds"] is None
 
 
