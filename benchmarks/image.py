@@ -16,6 +16,7 @@ from the same command with `--device cuda`.
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -62,6 +63,7 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     record = run_record(options.device) | {
         "batch_size": options.batch_size,
+        "load_average_at_start": os.getloadavg()[0],
         "rates": machine_rates(options.device),
         "cells": [],
     }
