@@ -199,9 +199,11 @@ class MixtureSCVI(SCVI):
         arguments["plan_kwargs"] = with_kl_warmup(
             arguments.get("plan_kwargs"), arguments.get("plan_config"), max_epochs
         )
-        if self.module is not None:
+        if self.module is not None and all(p.requires_grad for p in self.module.parameters()):
             # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation
             # mode: without this a second training would run without dropout or batch statistics.
+            # A query model (scArches) stays as scvi-tools leaves it: statistics of a batch would
+            # cancel the covariate's weights, which are all that it trains.
             self.module.train()
         result = super().train(**arguments)
         if latent_key is not None and has_adata:
