@@ -14,9 +14,9 @@ dm_pmc
     S = 30 Gaussians, adapted by deterministic-mixture population Monte Carlo (Elvira et al.
     2017), the adaptive importance sampler of sections 2.1 and 2.3.
 
-For each it records KL(q || p) and KL(p || q) by quadrature, the mass on each mode, and mean and
-standard deviation over repeats of the evidence estimate from 1000 draws (the targets are
-normalised, so the evidence is 1).
+For each it records KL(q || p) from 200,000 draws of q and KL(p || q) by quadrature, the mass on
+each mode, and mean and standard deviation over repeats of the evidence estimate from 1000 draws
+(the targets are normalised, so the evidence is 1).
 
     python -m scmixvi.experiments.density2d --seed 0
 """
@@ -198,24 +198,30 @@ METHODS = ("iwvi", "iaf", "ensemble", "mixture", "dm_pmc")
 
 @torch.no_grad()
 def figures(target: Target, posterior: MixturePosterior, n_repeats: int = 200) -> dict:
-    """Divergences by quadrature, mass on each mode, and the evidence estimate."""
+    """Divergences, mass on each mode, and the evidence estimate.
+
+    What is an average over q comes from draws of q, for a flow may be narrower than a cell of
+    the grid; what is an average over the target comes from quadrature.
+    """
     points = grid()
     log_p = target.log_prob(points)
     log_q = torch.cat([posterior.log_prob([p.unsqueeze(1)])[:, 0] for p in points.split(2**15)])
-    q, p = (log_q + log_cell()).exp(), (log_p + log_cell()).exp()
+    p = (log_p + log_cell()).exp()
     n_components = posterior.stages[0].conditional().batch_shape[0]
-    evidence = []
+    log_ratios, inside = [], {name: [] for name in target.modes}
     for _ in range(n_repeats):
         (z,), log_q_all = posterior.sample_stratified(max(1, 1000 // n_components))
-        evidence.append((target.log_prob(z) - log_mixture(log_q_all)).exp().mean())
-    estimates = torch.stack(evidence)
+        log_ratios.append((target.log_prob(z) - log_mixture(log_q_all)).flatten())
+        for name, region in target.modes.items():
+            inside[name].append(region(z).float().mean())
+    log_ratio = torch.stack(log_ratios)
+    estimates = log_ratio.exp().mean(1)
     return {
-        "mass_on_grid": q.sum().item(),
-        "kl_q_p": (q * (log_q - log_p)).sum().item(),
+        "kl_q_p": -log_ratio.mean().item(),
         "kl_p_q": (p * (log_p - log_q)).sum().item(),
-        "mass": {name: q[inside(points)].sum().item() for name, inside in target.modes.items()},
+        "mass": {name: torch.stack(share).mean().item() for name, share in inside.items()},
         "target_mass": {
-            name: p[inside(points)].sum().item() for name, inside in target.modes.items()
+            name: p[region(points)].sum().item() for name, region in target.modes.items()
         },
         "evidence_mean": estimates.mean().item(),
         "evidence_sd": estimates.std().item(),
