@@ -249,7 +249,8 @@ def _growth(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     growth: dict[str, dict[str, float]] = {}
     for row in cells:
         name = " ".join(row[key] for key in ("recipe", "sizes", "precision", "mode"))
-        times = {r["n_components"]: r["seconds_per_step"] for r in cells if _same(r, row)}
+        seconds = _COMPARED[_unit(row["device"])]
+        times = {r["n_components"]: r[seconds] for r in cells if _same(r, row)}
         if 1 in times:
             growth[name] = {str(s): round(t / times[1], 2) for s, t in sorted(times.items())}
     return growth
