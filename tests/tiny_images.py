@@ -1,11 +1,14 @@
 """Image models small enough to integrate exactly, built from any combination of parts."""
 
 import itertools
+import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from scmixvi.core import log_mixture
 from scmixvi.core.priors import GaussianConditional, Prior, StandardNormal, VampPrior
 from scmixvi.image import ImageVAE, recipes
 from scmixvi.image.decoders import Decoder, DiscretizedLogisticMixture, bernoulli, mlp_net
@@ -114,18 +117,37 @@ def all_images(image_size, levels=(0.0, 1.0)):
     return torch.tensor(values, dtype=torch.float64).reshape(-1, *image_size)
 
 
+class Integrals(NamedTuple):
+    """What a grid over all latents says: log p(x) `[B]`, the limit of Eq. 17 in L `[B]`, and the
+    integral of the prior, which is 1 where the grid is wide and fine enough.
+    """
+
+    log_evidence: Tensor
+    stratified_limit: Tensor
+    prior_mass: Tensor
+
+
 @torch.no_grad()
-def log_evidence(model, x, half_width=15.0, step=0.6):
-    """Log p(x) `[B]` by the trapezoid rule on a grid over all latents, and the prior's integral."""
+def integrate(model, x, half_width=15.0, step=0.6):
+    r"""Integrate by the trapezoid rule.
+
+    Eq. 17 tends to :math:`\sum_s \pi_s \log E_{q_s}[p(x, z) / q_\pi(z | x)]`, at most log p(x).
+    """
     n_dims = sum(model.latent_sizes)
     axis = torch.arange(-half_width, half_width + step / 2, step, dtype=torch.float64)
     points = torch.cartesian_prod(*[axis] * n_dims)
-    zs = tuple(part.unsqueeze(1) for part in points.split(model.latent_sizes, dim=1))
-    log_prior = model.prior().log_prob(zs)[:, 0] + n_dims * torch.tensor(step).double().log()
+    log_prior = model.prior().log_prob(points.split(model.latent_sizes, dim=1))
+    log_prior = log_prior + n_dims * math.log(step)
     kept = log_prior > log_prior.max() - 32
-    zs = [z[kept] for z in zs]
-    log_lik = model.decoder(*zs).log_prob(x)
-    return torch.logsumexp(log_lik + log_prior[kept, None], 0), log_prior.logsumexp(0).exp()
+    zs = [z[:, None, None] for z in points[kept].split(model.latent_sizes, dim=1)]
+    log_joint = (model.decoder(*zs).log_prob(x) + log_prior[kept, None, None])[:, 0]  # [N, B]
+    posterior = model.posterior(x)
+    log_q = posterior.log_prob_all([z.expand(-1, 1, len(x), -1) for z in zs])
+    log_weight = log_joint - log_mixture(log_q, posterior.log_weights)[:, 0]
+    strata = torch.logsumexp(log_q[:, 0] + log_weight.unsqueeze(1), dim=0)  # [S, B]
+    log_pi = model._log_weights().unsqueeze(1)
+    limit = torch.where(log_pi.isneginf(), 0.0, log_pi.exp() * strata).sum(0)
+    return Integrals(torch.logsumexp(log_joint, 0), limit, log_prior.logsumexp(0).exp())
 
 
 def permute_components(model, order):

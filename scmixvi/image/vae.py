@@ -118,8 +118,8 @@ class ImageVAE(nn.Module):
         n_importance_samples
             L, samples a component.
         pooled
-            Average all S * L weights inside one logarithm (tighter) instead of one logarithm a
-            component (Eq. 17).
+            Average all S * L weights inside one logarithm, which tends to -log p(x) with L, instead
+            of one logarithm a component (Eq. 17), which keeps a gap where components differ.
         memory_budget
             Bytes that one chunk may take, roughly; None is what was found to be fast: 32 MiB on a
             CPU (its caches), 1 GiB elsewhere.
