@@ -123,12 +123,81 @@ def epochs() -> str:
     return markdown(("data and machine", "model", "seconds an epoch", "ratio", "floor, s"), rows)
 
 
+def likelihoods() -> str:
+    """Milliseconds of the count likelihoods with gradients, scvi-tools' and ours."""
+    rows = []
+    for row in read(RESULTS / "likelihoods.json", {"rows": []})["rows"]:
+        ratio, milliseconds = row["ratio"], row["milliseconds"]
+        rows.append(
+            [
+                row["family"],
+                row["counts"],
+                row["K"],
+                row["threads"],
+                *(f"{milliseconds[name]['median']:.0f}" for name in ("scvi-tools", "scmixvi")),
+                f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
+            ]
+        )
+    header = ("likelihood", "counts", "draws", "threads", "scvi-tools, ms", "scmixvi, ms", "ratio")
+    return markdown(header, rows)
+
+
+def image_steps() -> str:
+    """Seconds of a training step of the image models on a CPU, and how they grow with S."""
+    measured = read(RESULTS / "image_cpu.json", {"cells": []})
+    rows = []
+    for cell in measured["cells"]:
+        growth = measured["growth_in_S"][_setting(cell)][str(cell["n_components"])]
+        released = cell["anchor_seconds"]
+        rows.append(
+            [
+                cell["recipe"],
+                cell["sizes"],
+                cell["n_components"],
+                f"{cell['n_parameters'] / 1e6:.2f}",
+                f"{cell['seconds_per_step']:.3g}",
+                f"{cell['cpu_seconds_per_step']:.3g}",
+                f"{growth:.2f}",
+                f"{cell['floor_seconds']:.2g}",
+                "" if released is None else f"{released:g}",
+                f"{cell['peak_bytes'] / 2**20:.0f}",
+            ]
+        )
+    header = (
+        *("recipe", "sizes", "S", "million weights", "s a step, clock", "s a step, processor"),
+        *("processor, over S = 1", "floor, s", "released code, s", "peak, MiB"),
+    )
+    return markdown(header, rows)
+
+
+def _setting(cell: dict) -> str:
+    return " ".join(cell[key] for key in ("recipe", "sizes", "precision", "mode"))
+
+
+def mlp_mnist() -> str:
+    """The test log-likelihood of the one image model trained so far."""
+    run = read(RESULTS / "mlp_mnist.json", {})
+    seconds = run["fit_seconds"], run["test_seconds"]
+    rows = [
+        ["recipe, S, seed", f"{run['recipe']}, {run['n_components']}, {run['seed']}"],
+        ["epochs", run["epochs"]],
+        ["-log p(x), nats", f"{run['test_nll_nats']:.2f} ± {run['test_nll_standard_error']:.2f}"],
+        ["test images, samples an image", f"{run['n_test_images']}, {run['n_test_samples']}"],
+        ["minutes to train and to test", ", ".join(f"{s['clock'] / 60:.0f}" for s in seconds)],
+        ["of one processor", ", ".join(f"{s['processors'] / 60:.0f}" for s in seconds)],
+    ]
+    return markdown(("", "MNIST"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "representation_scores": representation_scores,
     "batch_norm_bounds": batch_norm_bounds,
     "gains": gains,
     "demo": demo,
     "epochs": epochs,
+    "likelihoods": likelihoods,
+    "image_steps": image_steps,
+    "mlp_mnist": mlp_mnist,
 }
 
 
