@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.report import DATASETS, gains_of
 
@@ -16,7 +17,7 @@ STATIC = Path(__file__).parents[1] / "docs" / "_static"
 SETTINGS = {"none": "without batch norm", "both": "with batch norm (the default)"}
 
 
-def gains_figure(path: Path) -> None:
+def gains_figure() -> Figure:
     """Gain of four components over one in held-out log p(x), a dot for each seed."""
     fig, axes = plt.subplots(1, len(SETTINGS), figsize=(7, 2), sharex=True, sharey=True)
     for ax, (batch_norm, title) in zip(axes, SETTINGS.items(), strict=True):
@@ -30,9 +31,8 @@ def gains_figure(path: Path) -> None:
     axes[0].set_yticks(range(len(DATASETS)), DATASETS)
     axes[0].set_ylim(len(DATASETS) - 0.5, -0.5)
     fig.tight_layout()
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
 if __name__ == "__main__":
-    gains_figure(STATIC / "gains.png")
+    gains_figure().savefig(STATIC / "gains.png", dpi=120)
