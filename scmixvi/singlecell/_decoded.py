@@ -57,9 +57,9 @@ class _Undecoded:
     def __init__(self, heads: Heads, draws: Sequence[int]) -> None:
         self.__dict__["undecoded"] = heads, tuple(draws), torch.is_grad_enabled()
 
-    def __getattr__(self, name: str) -> Any:
-        if "undecoded" not in self.__dict__:
-            raise AttributeError(name)
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return object.__getattribute__(self, name)
         heads, draws, with_gradients = self.__dict__.pop("undecoded")
         with torch.set_grad_enabled(with_gradients):
             px = heads.distribution(draws)
@@ -107,10 +107,13 @@ def fused_log_likelihood(px: Distribution, x: Tensor) -> Tensor | None:
     heads, draws, _ = px.__dict__["undecoded"]
     if not _covered(heads, x):
         return None
+    largest = float(_kernels.largest_count(x.contiguous().view(-1).numpy()))
+    if not 0 <= largest <= _LARGEST:
+        return None
     n_cells = len(x)
     log_library = heads.log_library.reshape(-1, n_cells)
     theta = heads.theta.reshape(-1, x.shape[1])
-    value = _HeadsLikelihood.apply(*heads[:5], log_library, theta, x)
+    value = _HeadsLikelihood.apply(*heads[:5], log_library, theta, x, largest)
     return value.reshape(*draws, n_cells) if value.isfinite().all() else None
 
 
@@ -121,9 +124,7 @@ def _covered(heads: Heads, x: Tensor) -> bool:
     if torch.is_autocast_enabled("cpu") or x.dim() != 2 or x.numel() == 0 or x.requires_grad:
         return False
     theta = heads.theta.detach()
-    if not (theta.amin() >= _SMALLEST and theta.amax() <= _LARGEST):
-        return False
-    return bool(x.amin() >= 0) and bool((x == x.floor()).all())
+    return bool(theta.amin() >= _SMALLEST) and bool(theta.amax() <= _LARGEST)
 
 
 class _HeadsLikelihood(torch.autograd.Function):
@@ -140,6 +141,7 @@ class _HeadsLikelihood(torch.autograd.Function):
         log_library: Tensor,
         theta: Tensor,
         x: Tensor,
+        largest: float,
     ) -> Tensor:
         shape = (*log_library.shape, x.shape[1])
         keep = any(ctx.needs_input_grad)
@@ -155,16 +157,14 @@ class _HeadsLikelihood(torch.autograd.Function):
             theta,
             log_library.exp(),
             x.contiguous(),
-            *_constant(theta, x.contiguous()),
+            *_constant(theta, x.contiguous(), largest),
             value,
             library_slope,
             theta_slope,
         )
         arrays = (None if t is None else t.detach().contiguous().numpy() for t in rows)
         _kernels.in_parallel(_kernels.score_rows, len(x), *arrays, keep)
-        ctx.save_for_backward(
-            hidden, weight, bias, logit_weight, logit_bias, log_library, theta, x
-        )
+        ctx.save_for_backward(hidden, weight, bias, logit_weight, logit_bias, log_library, theta, x)
         ctx.slopes = (scores, logits, theta_slope, library_slope) if keep else None
         return value
 
@@ -172,14 +172,14 @@ class _HeadsLikelihood(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, x = ctx.saved_tensors
         if torch.is_grad_enabled() or ctx.slopes is None:
-            return (*_differentiable_gradients(Heads(*inputs), x, grad), None)
+            return (*_differentiable_gradients(Heads(*inputs), x, grad), None, None)
         hidden, weight, _, logit_weight, _, log_library, theta = inputs
         scores, logits, theta_slope, library_slope = ctx.slopes
         ctx.slopes = None
         wants = ctx.needs_input_grad
         each = grad.reshape(-1, 1)
         weighted = hidden * each
-        found: list[Tensor | None] = [None] * 8
+        found: list[Tensor | None] = [None] * 9
         if wants[0]:
             found[0] = torch.mm(scores, weight)
             if logits is not None:
@@ -203,10 +203,10 @@ def _theta_gradient(slope: Tensor, grad: Tensor, shape: torch.Size) -> Tensor:
     return torch.einsum("kbg,kb->bg", slope, grad)
 
 
-def _constant(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def _constant(theta: Tensor, x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """What depends on counts and theta alone, `[B]`, and its slope in theta, `[B, G]`."""
     if len(theta) == 1:
-        arrays = _kernels.constants(theta[0].detach().numpy(), x.numpy(), x.amax().item())
+        arrays = _kernels.constants(theta[0].detach().numpy(), x.numpy(), largest)
         return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
     value = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     return value.sum(-1), torch.digamma(x + theta) - torch.digamma(theta)

@@ -134,7 +134,7 @@ def _zinb(cell, work, mean):  # noqa: ANN001, ANN202
         weight = share * theta
         value = largest - max(a, _f(0)) + _log(ratio) + x * (_log(floored) - log1p)
         work[4 * TILE + i] = value + _f(0) * (a + b)
-        work[2 * TILE + i] = x * (v / floored) - (weight + x) * v * shrink
+        work[2 * TILE + i] = v * shrink * (x * theta * inverse / floored - weight)
         work[TILE + i] = share_a - share
         slope = inverse * shrink * (weight * v - x) - share * log1p
         work[3 * TILE + i] = slope + cell[6 * TILE + i]
@@ -152,7 +152,7 @@ def _nb(cell, work, mean):  # noqa: ANN001, ANN202
         floored = v + cell[2 * TILE + i]
         gone = theta * log1p
         work[4 * TILE + i] = x * (_log(floored) - log1p) - gone + _f(0) * gone
-        work[2 * TILE + i] = x * (v / floored) - (theta + x) * v * shrink
+        work[2 * TILE + i] = v * shrink * (x * theta * inverse / floored - theta)
         slope = inverse * shrink * (theta * v - x) - log1p
         work[3 * TILE + i] = slope + cell[6 * TILE + i]
 
@@ -254,6 +254,33 @@ def score_rows(  # noqa: ANN201
                 _copy(works[t, 3 * TILE :], theta_slope[k, b, first:last])
                 if logits is not None:
                     _copy(works[t, TILE:], logits[k, b, first:last])
+
+
+@_compiled()
+def gather_rows(data, indices, indptr, rows, out):  # noqa: ANN001, ANN201
+    """Rows of a CSR matrix into zeros; entries that are stored twice are added."""
+    if rows.max() >= len(indptr) - 1:
+        raise IndexError("row index out of range")
+    for i in range(len(rows)):
+        for j in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            out[i, indices[j]] += _f(data[j])
+
+
+@_compiled()
+def largest_count(x):  # noqa: ANN001, ANN201
+    """The largest of x (flat); -1 if any is not a count: negative, fractional, not a number."""
+    lanes, wrong = np.zeros(64, _f), np.zeros(64, _i)
+    n = x.shape[0] // 64 * 64
+    for start in range(0, n, 64):
+        block = x[start : start + 64]
+        for i in range(64):
+            value = block[i]
+            lanes[i] = max(lanes[i], value)
+            wrong[i] |= _i(not (value >= _f(0) and np.floor(value) == value))
+    for i in range(n, x.shape[0]):
+        lanes[0] = max(lanes[0], x[i])
+        wrong[0] |= _i(not (x[i] >= _f(0) and np.floor(x[i]) == x[i]))
+    return _f(-1) if wrong.any() else lanes.max()
 
 
 @_compiled()
