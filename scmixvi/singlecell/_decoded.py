@@ -9,7 +9,7 @@ backward pass are the heads' own matrix products.
 gets scvi's own; :func:`fused_log_likelihood` asks for nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ class Heads(NamedTuple):
     theta: Tensor
 
     def distribution(self, draws: Sequence[int] = ()) -> Distribution:
-        """scvi's own, its parameters `[*draws, B, G]`."""
+        """Scvi's own, its parameters `[*draws, B, G]`."""
         scale = linear(self.hidden, self.weight, self.bias).softmax(-1)
         rate = torch.exp(self.log_library) * scale
         scale, rate = (t.unflatten(0, (*draws, -1)) for t in (scale, rate))

@@ -50,7 +50,7 @@ def available() -> bool:
 
 
 @_compiled()
-def _exp(x):  # noqa: ANN001, ANN202
+def _exp(x):
     x = max(min(x, _f(88.0)), _f(-87.0))
     n = np.floor(x * _f(1.4426950408889634) + _f(0.5))
     r = x - n * _f(0.693359375)
@@ -66,7 +66,7 @@ def _exp(x):  # noqa: ANN001, ANN202
 
 
 @_compiled()
-def _log(x):  # noqa: ANN001, ANN202
+def _log(x):
     bits = _f(x).view(_i)
     e = _i(_i(bits - _i(0x3F3504F3)) >> _i(23))
     m = _i(bits - _i(e << _i(23))).view(_f) - _f(1)
@@ -85,7 +85,7 @@ def _log(x):  # noqa: ANN001, ANN202
 
 
 @_compiled("reassoc")
-def _total(row):  # noqa: ANN001, ANN202
+def _total(row):
     total = _f(0)
     for g in range(row.shape[0]):
         total += row[g]
@@ -93,26 +93,26 @@ def _total(row):  # noqa: ANN001, ANN202
 
 
 @_compiled()
-def _load(row, bias, sign, out):  # noqa: ANN001, ANN202
+def _load(row, bias, sign, out):
     for i in range(row.shape[0]):
         out[i] = sign * (row[i] + bias[i])
 
 
 @_compiled()
-def _exponentials(work, top):  # noqa: ANN001, ANN202
+def _exponentials(work, top):
     """The softmax's numerators in place of its logits."""
     for i in range(TILE):
         work[i] = _exp(work[i] - top)
 
 
 @_compiled()
-def _maxima(work, lanes):  # noqa: ANN001, ANN202
+def _maxima(work, lanes):
     for i in range(TILE):
         lanes[i] = max(lanes[i], work[i])
 
 
 @_compiled()
-def _zinb(cell, work, mean):  # noqa: ANN001, ANN202
+def _zinb(cell, work, mean):
     """Value, and slopes in log mu, pi and theta, of one tile."""
     for i in range(TILE):
         theta, inverse, x = cell[i], cell[TILE + i], cell[5 * TILE + i]
@@ -141,7 +141,7 @@ def _zinb(cell, work, mean):  # noqa: ANN001, ANN202
 
 
 @_compiled()
-def _nb(cell, work, mean):  # noqa: ANN001, ANN202
+def _nb(cell, work, mean):
     """As `_zinb` without inflation."""
     for i in range(TILE):
         theta, inverse, x = cell[i], cell[TILE + i], cell[5 * TILE + i]
@@ -158,19 +158,19 @@ def _nb(cell, work, mean):  # noqa: ANN001, ANN202
 
 
 @_compiled()
-def _store_mean(row, work, offset):  # noqa: ANN001, ANN202
+def _store_mean(row, work, offset):
     for i in range(row.shape[0]):
         row[i] = work[2 * TILE + i] - work[i] * offset
 
 
 @_compiled()
-def _copy(source, out):  # noqa: ANN001, ANN202
+def _copy(source, out):
     for i in range(out.shape[0]):
         out[i] = source[i]
 
 
 @_compiled()
-def _of_genes(theta, bias, logit_bias, cells):  # noqa: ANN001, ANN202
+def _of_genes(theta, bias, logit_bias, cells):
     """theta, 1 / (theta + eps), eps / (theta + eps) and the biases into the tiles of `cell`."""
     for g in range(theta.shape[0]):
         cell, i = cells[g // TILE], g % TILE
@@ -182,22 +182,22 @@ def _of_genes(theta, bias, logit_bias, cells):  # noqa: ANN001, ANN202
 
 
 @_compiled()
-def score_rows(  # noqa: ANN201
-    scores,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    logits,  # noqa: ANN001
-    logit_bias,  # noqa: ANN001
-    theta,  # noqa: ANN001
-    library,  # noqa: ANN001
-    x,  # noqa: ANN001
-    constant,  # noqa: ANN001
-    constant_slope,  # noqa: ANN001
-    value,  # noqa: ANN001
-    library_slope,  # noqa: ANN001
-    theta_slope,  # noqa: ANN001
-    keep,  # noqa: ANN001
-    start,  # noqa: ANN001
-    stop,  # noqa: ANN001
+def score_rows(
+    scores,
+    bias,
+    logits,
+    logit_bias,
+    theta,
+    library,
+    x,
+    constant,
+    constant_slope,
+    value,
+    library_slope,
+    theta_slope,
+    keep,
+    start,
+    stop,
 ):
     """Log-likelihood of cells `start` to `stop`, and its slopes in place of what it came from.
 
@@ -257,7 +257,7 @@ def score_rows(  # noqa: ANN201
 
 
 @_compiled()
-def gather_rows(data, indices, indptr, rows, out):  # noqa: ANN001, ANN201
+def gather_rows(data, indices, indptr, rows, out):
     """Rows of a CSR matrix into zeros; entries that are stored twice are added."""
     if rows.max() >= len(indptr) - 1:
         raise IndexError("row index out of range")
@@ -267,7 +267,7 @@ def gather_rows(data, indices, indptr, rows, out):  # noqa: ANN001, ANN201
 
 
 @_compiled()
-def largest_count(x):  # noqa: ANN001, ANN201
+def largest_count(x):
     """The largest of x (flat); -1 if any is not a count: negative, fractional, not a number."""
     lanes, wrong = np.zeros(64, _f), np.zeros(64, _i)
     n = x.shape[0] // 64 * 64
@@ -284,19 +284,19 @@ def largest_count(x):  # noqa: ANN001, ANN201
 
 
 @_compiled()
-def _log_gamma(z):  # noqa: ANN001, ANN202
+def _log_gamma(z):
     """Stirling's series, in float64, from z = 63 on exact to rounding."""
     return (z - 0.5) * np.log(z) - z + (1 / 12 - 1 / (360 * z * z)) / z
 
 
 @_compiled()
-def _digamma(z):  # noqa: ANN001, ANN202
+def _digamma(z):
     square = 1 / (z * z)
     return np.log(z) - 0.5 / z - square * (1 / 12 - square / 120)
 
 
 @_compiled()
-def _tables(theta, size):  # noqa: ANN001, ANN202
+def _tables(theta, size):
     """sum_{k < x} log((theta + k) / (k + 1)) for x below `size`, and its slope in theta."""
     value, slope = np.zeros((size, theta.shape[0]), _f), np.zeros((size, theta.shape[0]), _f)
     for k in range(1, size):
@@ -310,8 +310,8 @@ def _tables(theta, size):  # noqa: ANN001, ANN202
 
 
 @_compiled()
-def _constants(theta, x, table, slope_table, value, slope, start, stop):  # noqa: ANN001, ANN202
-    """log Gamma(x + theta) / Gamma(theta) / x! summed over genes, and its slopes in theta."""
+def _constants(theta, x, table, slope_table, value, slope, start, stop):
+    """Log Gamma(x + theta) / Gamma(theta) / x! summed over genes, and its slopes in theta."""
     last = table.shape[0] - 1
     for b in range(start, stop):
         total = 0.0
@@ -331,7 +331,7 @@ def _constants(theta, x, table, slope_table, value, slope, start, stop):  # noqa
 
 
 def constants(theta: np.ndarray, x: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
-    """log Gamma(x + theta) / Gamma(theta) / x!, summed over genes, and its slopes in theta.
+    """Log Gamma(x + theta) / Gamma(theta) / x!, summed over genes, and its slopes in theta.
 
     theta `[G]`, x `[B, G]` of counts up to `largest` -> `[B]` and `[B, G]`.
     """
