@@ -28,6 +28,8 @@ from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scmixvi.singlecell._decoded import fused_log_likelihood
+
 _EPS = 1e-8  # scvi.distributions adds it inside every logarithm
 _CHUNK = 32768  # elements a thread, so that the temporaries of a chunk stay in its L2 cache
 _TABLE = 64  # counts below this come from a table; in single-cell data that is 99 % of them
@@ -57,6 +59,9 @@ def log_likelihood(px: Distribution, x: Tensor, theta: Tensor | None = None) -> 
     ValueError
         If `theta` does not broadcast to the shape of the parameters of `px`.
     """
+    fused = fused_log_likelihood(px, x)
+    if fused is not None:
+        return fused
     if not _covered(px, x):
         return px.log_prob(x).sum(-1)
     theta = _fold(px.theta if theta is None else theta, px.mu.shape)

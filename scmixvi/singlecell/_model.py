@@ -34,6 +34,7 @@ from scmixvi.singlecell._checks import (
 )
 from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_components, twin
 from scmixvi.singlecell._files import check_model_file, replace_files
+from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
@@ -86,6 +87,8 @@ class MixtureSCVI(SCVI):
 
     _module_cls = MixtureVAE
     _training_plan_cls = MixtureTrainingPlan
+    _data_splitter_cls = DataSplitter
+    _data_loader_cls = InMemoryLoader
 
     def __init__(
         self,

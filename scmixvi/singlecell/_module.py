@@ -19,6 +19,7 @@ from torch.nn.functional import linear, one_hot
 
 from scmixvi.core import component_elbos, log_mixture, log_weights_from, miselbo, siwelbo
 from scmixvi.singlecell._checks import check_mixture_arguments
+from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components
 from scmixvi.singlecell._likelihoods import log_likelihood
@@ -240,10 +241,13 @@ class MixtureVAE(VAE):
         size_factor: Tensor | None = None,
         y: Tensor | None = None,
         transform_batch: Tensor | None = None,
+        deferred: bool = False,
     ) -> dict[str, Distribution | Tensor | None]:
         """Decode z `[n, D]` or `[K, n, D]` in one pass over all K*n rows.
 
         One pass means that batch norm pools the K draws of a cell, in training as in evaluation.
+        A `deferred` distribution is computed, with the weights of that moment, when something is
+        first read from it; the likelihood of a batch can do without.
         """
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
@@ -261,19 +265,26 @@ class MixtureVAE(VAE):
         else:
             covariates = (batch_index, *covariates)
         flat_input = torch.cat([rows(part) for part in decoder_input], dim=-1)
-        px_scale, px_r, px_rate, px_dropout = (
-            None if out is None else _widened(out).unflatten(0, (*draws, -1))
-            for out in self.decoder(
-                self.dispersion, flat_input, rows(scale_factor), *map(rows, covariates)
+        covariates = tuple(map(rows, covariates))
+        if deferred and can_defer(self.decoder, self.gene_likelihood, self.dispersion):
+            px_r = self._dispersion(batch_index, y)
+            hidden = self.decoder.px_decoder(flat_input, *covariates)
+            px = undecoded(self._heads(hidden, rows(scale_factor), px_r), draws)
+        else:
+            px_scale, px_r, px_rate, px_dropout = (
+                None if out is None else _widened(out).unflatten(0, (*draws, -1))
+                for out in self.decoder(
+                    self.dispersion, flat_input, rows(scale_factor), *covariates
+                )
             )
-        )
-        px_r = self._dispersion(batch_index, y) if px_r is None else px_r.exp()
+            px_r = self._dispersion(batch_index, y) if px_r is None else px_r.exp()
+            px = self._likelihood(px_scale, px_r, px_rate, px_dropout)
         pl = None
         if not self.use_observed_lib_size:
             mean, variance = self._compute_local_library_params(batch_index)
             pl = torch.distributions.Normal(mean, variance.sqrt())
         return {
-            MODULE_KEYS.PX_KEY: self._likelihood(px_scale, px_r, px_rate, px_dropout),
+            MODULE_KEYS.PX_KEY: px,
             MODULE_KEYS.PL_KEY: pl,
             MODULE_KEYS.PZ_KEY: torch.distributions.Normal(torch.zeros_like(z), torch.ones_like(z)),
             DISPERSION_KEY: px_r,
@@ -288,6 +299,12 @@ class MixtureVAE(VAE):
         else:
             px_r = self.px_r
         return px_r.exp()
+
+    def _heads(self, hidden: Tensor, log_library: Tensor, theta: Tensor) -> Heads:
+        scale, dropout = self.decoder.px_scale_decoder[0], self.decoder.px_dropout_decoder
+        inflated = self.gene_likelihood == "zinb"
+        logits = (dropout.weight, dropout.bias) if inflated else (None, None)
+        return Heads(hidden, scale.weight, scale.bias, *logits, log_library, theta)
 
     def _likelihood(
         self, scale: Tensor, dispersion: Tensor, rate: Tensor, dropout: Tensor
@@ -319,6 +336,8 @@ class MixtureVAE(VAE):
         inference_kwargs = dict(inference_kwargs or {})
         if compute_loss and "n_samples" not in inference_kwargs:
             inference_kwargs["stratified"] = True
+        if compute_loss:
+            generative_kwargs = {"deferred": True, **(generative_kwargs or {})}
         return super().forward(
             tensors,
             get_inference_input_kwargs,
@@ -492,7 +511,7 @@ class MixtureVAE(VAE):
     ) -> Tensor:
         """Log importance weights of fresh stratified draws, `[L, S, n]`."""
         outputs = self._draw_stratified(qz, ql, library, n_draws)
-        decoded = self.generative(**self._get_generative_input(tensors, outputs))
+        decoded = self.generative(**self._get_generative_input(tensors, outputs), deferred=True)
         log_lik, log_prior, _, _ = self._bound_terms(tensors, outputs, decoded)
         log_ratio = log_lik + log_prior - log_mixture(outputs[SCORES_KEY], qz.c_log_weights.T)
         if ql is not None:
@@ -505,7 +524,7 @@ class MixtureVAE(VAE):
         """One draw of every component's own ELBO, `[S, n]`, in nats (Theorem 1's right side)."""
         inputs = self._get_inference_input(tensors, full_forward_pass=True)
         outputs = self.inference(**inputs, stratified=True)
-        decoded = self.generative(**self._get_generative_input(tensors, outputs))
+        decoded = self.generative(**self._get_generative_input(tensors, outputs), deferred=True)
         return component_elbos(*self._bound_terms(tensors, outputs, decoded)[:3])
 
 

@@ -77,9 +77,13 @@ class MixtureTrainingPlan(TrainingPlan):
             params = list(params)
             if not all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params):
                 return stock(params)
-            return optimizer_cls(
+            optimizer = optimizer_cls(
                 params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
             )
+            if all(p.device.type == "cpu" for p in params):
+                # It asks the driver for GPUs in every step, half a millisecond where none is.
+                optimizer._cuda_graph_capture_health_check = _nothing
+            return optimizer
 
         return create
 
@@ -87,6 +91,10 @@ class MixtureTrainingPlan(TrainingPlan):
         """False under a gradient scaler: Lightning cannot clip before a fused step unscales."""
         plugin = getattr(self._trainer, "precision_plugin", None)
         return getattr(plugin, "scaler", None) is None
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _without_graph(loss_output: LossOutput) -> LossOutput:

@@ -326,3 +326,32 @@ def test_unknown_estimator_is_named(make_model, first_batch):
 
 def first_batch_of(module):
     return {"X": torch.ones(2, module.n_input)}
+
+
+@pytest.mark.parametrize("options", ["zinb", "nb", "gene-batch"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_compiled_pass_changes_neither_loss_nor_gradients(
+    options, n_threads, make_model, first_batch, monkeypatch
+):
+    """Same weights, same noise: loss to 1e-5, gradients to 1e-4, without it and with it."""
+    model = make_model(n_components=3, **OPTIONS[options])
+    module, batch = model.module.train(), first_batch(model)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+
+    def step():
+        module.zero_grad()
+        torch.manual_seed(0)
+        outputs, decoded, result = module(batch)
+        result.loss.backward()
+        grads = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+        return result.loss.detach(), torch.cat([g.flatten() for g in grads]), decoded["px"]
+
+    loss, gradient, px = step()
+    assert "undecoded" in vars(px)
+    assert px.mean.shape == (3, *batch["X"].shape)
+    monkeypatch.setattr("scmixvi.singlecell._decoded._kernels.available", lambda: False)
+    plain_loss, plain_gradient, plain_px = step()
+    assert type(px) is type(plain_px)
+    torch.testing.assert_close(px.mean, plain_px.mean)
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
+    assert (gradient - plain_gradient).norm() <= 1e-4 * plain_gradient.norm()

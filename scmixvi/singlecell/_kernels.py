@@ -1,0 +1,360 @@
+r"""Compiled loops of the count likelihood: one pass over every row of K*B rows by G genes.
+
+A row's work stands in tiles that stay in the first-level cache, and what a tile needs stands in
+one array at fixed distances, so that the compiler needs no test for overlap and uses vectors.
+`exp` and `log` are polynomials in float32 (after Cephes; relative error below 2e-7).
+
+With a = -pi and b = a - theta log(1 + v), the zero-inflated likelihood of
+:mod:`scmixvi.singlecell._likelihoods` is, with softplus(t) = max(t, 0) + log(1 + exp(-|t|)),
+
+.. math::
+    \log ZINB(0) = \mathrm{softplus}(b) - \mathrm{softplus}(a), \qquad
+    \log ZINB(x) = b - \mathrm{softplus}(a) + x \log\frac{v + \epsilon'}{1 + v} + c(x, \theta)
+
+where no term overflows. Rows that hold what is not a number give a value that is not finite.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numba import config, njit
+
+TILE = 256  # genes
+N_TABLED = 64  # counts below this come from a table; in single-cell data that is 99 % of them
+
+_f, _i = np.float32, np.int32
+_EPS = np.float32(1e-8)  # scvi.distributions adds it inside every logarithm
+_ROWS_OF_CELL, _ROWS_OF_WORK = 7, 5
+
+
+def _compiled(*fastmath: str) -> Callable:
+    """A compiler whose results are kept on disk where there is a place to keep them."""
+
+    def compile_(function: Callable) -> Callable:
+        options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", *fastmath}}
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # neither the package's folder nor the user's can be written
+            return njit(**options)(function)
+
+    return compile_
+
+
+def available() -> bool:
+    """Whether compiled code runs: with NUMBA_DISABLE_JIT it would be interpreted."""
+    return not config.DISABLE_JIT
+
+
+@_compiled()
+def _exp(x):
+    x = max(min(x, _f(88.0)), _f(-87.0))
+    n = np.floor(x * _f(1.4426950408889634) + _f(0.5))
+    r = x - n * _f(0.693359375)
+    r = r + n * _f(2.12194440e-4)
+    p = _f(1.9875691500e-4)
+    p = p * r + _f(1.3981999507e-3)
+    p = p * r + _f(8.3334519073e-3)
+    p = p * r + _f(4.1665795894e-2)
+    p = p * r + _f(1.6666665459e-1)
+    p = p * r + _f(5.0000001201e-1)
+    p = p * r * r + r + _f(1)
+    return p * _i((_i(n) + _i(127)) << _i(23)).view(_f)
+
+
+@_compiled()
+def _log(x):
+    bits = _f(x).view(_i)
+    e = _i(_i(bits - _i(0x3F3504F3)) >> _i(23))
+    m = _i(bits - _i(e << _i(23))).view(_f) - _f(1)
+    p = _f(7.0376836292e-2)
+    p = p * m - _f(1.1514610310e-1)
+    p = p * m + _f(1.1676998740e-1)
+    p = p * m - _f(1.2420140846e-1)
+    p = p * m + _f(1.4249322787e-1)
+    p = p * m - _f(1.6668057665e-1)
+    p = p * m + _f(2.0000714765e-1)
+    p = p * m - _f(2.4999993993e-1)
+    p = p * m + _f(3.3333331174e-1)
+    square, exponent = m * m, _f(e)
+    p = p * m * square - exponent * _f(2.12194440e-4) - _f(0.5) * square
+    return m + p + exponent * _f(0.693359375)
+
+
+@_compiled("reassoc")
+def _total(row):
+    total = _f(0)
+    for g in range(row.shape[0]):
+        total += row[g]
+    return total
+
+
+@_compiled()
+def _load(row, bias, sign, out):
+    for i in range(row.shape[0]):
+        out[i] = sign * (row[i] + bias[i])
+
+
+@_compiled()
+def _exponentials(work, top):
+    """The softmax's numerators in place of its logits."""
+    for i in range(TILE):
+        work[i] = _exp(work[i] - top)
+
+
+@_compiled()
+def _maxima(work, lanes):
+    for i in range(TILE):
+        lanes[i] = max(lanes[i], work[i])
+
+
+@_compiled()
+def _zinb(cell, work, mean):
+    """Value, and slopes in log mu, pi and theta, of one tile."""
+    for i in range(TILE):
+        theta, inverse, x = cell[i], cell[TILE + i], cell[5 * TILE + i]
+        v = work[i] * mean * inverse
+        u = _f(1) + v
+        shrink = _f(1) / u
+        log1p = _log(u) + (v - (u - _f(1))) * shrink
+        floored = v + cell[2 * TILE + i]
+        a = work[TILE + i]
+        b = a - theta * log1p
+        exp_a, exp_b = _exp(-abs(a)), _exp(-abs(b))
+        over_a, over_b = _f(1) / (_f(1) + exp_a), _f(1) / (_f(1) + exp_b)
+        share_a = over_a if a > _f(0) else exp_a * over_a
+        share_b = over_b if b > _f(0) else exp_b * over_b
+        zero = x == _f(0)
+        share = share_b if zero else _f(1)
+        largest = max(b, _f(0)) if zero else b
+        ratio = (_f(1) + exp_b if zero else _f(1)) * over_a
+        weight = share * theta
+        value = largest - max(a, _f(0)) + _log(ratio) + x * (_log(floored) - log1p)
+        work[4 * TILE + i] = value + _f(0) * (a + b)
+        work[2 * TILE + i] = v * shrink * (x * theta * inverse / floored - weight)
+        work[TILE + i] = share_a - share
+        slope = inverse * shrink * (weight * v - x) - share * log1p
+        work[3 * TILE + i] = slope + cell[6 * TILE + i]
+
+
+@_compiled()
+def _nb(cell, work, mean):
+    """As `_zinb` without inflation."""
+    for i in range(TILE):
+        theta, inverse, x = cell[i], cell[TILE + i], cell[5 * TILE + i]
+        v = work[i] * mean * inverse
+        u = _f(1) + v
+        shrink = _f(1) / u
+        log1p = _log(u) + (v - (u - _f(1))) * shrink
+        floored = v + cell[2 * TILE + i]
+        gone = theta * log1p
+        work[4 * TILE + i] = x * (_log(floored) - log1p) - gone + _f(0) * gone
+        work[2 * TILE + i] = v * shrink * (x * theta * inverse / floored - theta)
+        slope = inverse * shrink * (theta * v - x) - log1p
+        work[3 * TILE + i] = slope + cell[6 * TILE + i]
+
+
+@_compiled()
+def _store_mean(row, work, offset):
+    for i in range(row.shape[0]):
+        row[i] = work[2 * TILE + i] - work[i] * offset
+
+
+@_compiled()
+def _copy(source, out):
+    for i in range(out.shape[0]):
+        out[i] = source[i]
+
+
+@_compiled()
+def _of_genes(theta, bias, logit_bias, cells):
+    """theta, 1 / (theta + eps), eps / (theta + eps) and the biases into the tiles of `cell`."""
+    for g in range(theta.shape[0]):
+        cell, i = cells[g // TILE], g % TILE
+        inverse = _f(1) / (theta[g] + _EPS)
+        cell[i], cell[TILE + i], cell[2 * TILE + i] = theta[g], inverse, _EPS * inverse
+        cell[3 * TILE + i] = bias[g]
+        if logit_bias is not None:
+            cell[4 * TILE + i] = logit_bias[g]
+
+
+@_compiled()
+def score_rows(
+    scores,
+    bias,
+    logits,
+    logit_bias,
+    theta,
+    library,
+    x,
+    constant,
+    constant_slope,
+    value,
+    library_slope,
+    theta_slope,
+    keep,
+    start,
+    stop,
+):
+    """Log-likelihood of cells `start` to `stop`, and its slopes in place of what it came from.
+
+    `scores` and `logits` `[K, B, G]` are the heads' products before their biases `[G]`; the mean
+    is library `[K, B]` times softmax(scores + bias). `theta` is `[1 or B, G]`, `constant` `[B]`
+    and its slope in theta `[B, G]`. With `keep` slopes replace scores and logits, and
+    `theta_slope` `[K, B, G]` is filled.
+    """
+    n_rows, _, n_genes = scores.shape
+    n_tiles = (n_genes + TILE - 1) // TILE
+    cells = np.ones((n_tiles, _ROWS_OF_CELL * TILE), _f)
+    works = np.empty((n_tiles, _ROWS_OF_WORK * TILE), _f)
+    cells[:, 5 * TILE :] = _f(0)
+    lanes = np.empty(TILE, _f)
+    for b in range(start, stop):
+        if b == start or theta.shape[0] > 1:
+            _of_genes(theta[b if theta.shape[0] > 1 else 0], bias, logit_bias, cells)
+        for t in range(n_tiles):
+            first, last = t * TILE, min((t + 1) * TILE, n_genes)
+            _copy(x[b, first:], cells[t, 5 * TILE : 5 * TILE + last - first])
+            _copy(constant_slope[b, first:], cells[t, 6 * TILE : 6 * TILE + last - first])
+        for k in range(n_rows):
+            lanes[:] = -_f(np.inf)
+            for t in range(n_tiles):
+                first, last = t * TILE, min((t + 1) * TILE, n_genes)
+                cell, work = cells[t], works[t]
+                work[last - first : TILE] = -_f(200)
+                _load(scores[k, b, first:last], cell[3 * TILE :], _f(1), work)
+                _maxima(work, lanes)
+                if logits is not None:
+                    work[TILE + last - first : 2 * TILE] = _f(0)
+                    _load(logits[k, b, first:last], cell[4 * TILE :], _f(-1), work[TILE:])
+            top, total = lanes.max(), _f(0)
+            for t in range(n_tiles):
+                _exponentials(works[t], top)
+                total += _total(works[t, :TILE])
+            norm, total = _f(1) / total, constant[b]
+            for t in range(n_tiles):
+                if logits is None:
+                    _nb(cells[t], works[t], norm * library[k, b])
+                else:
+                    _zinb(cells[t], works[t], norm * library[k, b])
+                total += _total(works[t, 4 * TILE :])
+            value[k, b] = total
+            if not keep:
+                continue
+            slope = _f(0)
+            for t in range(n_tiles):
+                slope += _total(works[t, 2 * TILE : 3 * TILE])
+            library_slope[k, b] = slope
+            for t in range(n_tiles):
+                first, last = t * TILE, min((t + 1) * TILE, n_genes)
+                _store_mean(scores[k, b, first:last], works[t], norm * slope)
+                _copy(works[t, 3 * TILE :], theta_slope[k, b, first:last])
+                if logits is not None:
+                    _copy(works[t, TILE:], logits[k, b, first:last])
+
+
+@_compiled()
+def gather_rows(data, indices, indptr, rows, out):
+    """Rows of a CSR matrix into zeros; entries that are stored twice are added."""
+    if rows.max() >= len(indptr) - 1:
+        raise IndexError("row index out of range")
+    for i in range(len(rows)):
+        for j in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            out[i, indices[j]] += _f(data[j])
+
+
+@_compiled()
+def largest_count(x):
+    """The largest of x (flat); -1 if any is not a count: negative, fractional, not a number."""
+    lanes, wrong = np.zeros(64, _f), np.zeros(64, _i)
+    n = x.shape[0] // 64 * 64
+    for start in range(0, n, 64):
+        block = x[start : start + 64]
+        for i in range(64):
+            value = block[i]
+            lanes[i] = max(lanes[i], value)
+            wrong[i] |= _i(not (value >= _f(0) and np.floor(value) == value))
+    for i in range(n, x.shape[0]):
+        lanes[0] = max(lanes[0], x[i])
+        wrong[0] |= _i(not (x[i] >= _f(0) and np.floor(x[i]) == x[i]))
+    return _f(-1) if wrong.any() else lanes.max()
+
+
+@_compiled()
+def _log_gamma(z):
+    """Stirling's series, in float64, from z = 63 on exact to rounding."""
+    return (z - 0.5) * np.log(z) - z + (1 / 12 - 1 / (360 * z * z)) / z
+
+
+@_compiled()
+def _digamma(z):
+    square = 1 / (z * z)
+    return np.log(z) - 0.5 / z - square * (1 / 12 - square / 120)
+
+
+@_compiled()
+def _tables(theta, size):
+    """sum_{k < x} log((theta + k) / (k + 1)) for x below `size`, and its slope in theta."""
+    value, slope = np.zeros((size, theta.shape[0]), _f), np.zeros((size, theta.shape[0]), _f)
+    for k in range(1, size):
+        row, before, over = value[k], value[k - 1], _f(1) / _f(k)
+        for g in range(theta.shape[0]):
+            row[g] = before[g] + _log((theta[g] + _f(k - 1)) * over)
+        row, before = slope[k], slope[k - 1]
+        for g in range(theta.shape[0]):
+            row[g] = before[g] + _f(1) / (theta[g] + _f(k - 1))
+    return value, slope
+
+
+@_compiled()
+def _constants(theta, x, table, slope_table, value, slope, start, stop):
+    """Log Gamma(x + theta) / Gamma(theta) / x! summed over genes, and its slopes in theta."""
+    last = table.shape[0] - 1
+    for b in range(start, stop):
+        total = 0.0
+        for g in range(x.shape[1]):
+            count = x[b, g]
+            if count <= last:
+                place = _i(count)
+                total += table[place, g]
+                slope[b, g] = slope_table[place, g]
+            else:
+                wide, shape = np.float64(count), np.float64(theta[g])
+                total += table[last, g] + _log_gamma(wide + shape) - _log_gamma(shape + last)
+                total -= _log_gamma(wide + 1) - _log_gamma(np.float64(last + 1))
+                rest = _digamma(wide + shape) - _digamma(shape + last)
+                slope[b, g] = slope_table[last, g] + _f(rest)
+        value[b] = total
+
+
+def constants(theta: np.ndarray, x: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log Gamma(x + theta) / Gamma(theta) / x!, summed over genes, and its slopes in theta.
+
+    theta `[G]`, x `[B, G]` of counts up to `largest` -> `[B]` and `[B, G]`.
+    """
+    tables = _tables(theta, int(min(largest + 1, N_TABLED)))
+    value, slope = np.empty(len(x), np.float32), np.empty_like(x)
+    in_parallel(_constants, len(x), theta, x, *tables, value, slope)
+    return value, slope
+
+
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_POOLS.clear)  # threads do not survive a fork
+
+
+def in_parallel(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:
+    """Call a kernel on ranges of rows, one for each of torch's threads."""
+    n_threads = max(1, min(torch.get_num_threads(), n_rows))
+    bounds = [n_rows * i // n_threads for i in range(n_threads + 1)]
+    if n_threads > 1 and n_threads not in _POOLS:
+        _POOLS[n_threads] = ThreadPoolExecutor(n_threads - 1, thread_name_prefix="scmixvi")
+    others = [
+        _POOLS[n_threads].submit(kernel, *arguments, *ends)
+        for ends in zip(bounds[1:-1], bounds[2:], strict=True)
+    ]
+    kernel(*arguments, bounds[0], bounds[1])
+    for other in others:
+        other.result()

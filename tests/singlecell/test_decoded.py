@@ -1,0 +1,185 @@
+"""The compiled pass from the decoder's heads to the likelihood is scvi's, and falls back to it."""
+
+import numpy as np
+import pytest
+import torch
+from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+
+from scmixvi.singlecell import _kernels
+from scmixvi.singlecell._decoded import Heads, fused_log_likelihood, undecoded
+from scmixvi.singlecell._likelihoods import log_likelihood
+
+N_CELLS, N_HIDDEN, N_ROWS = 7, 5, 3
+
+
+def heads_and_counts(family="zinb", n_genes=11, theta_shape=None, seed=0):
+    """Heads in float32 that want gradients, and counts, some of them large."""
+    torch.manual_seed(seed)
+    theta = torch.randn(theta_shape or (n_genes,)).exp()
+    logits = (torch.randn(n_genes, N_HIDDEN), torch.randn(n_genes))
+    heads = Heads(
+        torch.randn(N_ROWS * N_CELLS, N_HIDDEN),
+        torch.randn(n_genes, N_HIDDEN),
+        torch.randn(n_genes),
+        *(logits if family == "zinb" else (None, None)),
+        torch.randn(N_ROWS * N_CELLS, 1) + 4,
+        theta,
+    )
+    x = torch.poisson(torch.randn(N_CELLS, n_genes).mul(2).exp() * 0.5)
+    x[0], x[1, :3], x[2, 0] = 0, torch.tensor([63.0, 64.0, 65.0]), 5000
+    return Heads(*(None if t is None else t.requires_grad_() for t in heads)), x
+
+
+def value_and_gradients(function, heads, x):
+    value = function(heads, x)
+    torch.manual_seed(1)
+    weights = torch.randn(value.shape).to(value)
+    wanted = [t for t in heads if t is not None and t.requires_grad]
+    return [value.detach(), *torch.autograd.grad(value, wanted, weights)]
+
+
+def fused(heads, x):
+    return log_likelihood(undecoded(heads, (N_ROWS,)), x, heads.theta)
+
+
+def plain(heads, x):
+    return heads.distribution((N_ROWS,)).log_prob(x).sum(-1)
+
+
+def widened(heads):
+    return Heads(*(None if t is None else t.detach().double().requires_grad_() for t in heads))
+
+
+@pytest.fixture
+def no_fallback(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the compiled pass gave up")
+
+    monkeypatch.setattr(Heads, "distribution", refuse)
+
+
+@pytest.mark.parametrize("family", ["zinb", "nb"])
+@pytest.mark.parametrize("n_genes", [11, 256, 300])
+@pytest.mark.parametrize("per_cell", [False, True])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_values_and_gradients_are_scvi_s(family, n_genes, per_cell, n_threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    heads, x = heads_and_counts(
+        family, n_genes=n_genes, theta_shape=(N_CELLS, n_genes) if per_cell else None
+    )
+    expected = value_and_gradients(plain, widened(heads), x.double())
+    monkeypatch.setattr(Heads, "distribution", None)
+    found = value_and_gradients(fused, heads, x)
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        scale = theirs.abs().amax().item()
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("family", ["zinb", "nb"])
+@pytest.mark.parametrize("log_library", [-10.0, 5.0, 15.0])
+@pytest.mark.parametrize("inverse_dispersion", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("logit", [-500.0, 0.0, 500.0])
+def test_extremes(family, log_library, inverse_dispersion, logit, no_fallback, monkeypatch):
+    """As near to the exact value as scvi in float32, or nearer."""
+    heads, x = heads_and_counts(family)
+    with torch.no_grad():
+        heads.log_library.fill_(log_library), heads.theta.fill_(inverse_dispersion)
+        if family == "zinb":
+            heads.logit_bias.fill_(logit)
+    ours = value_and_gradients(fused, heads, x)
+    monkeypatch.undo()
+    theirs = value_and_gradients(plain, heads, x)
+    exact = value_and_gradients(plain, widened(heads), x.double())
+    for found, stock, reference in zip(ours, theirs, exact, strict=True):
+        allowed = (stock - reference).abs().max() + 2e-5 * (1 + reference.abs().max())
+        assert found.isfinite().all()
+        assert (found - reference).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("which", ["hidden", "bias", "logit_bias", "log_library", "theta"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_left_to_scvi(which, value):
+    heads, x = heads_and_counts()
+    with torch.no_grad():
+        getattr(heads, which).view(-1)[3] = value
+    assert fused_log_likelihood(undecoded(heads, (N_ROWS,)), x) is None
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 0.5, lambda x: x - 1, lambda x: x / 0])
+def test_other_values_than_counts_are_left_to_scvi(change):
+    heads, x = heads_and_counts()
+    assert fused_log_likelihood(undecoded(heads, (N_ROWS,)), change(x)) is None
+
+
+def test_other_types_and_autocast_are_left_to_scvi():
+    heads, x = heads_and_counts()
+    assert fused_log_likelihood(undecoded(widened(heads), (N_ROWS,)), x.double()) is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fused_log_likelihood(undecoded(heads, (N_ROWS,)), x) is None
+
+
+def test_each_gradient_alone():
+    heads, x = heads_and_counts()
+    expected = value_and_gradients(fused, heads, x)[1:]
+    for alone, wanted in zip(heads, expected, strict=True):
+        for tensor in heads:
+            tensor.requires_grad_(tensor is alone)
+        torch.testing.assert_close(value_and_gradients(fused, heads, x)[1], wanted)
+
+
+def test_second_derivatives_are_scvi_s():
+    heads, x = heads_and_counts()
+
+    def penalty(function):
+        slope = torch.autograd.grad(function(heads, x).sum(), heads.weight, create_graph=True)[0]
+        return torch.autograd.grad(slope.square().sum(), [heads.hidden, heads.theta])
+
+    for ours, theirs in zip(penalty(fused), penalty(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_backward_twice_over_a_kept_graph_gives_the_same():
+    heads, x = heads_and_counts()
+    value = fused(heads, x).sum()
+    first = torch.autograd.grad(value, heads, retain_graph=True)
+    for one, two in zip(first, torch.autograd.grad(value, heads), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "cls"), [("zinb", ZeroInflatedNegativeBinomial), ("nb", NegativeBinomial)]
+)
+def test_reading_anything_gives_scvi_s_distribution(family, cls):
+    heads, x = heads_and_counts(family)
+    px, stock = undecoded(heads, (N_ROWS,)), heads.distribution((N_ROWS,))
+    assert isinstance(px, cls)
+    assert torch.equal(px.mean, stock.mean)
+    assert type(px) is cls
+    assert torch.equal(px.scale, stock.scale)
+    assert torch.equal(px.log_prob(x), stock.log_prob(x))
+    with torch.no_grad():
+        px = undecoded(heads, (N_ROWS,))
+    assert not px.mu.requires_grad
+
+
+def test_small_and_large_counts_meet():
+    """Table and series: log Gamma(x + theta) / Gamma(theta) / x! on both sides of the table."""
+    theta = np.array([1e-3, 0.7, 30.0, 4e3], np.float32)
+    x = np.array([[63] * 4, [64] * 4, [1e5] * 4, [0] * 4], np.float32)
+    value, slope = _kernels.constants(theta, x, x.max())
+    counts, shape = torch.from_numpy(x).double(), torch.from_numpy(theta).double()
+    exact = torch.lgamma(counts + shape) - torch.lgamma(shape) - torch.lgamma(counts + 1)
+    np.testing.assert_allclose(value, exact.sum(-1), rtol=2e-6)
+    exact = torch.digamma(counts + shape) - torch.digamma(shape)
+    np.testing.assert_allclose(slope, exact, rtol=2e-6, atol=1e-12)
+
+
+def test_without_a_folder_for_compiled_code_it_is_compiled_anew(monkeypatch):
+    def njit(cache=False, **_):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(_kernels, "njit", njit)
+    assert _kernels._compiled()(len) is len
