@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from scmixvi.singlecell._encoders import _one_hot_covariates, _widened, _with_covariates
 
-ENCODER_SHARING = ("separate", "trunk")
-
 
 def initial_offsets(encoder: Encoder, n_components: int, spread: float = 1.0) -> Tensor:
     """Random vectors e_s, `[S, n_hidden]`: as far apart as the layer's answers to unit noise.
