@@ -90,8 +90,6 @@ def test_a_trunk_equals_scvis_layers_on_all_rows(name, training):
     encoder, offsets = trunk(name)
     encoder.train(training)
     x, cats = inputs()
-    if training and name.startswith(("both norms", "covariates")):
-        pytest.skip("layers below the last see n rows here and S * n copies of them there")
     expected, other = by_scvi(encoder, offsets, x, cats)
     found = encode_trunk(encoder, offsets, x, *cats)
     for a, b in zip(found, expected, strict=True):
@@ -168,10 +166,10 @@ def test_s2a_is_unbiased_and_s2s_not_above_it(make_model, first_batch, weights):
     @torch.no_grad()
     def losses(estimator):
         module.estimator, module.n_drawn = estimator, 1
-        return torch.stack([-module(batch)[2].loss for _ in range(300)])
+        return torch.stack([-module(batch)[2].loss for _ in range(150)])
 
     full, s2a, s2s = map(losses, ("all", "s2a", "s2s"))
-    error = ((full.var() + s2a.var()) / 300).sqrt()
+    error = ((full.var() + s2a.var()) / 150).sqrt()
     assert abs(full.mean() - s2a.mean()) < 4 * error
     assert s2s.mean() < full.mean() + 4 * error
 
@@ -294,7 +292,7 @@ def test_marginal_likelihood_of_a_trunk_is_bounded_by_pooling(make_model, first_
         elbos = torch.stack(
             [
                 -sum(o.kl_local.values()) - o.reconstruction_loss["reconstruction_loss"]
-                for o in (model.module(batch)[2] for _ in range(100))
+                for o in (model.module(batch)[2] for _ in range(50))
             ]
         )
     laws.assert_bound(elbos, pooled.mean(0) + 0.02)
