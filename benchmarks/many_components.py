@@ -33,6 +33,7 @@ from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
 from scmixvi.core import miselbo
 from scmixvi.image import ImageVAE, recipes
+from scmixvi.image.memory import keep_freed_memory
 from scmixvi.image.readers import load_images
 from scmixvi.records import environment, read, write
 
@@ -262,6 +263,7 @@ def main(words: list[str] | None = None) -> None:
     add("--out", type=Path, default=RESULTS / "many_components.json")
     add("--smoke", action="store_true", help="tiny models and data, to test this script")
     options = parser.parse_args(words)
+    keep_freed_memory()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     result = read(options.out, {})

@@ -307,7 +307,9 @@ def recipe_training(
         S.
     sizes
         Further arguments of the recipe; None for the paper's.
-    objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples, estimator, n_drawn
+    objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
+        See :class:`VAETraining`.
+    estimator, n_drawn
         See :class:`VAETraining`.
 
     Raises

@@ -163,7 +163,9 @@ class AmortizedPosterior(nn.Module):
         flows = cast("Sequence[Flow | None]", self.flows)
         levels = zip(self.levels, flows, strict=True)
         if components is None:
-            return MixturePosterior([Stage(level(x), flow) for level, flow in levels], self.log_weights)
+            return MixturePosterior(
+                [Stage(level(x), flow) for level, flow in levels], self.log_weights
+            )
         if any(flow is not None and not flow.shared for flow in flows):
             raise ValueError(
                 "some components alone (s2s) need flows that all components share: "
@@ -173,5 +175,12 @@ class AmortizedPosterior(nn.Module):
 
 
 def _features(features: nn.Module, x: Tensor, components: Tensor | None) -> Tensor:
-    """All components' features, or some; networks that know no `components` are asked for all."""
-    return features(x) if components is None else features(x, components)
+    """Features of all components or of some, `[S or A, B, n_features]`."""
+    if components is None:
+        return features(x)
+    if type(features) is nn.Sequential:
+        raise ValueError(
+            "a torch.nn.Sequential cannot run some components alone (s2s): "
+            "put the features together with scmixvi.image.nets.ComponentSequential."
+        )
+    return features(x, components)

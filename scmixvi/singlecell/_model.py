@@ -409,7 +409,8 @@ class MixtureSCVI(SCVI):
         Component 0 is SCVI's encoder exactly. The others get noise on the weights of the heads
         for mean and variance, `jitter` times each weight matrix's standard deviation, so that
         training can tell them apart; with `encoder_sharing="trunk"` their vectors are noise,
-        `jitter` times the norms of the last hidden layer's weights. With `n_components=1` the new model equals the old one.
+        `jitter` times the norms of the last hidden layer's weights. With `n_components=1` the new
+        model equals the old one.
 
         Parameters
         ----------
