@@ -256,8 +256,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "epochs": epochs,
     "many_components": many_components,
-
-
     "likelihoods": likelihoods,
     "image_steps": image_steps,
     "mlp_mnist": mlp_mnist,

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 CHANNELS_LAST = torch.channels_last
 
 
+def chosen(weights: Tensor, components: Tensor | None) -> Tensor:
+    """Weights `[S, ...]` of all components, or of `components`, `[A]`."""
+    return weights if components is None else weights[components]
+
+
 class StackedLinear(nn.Module):
     """S linear layers, evaluated together, or one for all components.
 
@@ -36,11 +41,10 @@ class StackedLinear(nn.Module):
 
         With `components`, `[A]`, the S axes are those of these components alone.
         """
-        weight, bias = self.weight, self.bias
-        if len(weight) == 1:
-            return F.linear(inputs if inputs.dim() == 3 else inputs[None], weight[0].T, bias[0, 0])
-        if components is not None:
-            weight, bias = weight[components], bias[components]
+        if len(self.weight) == 1:
+            inputs = inputs if inputs.dim() == 3 else inputs[None]
+            return F.linear(inputs, self.weight[0].T, self.bias[0, 0])
+        weight, bias = chosen(self.weight, components), chosen(self.bias, components)
         return torch.baddbmm(bias, inputs.expand(len(weight), *inputs.shape[-2:]), weight)
 
 
@@ -82,9 +86,7 @@ class StackedConv2d(nn.Module):
 
         With `components`, `[A]`, the S axes are those of these components alone.
         """
-        weight, bias = self.weight, self.bias
-        if components is not None:
-            weight, bias = weight[components], bias[components]
+        weight, bias = chosen(self.weight, components), chosen(self.bias, components)
         maps = F.conv2d(
             inputs,
             weight.flatten(0, 1),
@@ -143,7 +145,7 @@ class ComponentOffsets(nn.Module):
 
     def forward(self, features: Tensor, components: Tensor | None = None) -> Tensor:
         """Map `[N, n_features]` to `[S, N, n_features]`, or to the `components` `[A]` alone."""
-        return features + (self.offsets if components is None else self.offsets[components])
+        return features + chosen(self.offsets, components)
 
 
 class ComponentSequential(nn.Sequential):

@@ -13,7 +13,7 @@ from torch.distributions import Independent
 
 from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.posterior import Flow
-from scmixvi.image.nets import StackedLinear, mlp
+from scmixvi.image.nets import StackedLinear, chosen, mlp
 
 
 class TopEncoder(Level):
@@ -92,9 +92,8 @@ class LowerEncoder(Level):
     def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[..., Independent]:
         """Encode images; the conditional takes the levels above, batch `[L, S, S, B]`."""
         features = _features(self.features, x, components)
-        weight, bias = self.joint.weight, self.joint.bias
-        if components is not None and len(weight) > 1:
-            weight, bias = weight[components], bias[components]
+        own = components if len(self.joint.weight) > 1 else None  # one layer serves all
+        weight, bias = chosen(self.joint.weight, own), chosen(self.joint.bias, own)
         weight_x, weight_z = weight.chunk(2, dim=1)
         from_x = (features @ weight_x + bias).unsqueeze(1)  # [S, 1, B, 2 * n_hidden]
 
