@@ -48,7 +48,7 @@ def models(n_drawn: list[int], components: list[int]) -> dict[str, Model]:
     found: dict[str, Model] = {
         REFERENCE: {"n_components": 4, "encoder_sharing": "separate", "estimator": "all"}
     }
-    for estimator, n_components, drawn in product(("s2a", "s2s"), components, n_drawn):
+    for n_components, estimator, drawn in product(components, ("s2s", "s2a"), n_drawn):
         drawn = min(drawn, n_components)
         found[f"trunk, {estimator} from {drawn}, S = {n_components}"] = {
             "n_components": n_components,
@@ -201,9 +201,10 @@ def time_steps(result: dict, options: argparse.Namespace) -> None:
 
 def train_models(result: dict, options: argparse.Namespace) -> None:
     """Train and score what the JSON does not hold yet; written after each."""
-    for data, make in BOUNDS.items():
-        rows = result.setdefault("bounds", {}).setdefault(data, {})
-        for name, model in models(options.n_drawn[:1], options.components).items():
+    result.setdefault("bounds", {data: {} for data in BOUNDS})
+    for name, model in models(options.n_drawn[:1], options.components).items():
+        for data, make in BOUNDS.items():
+            rows = result["bounds"][data]
             if name in rows:
                 continue
             rows[name] = make(model, options.smoke) | {"environment": environment("cpu")}
