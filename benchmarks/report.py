@@ -158,6 +158,29 @@ def epochs() -> str:
     return markdown(("data and machine", "model", "seconds an epoch", "ratio", "floor, s"), rows)
 
 
+def many_components() -> str:
+    """A step and the held-out bounds of few and many components, for both families."""
+    found, rows = read(RESULTS / "many_components.json", {}), []
+    for data, measured in found.get("times", {}).items():
+        bounds = found.get("bounds", {}).get(data, {})
+        for name, row in measured["models"].items():
+            bound = bounds.get(name)
+            scores = [f"{bound[key]:.1f}" for key in ("miselbo", "log_likelihood")] if bound else []
+            seconds = [f"{bound['seconds']:.0f}"] if bound else []
+            rows.append(
+                [
+                    data,
+                    name,
+                    f"{row['milliseconds']['median']:.0f}",
+                    f"{row['ratio']['median']:.2f}",
+                    *(scores + seconds or ["", "", ""]),
+                ]
+            )
+    return markdown(
+        ("data", "model", "ms a step", "ratio", "MISELBO", "log p(x)", "training, s"), rows
+    )
+
+
 def likelihoods() -> str:
     """Milliseconds of the count likelihoods with gradients, scvi-tools' and ours."""
     rows = []
@@ -232,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scores_of_four": scores_of_four,
     "demo": demo,
     "epochs": epochs,
+    "many_components": many_components,
     "likelihoods": likelihoods,
     "image_steps": image_steps,
     "mlp_mnist": mlp_mnist,

@@ -23,9 +23,11 @@ from scmixvi.core.priors import (
     VampPrior,
     diagonal_normal,
 )
+from scmixvi.core.subsets import TRAINING_ESTIMATORS, check_estimator, draw_components
 from scmixvi.core.weights import log_weights_from
 
 __all__ = [
+    "TRAINING_ESTIMATORS",
     "Chain",
     "GaussianConditional",
     "GaussianMixture",
@@ -35,8 +37,10 @@ __all__ = [
     "Stage",
     "StandardNormal",
     "VampPrior",
+    "check_estimator",
     "component_elbos",
     "diagonal_normal",
+    "draw_components",
     "jsd",
     "linear_warmup",
     "log_mixture",

@@ -17,8 +17,9 @@ over S; None means uniform.
 
 The two S axes may differ in length: with many components a step may draw from A < S of them
 (Hotti et al. 2024). Draws are then taken to come from components chosen at random in proportion
-to their weights, and count equally: `[L, A, B]` and `[L, A, S, B]` (S2A, scored under all), or
-`[L, A, A, B]` with the weights of the A drawn ones renormalised (S2S).
+to their weights (:func:`~scmixvi.core.draw_components`), and count equally: `[L, A, B]` and
+`[L, A, S, B]` (S2A, scored under all), or `[L, A, A, B]` without weights (S2S, scored under the
+drawn ones alone).
 
 Under mixed precision every sum is done in float32.
 """

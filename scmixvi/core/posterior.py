@@ -11,9 +11,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from scmixvi.core.objectives import jsd, log_mixture
+
+# Numbers that one pass over scores may hold where no gradient is needed (64 MB in float32).
+MAX_NUMBERS_A_PASS = 2**24
 
 
 class Flow(Protocol):
@@ -52,18 +55,23 @@ class Stage:
     conditional: Callable[..., Distribution]
     flow: Flow | None = None
 
-    def sample_and_score(self, above: Sequence[Tensor], n_samples: int) -> tuple[Tensor, Tensor]:
-        """Draw z `[L, S, B, D]`, one a component and sample, and its scores `[L, S, S, B]`."""
+    def sample_and_score(
+        self, above: Sequence[Tensor], n_samples: int, drawn: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z `[L, A, B, D]`, A = S or the `drawn` ones, and its scores `[L, A, S, B]`."""
         base = self._base(above)
-        if base.batch_shape[:-2]:
+        if drawn is not None:
+            z0 = _draw_own(base, n_samples, drawn)
+        elif base.batch_shape[:-2]:
             z0 = base.rsample().diagonal(dim1=1, dim2=2).movedim(-1, 1)
         else:
             z0 = base.rsample(torch.Size([n_samples]))
         if self.flow is None:
-            return z0, base.log_prob(z0.unsqueeze(2))
-        z, log_det = self.flow(z0)
+            return z0, _log_prob_all(base, z0)
         if self.flow.shared:
-            return z, base.log_prob(z0.unsqueeze(2)) - log_det.unsqueeze(2)
+            z, log_det = self.flow(z0)
+            return z, _log_prob_all(base, z0) - log_det.unsqueeze(2)
+        z = self.flow(z0)[0] if drawn is None else self._own_flows(z0, drawn, base.batch_shape[-2])
         return z, self._score(base, z)
 
     def score(self, above: Sequence[Tensor], z: Tensor) -> Tensor:
@@ -81,11 +89,48 @@ class Stage:
         return base
 
     def _score(self, base: Distribution, z: Tensor) -> Tensor:
-        z = z.unsqueeze(2)
         if self.flow is None:
-            return base.log_prob(z)
-        z0, log_det = self.flow.inverse(z)
+            return _log_prob_all(base, z)
+        z0, log_det = self.flow.inverse(z.unsqueeze(2))
         return base.log_prob(z0) - log_det
+
+    def _own_flows(self, z0: Tensor, drawn: Tensor, n_components: int) -> Tensor:
+        """Map draws `[L, A, B, D]` of the `drawn` components, each by its own component's flow."""
+        assert self.flow is not None
+        everyone = z0.flatten(0, 1).unsqueeze(1).expand(-1, n_components, -1, -1)
+        z = self.flow(everyone)[0].unflatten(0, z0.shape[:2])
+        return z[:, torch.arange(len(drawn), device=drawn.device), drawn]
+
+
+def _draw_own(base: Distribution, n_samples: int, drawn: Tensor) -> Tensor:
+    """Draw `[L, A, B, D]`: place a by component `drawn[a]`, and nothing from the others."""
+    if not base.batch_shape[:-2]:
+        chosen, shape = _indexed(base, (drawn,)), torch.Size([n_samples])
+        return base.rsample(shape)[:, drawn] if chosen is None else chosen.rsample(shape)
+    index = (slice(None), torch.arange(len(drawn), device=drawn.device), drawn)
+    chosen = _indexed(base, index)
+    return base.rsample()[index] if chosen is None else chosen.rsample()
+
+
+def _indexed(base: Distribution, index: tuple) -> Distribution | None:
+    """The members of a batch of Gaussians at `index`; None for other distributions."""
+    if not isinstance(base, Independent) or not isinstance(base.base_dist, Normal):
+        return None
+    loc, scale = (p.expand(base.batch_shape + base.event_shape)[index] for p in _normal(base))
+    return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+def _normal(base: Independent) -> tuple[Tensor, Tensor]:
+    return base.base_dist.loc, base.base_dist.scale
+
+
+def _log_prob_all(base: Distribution, z: Tensor) -> Tensor:
+    """Scores `[L, A, S, B]` of z `[L, A, B, D]`; in passes over A where no gradient is needed."""
+    n_components = base.batch_shape[-2]
+    places = max(1, MAX_NUMBERS_A_PASS * z.shape[1] // max(1, z.numel() * n_components))
+    if torch.is_grad_enabled() or base.batch_shape[:-2] or places >= z.shape[1]:
+        return base.log_prob(z.unsqueeze(2))
+    return torch.cat([base.log_prob(part.unsqueeze(2)) for part in z.split(places, 1)], dim=1)
 
 
 class MixturePosterior:
@@ -123,18 +168,24 @@ class MixturePosterior:
         self.stages = tuple(stages)
         self.log_weights = log_weights
 
-    def sample_stratified(self, n_samples: int = 1) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Draw L samples from every component and score each under all components.
+    def sample_stratified(
+        self, n_samples: int = 1, drawn: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Draw L samples from every component, or some, and score each under all components.
 
         Parameters
         ----------
         n_samples
             L, samples a component.
+        drawn
+            `[A]`, the components to draw from (:func:`~scmixvi.core.draw_components`); None is
+            all S of them. A component may come twice. Scores under the drawn components alone
+            are `log_q_all[:, :, drawn]`.
 
         Returns
         -------
-        zs: a tuple of latents, top level first, each `[L, S, B, D]`, with gradients.
-        log_q_all: `[L, S, S, B]`, in nats; equal to `log_prob_all(zs)`.
+        zs: a tuple of latents, top level first, each `[L, A, B, D]`, with gradients.
+        log_q_all: `[L, A, S, B]`, in nats; equal to `log_prob_all(zs)`.
 
         Raises
         ------
@@ -146,7 +197,7 @@ class MixturePosterior:
         zs: tuple[Tensor, ...] = ()
         log_q_all: Tensor | float = 0.0
         for stage in self.stages:
-            z, score = stage.sample_and_score(zs, n_samples)
+            z, score = stage.sample_and_score(zs, n_samples, drawn)
             zs, log_q_all = (*zs, z), log_q_all + score
         assert isinstance(log_q_all, Tensor)
         return zs, log_q_all
@@ -203,7 +254,15 @@ class MixturePosterior:
 
     def jsd(self, n_samples: int = 100) -> Tensor:
         """Jensen-Shannon divergence of the components from L draws each, `[B]`, in nats."""
-        return jsd(self.sample_stratified(n_samples)[1], self.log_weights)
+        if n_samples < 1:
+            raise ValueError(f"n_samples (L) must be at least 1, but it is {n_samples}.")
+        n_components, n_inputs = self.stages[0].conditional().batch_shape
+        per_pass = max(1, MAX_NUMBERS_A_PASS // (n_components**2 * n_inputs))
+        if torch.is_grad_enabled() or per_pass >= n_samples:
+            return jsd(self.sample_stratified(n_samples)[1], self.log_weights)
+        passes = [min(per_pass, n_samples - start) for start in range(0, n_samples, per_pass)]
+        draws = (n * jsd(self.sample_stratified(n)[1], self.log_weights) for n in passes)
+        return torch.stack(list(draws)).sum(0) / n_samples
 
     def _log_weights(self, like: Tensor) -> Tensor:
         """Log weights `[S, 1 or B]` for a tensor `[S, B]`."""

@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from scmixvi.core import linear_warmup, miselbo
+from scmixvi.core import check_estimator, linear_warmup, miselbo
 from scmixvi.image.checkpoints import build_vae, check_fit, read_checkpoint, write_checkpoint
 from scmixvi.image.report import run_record, sample_sheet
 from scmixvi.image.vae import ImageVAE
@@ -56,11 +56,15 @@ class VAETraining(L.LightningModule):
     origin
         How the model was made: `recipe`, `n_components` and `sizes`, kept in checkpoints for
         :func:`scmixvi.image.checkpoints.load_vae`. None for a model put together by hand.
+    estimator, n_drawn
+        Of the training loss, as :class:`~scmixvi.image.ImageVAE` takes them: "all", or draw from
+        `n_drawn` components ("s2a", "s2s"). Validation draws from all.
 
     Raises
     ------
     ValueError
-        If a number is out of range, or the objective takes no `beta` though there is a warm-up.
+        If a number is out of range, the estimator is unknown, or the objective takes no `beta`
+        though there is a warm-up.
     """
 
     def __init__(
@@ -72,9 +76,13 @@ class VAETraining(L.LightningModule):
         learning_rate: float = 5e-4,
         n_test_samples: int = 5000,
         origin: dict[str, Any] | None = None,
+        estimator: Literal["all", "s2a", "s2s"] = "all",
+        n_drawn: int = 2,
     ) -> None:
         super().__init__()
         _check_settings(objective, n_importance_samples, warmup_epochs, learning_rate)
+        check_estimator(estimator, n_drawn, vae.n_components)
+        self.estimator, self.n_drawn = estimator, n_drawn
         self.vae, self.objective = vae, objective
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
@@ -83,10 +91,14 @@ class VAETraining(L.LightningModule):
         self._to_restore: dict[str, Tensor] | None = None
 
     def bound(self, x: Tensor, beta: float = 1.0) -> Tensor:
-        """Return the bound of images `[B, C, H, W]`, `[B]` in nats; with L = 1 if beta < 1."""
+        """Return the bound of images `[B, C, H, W]`, `[B]` in nats; with L = 1 if beta < 1.
+
+        In training mode by the estimator, otherwise by all components.
+        """
+        some = (self.estimator, self.n_drawn) if self.training else ()
         if beta == 1:
-            return self.objective(*self.vae(x, self.n_importance_samples))
-        return self.objective(*self.vae(x, 1), beta=beta)
+            return self.objective(*self.vae(x, self.n_importance_samples, *some))
+        return self.objective(*self.vae(x, 1, *some), beta=beta)
 
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         """Loss of a batch: minus the mean bound, in nats an image."""
@@ -282,6 +294,8 @@ def recipe_training(
     warmup_epochs: int = 100,
     learning_rate: float = 5e-4,
     n_test_samples: int = 5000,
+    estimator: Literal["all", "s2a", "s2s"] = "all",
+    n_drawn: int = 2,
 ) -> VAETraining:
     """Training of one of the paper's models, by name.
 
@@ -294,6 +308,8 @@ def recipe_training(
     sizes
         Further arguments of the recipe; None for the paper's.
     objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
+        See :class:`VAETraining`.
+    estimator, n_drawn
         See :class:`VAETraining`.
 
     Raises
@@ -310,6 +326,8 @@ def recipe_training(
         learning_rate,
         n_test_samples,
         origin,
+        estimator,
+        n_drawn,
     )
 
 
@@ -361,6 +379,8 @@ def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
         "n_parameters": n_weights,
         "objective": getattr(module.objective, "__name__", repr(module.objective)),
         "n_importance_samples": module.n_importance_samples,
+        "estimator": module.estimator,
+        "n_drawn": None if module.estimator == "all" else module.n_drawn,
         "warmup_epochs": module.warmup_epochs,
         "learning_rate": module.learning_rate,
         "epochs": trainer.current_epoch,

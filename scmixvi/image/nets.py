@@ -14,13 +14,18 @@ from torch import Tensor, nn
 CHANNELS_LAST = torch.channels_last
 
 
+def chosen(weights: Tensor, components: Tensor | None) -> Tensor:
+    """Weights `[S, ...]` of all components, or of `components`, `[A]`."""
+    return weights if components is None else weights[components]
+
+
 class StackedLinear(nn.Module):
-    """S linear layers, evaluated together.
+    """S linear layers, evaluated together, or one for all components.
 
     Parameters
     ----------
     n_components
-        S.
+        S, sets of weights. With 1 every component goes through the same layer.
     n_in, n_out
         Features in and out.
     """
@@ -31,10 +36,16 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_components, n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_components, 1, n_out).uniform_(-bound, bound))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map `[S, N, n_in]`, or `[N, n_in]` shared by all components, to `[S, N, n_out]`."""
-        shared = inputs.expand(self.weight.shape[0], *inputs.shape[-2:])
-        return torch.baddbmm(self.bias, shared, self.weight)
+    def forward(self, inputs: Tensor, components: Tensor | None = None) -> Tensor:
+        """Map `[S, N, n_in]`, or `[N, n_in]` shared by all components, to `[S, N, n_out]`.
+
+        With `components`, `[A]`, the S axes are those of these components alone.
+        """
+        if len(self.weight) == 1:
+            inputs = inputs if inputs.dim() == 3 else inputs[None]
+            return F.linear(inputs, self.weight[0].T, self.bias[0, 0])
+        weight, bias = chosen(self.weight, components), chosen(self.bias, components)
+        return torch.baddbmm(bias, inputs.expand(len(weight), *inputs.shape[-2:]), weight)
 
 
 class StackedConv2d(nn.Module):
@@ -70,15 +81,19 @@ class StackedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_components, n_out).uniform_(-bound, bound))
         self.stride, self.groups = stride, 1 if shared_input else n_components
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map `[N, S * n_in, H, W]` (shared: `[N, n_in, H, W]`) to `[N, S * n_out, H', W']`."""
+    def forward(self, inputs: Tensor, components: Tensor | None = None) -> Tensor:
+        """Map `[N, S * n_in, H, W]` (shared: `[N, n_in, H, W]`) to `[N, S * n_out, H', W']`.
+
+        With `components`, `[A]`, the S axes are those of these components alone.
+        """
+        weight, bias = chosen(self.weight, components), chosen(self.bias, components)
         maps = F.conv2d(
             inputs,
-            self.weight.flatten(0, 1),
-            self.bias.flatten(),
+            weight.flatten(0, 1),
+            bias.flatten(),
             stride=self.stride,
-            padding=self.weight.shape[-1] // 2,
-            groups=self.groups,
+            padding=weight.shape[-1] // 2,
+            groups=1 if self.groups == 1 else len(weight),
         )
         return maps.contiguous(memory_format=CHANNELS_LAST)  # one input channel leaves it open
 
@@ -96,13 +111,62 @@ class StackedGLU(nn.Module):
         super().__init__()
         self.n_components = n_components
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, components: Tensor | None = None) -> Tensor:
         """Map `[N, S * 2 * C, H, W]` to `[N, S * C, H, W]`, channels last in memory."""
-        pixels = maps.permute(0, 2, 3, 1).unflatten(-1, (self.n_components, -1))
+        n_components = self.n_components if components is None else len(components)
+        pixels = maps.permute(0, 2, 3, 1).unflatten(-1, (n_components, -1))
         return F.glu(pixels, dim=-1).flatten(-2).permute(0, 3, 1, 2)
 
 
-def mlp(sizes: Sequence[int], gated: bool = True, n_components: int | None = None) -> nn.Sequential:
+class ComponentOffsets(nn.Module):
+    r"""Tell the components of a shared network apart: h becomes h + e_s, a vector a component.
+
+    It stands between a linear layer and its gate or ReLU, and is then what a one-hot code of the
+    component adds to that layer. All that comes before is computed once for all components.
+
+    Parameters
+    ----------
+    n_components
+        S.
+    n_features
+        Features of h.
+    spread
+        Standard deviation of the vectors at the start. Those of a one-hot input drawn like the
+        weights of the pixels, of which there are hundreds, would hardly differ.
+
+    References
+    ----------
+    Hotti et al. 2024, "Efficient mixture learning in black-box variational inference".
+    """
+
+    def __init__(self, n_components: int, n_features: int, spread: float = 0.5) -> None:
+        super().__init__()
+        self.offsets = nn.Parameter(spread * torch.randn(n_components, 1, n_features))
+
+    def forward(self, features: Tensor, components: Tensor | None = None) -> Tensor:
+        """Map `[N, n_features]` to `[S, N, n_features]`, or to the `components` `[A]` alone."""
+        return features + chosen(self.offsets, components)
+
+
+class ComponentSequential(nn.Sequential):
+    """Layers in a row, of which some hold one set of weights a component."""
+
+    def forward(self, inputs: Tensor, components: Tensor | None = None) -> Tensor:
+        """Run all components, or those of `components`, `[A]`, alone."""
+        for layer in self:
+            if isinstance(layer, PER_COMPONENT):  # what takes `components`
+                inputs = layer(inputs, components)
+            else:
+                inputs = layer(inputs)
+        return inputs
+
+
+PER_COMPONENT = (StackedLinear, StackedConv2d, StackedGLU, ComponentOffsets, ComponentSequential)
+
+
+def mlp(
+    sizes: Sequence[int], gated: bool = True, n_components: int | None = None
+) -> ComponentSequential:
     """Layers through `sizes`, each gated or with a ReLU; the output is the last hidden layer.
 
     Parameters
@@ -122,7 +186,27 @@ def mlp(sizes: Sequence[int], gated: bool = True, n_components: int | None = Non
     for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
         layers.append(linear(n_in, 2 * n_out if gated else n_out, n_components))
         layers.append(nn.GLU(dim=-1) if gated else nn.ReLU())
-    return nn.Sequential(*layers)
+    return ComponentSequential(*layers)
+
+
+def trunk_mlp(sizes: Sequence[int], gated: bool, n_components: int) -> ComponentSequential:
+    """One network for S components, told apart before the last gate or ReLU.
+
+    Parameters
+    ----------
+    sizes, gated
+        As for :func:`mlp`.
+    n_components
+        S.
+
+    Returns
+    -------
+    A network from `[N, sizes[0]]` to `[S, N, sizes[-1]]`.
+    """
+    layers = mlp(sizes, gated)
+    n_features = 2 * sizes[-1] if gated else sizes[-1]
+    layers.insert(len(layers) - 1, ComponentOffsets(n_components, n_features))
+    return layers
 
 
 def linear(n_in: int, n_out: int, n_components: int | None = None) -> nn.Module:
@@ -164,9 +248,39 @@ class ConvFeatures(nn.Module):
             ]
             n_in, height, width = n_out, -(-height // stride), -(-width // stride)
         self.n_components, self.n_features = n_components, n_in * height * width
-        self.layers = nn.Sequential(*layers)
+        self.layers = ComponentSequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images `[N, C, H, W]` to features `[S, N, n_features]`."""
-        maps = self.layers(x.contiguous(memory_format=CHANNELS_LAST))
-        return maps.unflatten(1, (self.n_components, -1)).transpose(0, 1).flatten(2)
+    def forward(self, x: Tensor, components: Tensor | None = None) -> Tensor:
+        """Map images `[N, C, H, W]` to features `[S, N, n_features]`, or to A of the S."""
+        maps = self.layers(x.contiguous(memory_format=CHANNELS_LAST), components)
+        n_components = self.n_components if components is None else len(components)
+        return maps.unflatten(1, (n_components, -1)).transpose(0, 1).flatten(2)
+
+
+class TrunkConvFeatures(nn.Module):
+    """One gated convolutional network for S components, told apart by a last dense gated layer.
+
+    Parameters
+    ----------
+    n_components
+        S.
+    image_size, channels, kernels, strides
+        As for :class:`ConvFeatures`.
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        image_size: tuple[int, int, int],
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        strides: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.maps = ConvFeatures(1, image_size, channels, kernels, strides)
+        self.n_features = self.maps.n_features
+        self.dense = trunk_mlp([self.n_features, self.n_features], True, n_components)
+
+    def forward(self, x: Tensor, components: Tensor | None = None) -> Tensor:
+        """Map images `[N, C, H, W]` to features `[S, N, n_features]`, or to A of the S."""
+        return self.dense(self.maps(x)[0], components)

@@ -1,7 +1,8 @@
 """Amortised mixture posteriors over images: S encoders a level, any number of levels.
 
 A level is a module: `level(x)` runs what depends on the images alone, once, and returns the
-conditional of a :class:`~scmixvi.core.Stage`.
+conditional of a :class:`~scmixvi.core.Stage`. `level(x, components)` does so for A of the S
+components, as if there were no others.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from torch.distributions import Independent
 
 from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.posterior import Flow
-from scmixvi.image.nets import StackedLinear, mlp
+from scmixvi.image.nets import StackedLinear, chosen, mlp
 
 
 class TopEncoder(Level):
@@ -26,19 +27,26 @@ class TopEncoder(Level):
         Sizes of the features and of the level, D.
     n_components
         S.
+    n_heads
+        S, or 1 for one head that all components share, as behind a shared trunk; None is S.
     """
 
     def __init__(
-        self, features: nn.Module, n_features: int, n_latent: int, n_components: int
+        self,
+        features: nn.Module,
+        n_features: int,
+        n_latent: int,
+        n_components: int,
+        n_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.features, self.n_latent = features, n_latent
-        self.head = StackedLinear(n_components, n_features, 2 * n_latent)
+        self.head = StackedLinear(n_heads or n_components, n_features, 2 * n_latent)
         self.floats_per_row = 4 * n_components * n_latent
 
-    def forward(self, x: Tensor) -> Callable[[], Independent]:
+    def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[[], Independent]:
         """Encode images; the conditional takes nothing and has batch `[S, B]`, event `[D]`."""
-        base = diagonal_normal(self.head(self.features(x)))
+        base = diagonal_normal(self.head(_features(self.features, x, components), components))
         return lambda: base
 
 
@@ -58,6 +66,8 @@ class LowerEncoder(Level):
         Size of the joint gated layer.
     n_components
         S.
+    n_heads
+        S, or 1 for layers that all components share, as behind a shared trunk; None is S.
     """
 
     def __init__(
@@ -68,27 +78,31 @@ class LowerEncoder(Level):
         n_latent: int,
         n_hidden: int,
         n_components: int,
+        n_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.features, self.n_latent = features, n_latent
-        self.above = mlp([n_above, n_features], n_components=n_components)
-        self.joint = StackedLinear(n_components, 2 * n_features, 2 * n_hidden)
+        n_heads = n_heads or n_components
+        self.above = mlp([n_above, n_features], n_components=n_heads)
+        self.joint = StackedLinear(n_heads, 2 * n_features, 2 * n_hidden)
         self.gate = nn.GLU(dim=-1)
-        self.head = StackedLinear(n_components, n_hidden, 2 * n_latent)
+        self.head = StackedLinear(n_heads, n_hidden, 2 * n_latent)
         self.floats_per_row = n_components * (3 * n_features + 5 * n_hidden + 8 * n_latent)
 
-    def forward(self, x: Tensor) -> Callable[..., Independent]:
+    def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[..., Independent]:
         """Encode images; the conditional takes the levels above, batch `[L, S, S, B]`."""
-        features = self.features(x)
-        weight_x, weight_z = self.joint.weight.chunk(2, dim=1)
-        from_x = (features @ weight_x + self.joint.bias).unsqueeze(1)  # [S, 1, B, 2 * n_hidden]
+        features = _features(self.features, x, components)
+        own = components if len(self.joint.weight) > 1 else None  # one layer serves all
+        weight, bias = chosen(self.joint.weight, own), chosen(self.joint.bias, own)
+        weight_x, weight_z = weight.chunk(2, dim=1)
+        from_x = (features @ weight_x + bias).unsqueeze(1)  # [S, 1, B, 2 * n_hidden]
 
         def conditional(*above: Tensor) -> Independent:
-            z = above[-1]
-            from_z = self.above(z.flatten(0, 2)) @ weight_z  # [S, L * S * B, 2 * n_hidden]
-            from_z = from_z.unflatten(1, (-1, z.shape[2]))  # [S, L * S, B, 2 * n_hidden]
+            z = above[-1]  # [L, S, B, D], drawn by S or A components
+            from_z = self.above(z.flatten(0, 2), components) @ weight_z
+            from_z = from_z.unflatten(1, (-1, z.shape[2]))  # [S or 1, L * S, B, 2 * n_hidden]
             hidden = self.gate(from_z + from_x).flatten(1, 2)
-            parameters = self.head(hidden).unflatten(1, z.shape[:3])  # scored under first
+            parameters = self.head(hidden, components).unflatten(1, z.shape[:3])
             return diagonal_normal(parameters.movedim(0, 2))
 
         return conditional
@@ -129,8 +143,43 @@ class AmortizedPosterior(nn.Module):
         self.floats_per_row = sum(getattr(level, "floats_per_row", 0) for level in levels)
         self.register_buffer("log_weights", log_weights, persistent=False)
 
-    def forward(self, x: Tensor) -> MixturePosterior:
-        """Encode images `[B, C, H, W]`; the encoders run here, once, for any number of draws."""
+    def forward(self, x: Tensor, components: Tensor | None = None) -> MixturePosterior:
+        """Encode images `[B, C, H, W]`; the encoders run here, once, for any number of draws.
+
+        Parameters
+        ----------
+        x
+            Images.
+        components
+            `[A]`, chosen by :func:`~scmixvi.core.draw_components`: the uniform mixture of these
+            alone, and no encoder but theirs runs. None is the whole mixture.
+
+        Raises
+        ------
+        ValueError
+            If some components are asked for and a flow is not shared by all.
+        """
         flows = cast("Sequence[Flow | None]", self.flows)
-        stages = [Stage(level(x), flow) for level, flow in zip(self.levels, flows, strict=True)]
-        return MixturePosterior(stages, self.log_weights)
+        levels = zip(self.levels, flows, strict=True)
+        if components is None:
+            return MixturePosterior(
+                [Stage(level(x), flow) for level, flow in levels], self.log_weights
+            )
+        if any(flow is not None and not flow.shared for flow in flows):
+            raise ValueError(
+                "some components alone (s2s) need flows that all components share: "
+                "use such a flow, or the estimator 's2a'."
+            )
+        return MixturePosterior([Stage(level(x, components), flow) for level, flow in levels])
+
+
+def _features(features: nn.Module, x: Tensor, components: Tensor | None) -> Tensor:
+    """Features of all components or of some, `[S or A, B, n_features]`."""
+    if components is None:
+        return features(x)
+    if type(features) is nn.Sequential:
+        raise ValueError(
+            "a torch.nn.Sequential cannot run some components alone (s2s): "
+            "put the features together with scmixvi.image.nets.ComponentSequential."
+        )
+    return features(x, components)

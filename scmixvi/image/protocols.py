@@ -26,8 +26,12 @@ class PosteriorPart(Protocol):
     latent_sizes: tuple[int, ...]
     image_size: tuple[int, int, int]
 
-    def __call__(self, x: Tensor) -> MixturePosterior:
-        """Encode images `[B, C, H, W]`."""
+    def __call__(self, x: Tensor, *components: Tensor) -> MixturePosterior:
+        """Encode images `[B, C, H, W]`.
+
+        For the estimator "s2s" it is called with the drawn components, `[A]`, as second argument,
+        and returns the uniform mixture of these alone.
+        """
 
 
 class PriorPart(Protocol):

@@ -28,12 +28,18 @@ from scmixvi.image.decoders import (
     mlp_net,
 )
 from scmixvi.image.flows import InverseAutoregressiveFlow
-from scmixvi.image.nets import ConvFeatures
+from scmixvi.image.nets import (
+    ComponentSequential,
+    ConvFeatures,
+    TrunkConvFeatures,
+    trunk_mlp,
+)
 from scmixvi.image.nets import mlp as mlp_layers
 from scmixvi.image.pixelcnn import PixelCNNDecoder
 from scmixvi.image.posteriors import AmortizedPosterior, LowerEncoder, TopEncoder
 from scmixvi.image.vae import ImageVAE
 
+ENCODER_SHARING = ("separate", "trunk")
 TOP_KERNELS, LOWER_KERNELS, STRIDES = (7, 3, 5, 3, 3), (3, 3, 3, 3, 3), (1, 2, 1, 2, 1)
 
 
@@ -75,6 +81,7 @@ def mlp(
     encoder_gated: bool = True,
     decoder_gated: bool = True,
     weights: Sequence[float] | None = None,
+    encoder_sharing: str = "separate",
 ) -> ImageVAE:
     """Fully connected encoders and decoder, one level, standard normal prior, binary pixels.
 
@@ -92,18 +99,23 @@ def mlp(
         Gated layers, or ReLUs. Table 7 has an encoder without gates and a gated decoder.
     weights
         S mixture weights that sum to 1; None is uniform.
+    encoder_sharing
+        "separate": S encoders; "trunk": one for all, told apart by a vector a component in the
+        last hidden layer.
 
     Raises
     ------
     ValueError
-        If S or D is below 1 or the weights do not fit.
+        If S or D is below 1, the weights do not fit, or the sharing is unknown.
     """
     _check(image_size, n_components=n_components)
+    trunk = _is_trunk(encoder_sharing)
     _level_sizes(n_latent, 1)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]
-    features = nn.Sequential(nn.Flatten(), mlp_layers(sizes, encoder_gated, n_components))
-    top = TopEncoder(features, sizes[-1], n_latent, n_components)
+    layers = (trunk_mlp if trunk else mlp_layers)(sizes, encoder_gated, n_components)
+    features = ComponentSequential(nn.Flatten(), layers)
+    top = TopEncoder(features, sizes[-1], n_latent, n_components, 1 if trunk else None)
     posterior = AmortizedPosterior(
         [top], n_components, image_size, log_weights=_log_weights(weights, n_components)
     )
@@ -129,6 +141,7 @@ def convolutional(
     likelihood: Likelihood = bernoulli,
     n_parameters: int | None = None,
     weights: Sequence[float] | None = None,
+    encoder_sharing: str = "separate",
 ) -> ImageVAE:
     """Gated convolutional encoders and a PixelCNN: what all recipes but `mlp` are made of.
 
@@ -158,24 +171,31 @@ def convolutional(
         Distribution of the pixels given n_parameters maps; None is one map a channel.
     weights
         S mixture weights that sum to 1; None is uniform.
+    encoder_sharing
+        "separate": S encoders; "trunk": one for all, whose convolutions are followed by a dense
+        gated layer with a vector a component, as many features wide.
 
     Raises
     ------
     ValueError
-        If S or H is below 1, or the weights or the numbers of latents do not fit.
+        If S or H is below 1, the weights or the numbers of latents do not fit, or the sharing is
+        unknown.
     """
     _check(image_size, n_components=n_components, n_levels=n_levels)
+    trunk = _is_trunk(encoder_sharing)
     for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
         if value < 0:
             raise ValueError(f"{name} must not be negative (0 is none), but it is {value}.")
     sizes = _level_sizes(n_latent, n_levels)
     log_weights = _log_weights(weights, n_components)
-    features = partial(ConvFeatures, n_components, image_size, channels, strides=STRIDES)
+    kind, n_heads = (TrunkConvFeatures, 1) if trunk else (ConvFeatures, n_components)
+    features = partial(kind, n_components, image_size, channels, strides=STRIDES)
     net = features(TOP_KERNELS)
-    levels: list[Level] = [TopEncoder(net, net.n_features, sizes[0], n_components)]
+    levels: list[Level] = [TopEncoder(net, net.n_features, sizes[0], n_components, n_heads)]
     for above, size in pairwise(sizes):
         net = features(LOWER_KERNELS)
-        levels.append(LowerEncoder(net, net.n_features, above, size, n_hidden, n_components))
+        lower = LowerEncoder(net, net.n_features, above, size, n_hidden, n_components, n_heads)
+        levels.append(lower)
     flows: list[nn.Module | None] = [None] * n_levels
     if n_flow_steps:
         flows[-1] = InverseAutoregressiveFlow(sizes[-1], n_flow_steps, (n_flow_hidden,) * 2)
@@ -285,6 +305,15 @@ def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
 
 def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor | None:
     return None if weights is None else log_weights_from(weights, n_components)
+
+
+def _is_trunk(encoder_sharing: str) -> bool:
+    if encoder_sharing not in ENCODER_SHARING:
+        raise ValueError(
+            f"encoder_sharing must be one of {list(ENCODER_SHARING)}, "
+            f"but it is {encoder_sharing!r}."
+        )
+    return encoder_sharing == "trunk"
 
 
 def _check(image_size: Sequence[int], **counts: int) -> None:

@@ -11,7 +11,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from scmixvi.core import MixturePosterior, log_mixture, miselbo, siwelbo
+from scmixvi.core import (
+    MixturePosterior,
+    check_estimator,
+    draw_components,
+    log_mixture,
+    miselbo,
+    siwelbo,
+)
 from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
 
 Representation = Literal["mean", "components", "params"]
@@ -23,11 +30,13 @@ class BoundTerms(NamedTuple):
     Parameters
     ----------
     log_lik, log_prior
-        log p(x_b | z_ls) and log p(z_ls), `[L, S, B]`, in nats.
+        log p(x_b | z_ls) and log p(z_ls), `[L, S, B]`, in nats; from A of the components
+        `[L, A, B]`.
     log_q_all
-        `[L, S, S, B]`; entry l, s, j, b is log q_j(z_ls | x_b), in nats.
+        `[L, S, S, B]`; entry l, s, j, b is log q_j(z_ls | x_b), in nats. From A of the components
+        `[L, A, S, B]` (S2A) or `[L, A, A, B]` (S2S).
     log_weights
-        `[S]`, or None for uniform weights.
+        Of the components scored under, `[S]`; None for uniform weights.
     """
 
     log_lik: Tensor
@@ -76,8 +85,14 @@ class ImageVAE(nn.Module):
         self.latent_sizes = tuple(posterior.latent_sizes)
         self.image_size = tuple(posterior.image_size)
 
-    def forward(self, x: Tensor, n_importance_samples: int = 1) -> BoundTerms:
-        """Draw L samples from every component and score them: what the objectives take.
+    def forward(
+        self,
+        x: Tensor,
+        n_importance_samples: int = 1,
+        estimator: Literal["all", "s2a", "s2s"] = "all",
+        n_drawn: int = 2,
+    ) -> BoundTerms:
+        """Draw L samples from every component, or some, and score them: what the objectives take.
 
         Parameters
         ----------
@@ -85,6 +100,12 @@ class ImageVAE(nn.Module):
             Images `[B, C, H, W]`, values in [0, 1].
         n_importance_samples
             L.
+        estimator
+            "all": draw from every component; "s2a": from `n_drawn` chosen at random, scored under
+            all, the same bound in expectation; "s2s": from `n_drawn`, scored under those alone, a
+            looser bound, for which no other encoder runs.
+        n_drawn
+            A; not looked at with "all".
 
         Returns
         -------
@@ -93,10 +114,18 @@ class ImageVAE(nn.Module):
         Raises
         ------
         ValueError
-            If the images' rank, size, type or range is wrong, or L is below 1.
+            If the images' rank, size, type or range is wrong, L is below 1, the estimator is
+            unknown or A not in 1 to S.
         """
         self._check_images(x)
-        return self._terms(self.posterior(x), self.prior(), x, n_importance_samples)
+        check_estimator(estimator, n_drawn, self.n_components)
+        if estimator == "all" or n_drawn == self.n_components:
+            return self._terms(self.posterior(x), self.prior(), x, n_importance_samples)
+        log_weights = getattr(self.posterior, "log_weights", None)
+        drawn = draw_components(self.n_components, n_drawn, log_weights, x.device)
+        if estimator == "s2a":
+            return self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
+        return self._terms(self.posterior(x, drawn), self.prior(), x, n_importance_samples)
 
     @torch.no_grad()
     def nll(
@@ -220,9 +249,14 @@ class ImageVAE(nn.Module):
             return self.posterior(x).jsd(n_samples)
 
     def _terms(
-        self, posterior: MixturePosterior, prior: JointDensity, x: Tensor, n_samples: int
+        self,
+        posterior: MixturePosterior,
+        prior: JointDensity,
+        x: Tensor,
+        n_samples: int,
+        drawn: Tensor | None = None,
     ) -> BoundTerms:
-        zs, log_q_all = posterior.sample_stratified(n_samples)
+        zs, log_q_all = posterior.sample_stratified(n_samples, drawn)
         log_lik = self.decoder(*zs).log_prob(x)
         return BoundTerms(log_lik, prior.log_prob(zs), log_q_all, posterior.log_weights)
 

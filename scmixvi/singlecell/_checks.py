@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from scmixvi.core import log_weights_from
+from scmixvi.core import check_estimator, log_weights_from
 
 MIXTURE_WEIGHTS = ("uniform", "learned", "amortized")
+ENCODER_SHARING = ("separate", "trunk")
 
 
 def check_mixture_arguments(
@@ -27,6 +28,29 @@ def check_mixture_arguments(
         raise ValueError(
             f"mixture_weights must be one of {list(MIXTURE_WEIGHTS)} or {n_components} "
             f"numbers that sum to 1, but it is {mixture_weights!r}."
+        )
+
+
+def check_many_components(
+    n_components: int,
+    mixture_weights: str | Sequence[float],
+    encoder_sharing: str,
+    estimator: str,
+    n_drawn: int,
+) -> None:
+    """Raise ValueError for ways of sharing and drawing that do not exist or do not fit."""
+    if encoder_sharing not in ENCODER_SHARING:
+        raise ValueError(
+            f"encoder_sharing must be one of {list(ENCODER_SHARING)}, "
+            f"but it is {encoder_sharing!r}."
+        )
+    check_estimator(estimator, n_drawn, n_components)
+    learns = isinstance(mixture_weights, str) and mixture_weights != "uniform"
+    if estimator != "all" and learns:
+        raise ValueError(
+            f"the estimator {estimator!r} chooses components in proportion to their weights, which "
+            f"gives {mixture_weights} weights no right gradient: use uniform or given weights, "
+            "or estimator='all'."
         )
 
 

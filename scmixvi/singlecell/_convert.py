@@ -9,6 +9,17 @@ from scvi.data._constants import _SETUP_ARGS_KEY
 from scvi.model import SCVI
 from torch import Tensor, nn
 
+from scmixvi.singlecell._trunk import fold_offset, initial_offsets
+
+MIXTURE_ARGUMENTS = (
+    "n_components",
+    "n_importance_samples",
+    "mixture_weights",
+    "encoder_sharing",
+    "estimator",
+    "n_drawn",
+)
+
 
 def components_from_one(state: dict[str, Tensor], n_components: int) -> dict[str, Tensor]:
     """SCVI's weights with its encoder S times."""
@@ -23,6 +34,8 @@ def components_from_one(state: dict[str, Tensor], n_components: int) -> dict[str
 
 def one_of_components(state: dict[str, Tensor], component: int) -> dict[str, Tensor]:
     """A mixture's weights with one of its encoders as SCVI's."""
+    if "component_offsets" in state:
+        return fold_offset(state, component)
     prefix = "z_encoder." if component == 0 else f"z_encoder_{component}."
     chosen = {
         "z_encoder." + name.removeprefix(prefix): tensor
@@ -42,8 +55,8 @@ def twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs:
     parameters = dict(source.init_params_["non_kwargs"])
     for further in source.init_params_["kwargs"].values():
         parameters |= further
-    own = ("n_components", "n_importance_samples", "mixture_weights")
-    model = cls(adata, **{k: v for k, v in parameters.items() if k not in own}, **mixture_kwargs)
+    shared = {k: v for k, v in parameters.items() if k not in MIXTURE_ARGUMENTS}
+    model = cls(adata, **shared, **mixture_kwargs)
     model.to_device(source.device)
     model.module.eval()
     model.is_trained_ = source.is_trained_
@@ -53,6 +66,19 @@ def twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs:
         source.test_indices_,
     )
     return model
+
+
+@torch.no_grad()
+def tell_apart(module: nn.Module, jitter: float) -> None:
+    """Make the components differ that all hold the same encoder; the first stays as it is."""
+    if module.encoder_sharing == "trunk":
+        offsets = initial_offsets(module.z_encoder, module.n_components, jitter)
+        module.component_offsets.copy_(offsets)
+        module.component_offsets[0] = 0.0
+        return
+    for encoder in module.z_encoders[1:]:
+        for head in (encoder.mean_encoder, encoder.var_encoder):
+            add_noise(head, jitter)
 
 
 @torch.no_grad()

@@ -29,10 +29,11 @@ from torch.distributions import (
 from scmixvi.singlecell._checks import (
     check_counts,
     check_finite,
+    check_many_components,
     check_mixture_arguments,
     check_query_genes,
 )
-from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_components, twin
+from scmixvi.singlecell._convert import components_from_one, one_of_components, tell_apart, twin
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
@@ -65,13 +66,23 @@ class MixtureSCVI(SCVI):
     mixture_weights
         "uniform", "learned" (one set of S weights), "amortized" (a set for each cell), or S
         numbers that sum to 1.
+    encoder_sharing
+        "separate": S encoders; "trunk": one encoder for all, told apart by a one-hot code of the
+        component at its last hidden layer. For many components.
+    estimator
+        Of the training loss: "all"; "s2a", draw from `n_drawn` random components a step and score
+        under all, the same bound in expectation; "s2s", score under the drawn ones alone, a looser
+        bound at a cost that does not depend on S. Everything but training takes all components.
+    n_drawn
+        Components that a training step draws from; not looked at with "all".
     **kwargs
         Further arguments of :class:`scvi.module.VAE`.
 
     Raises
     ------
     ValueError
-        If S or L is not a positive whole number, or the weights are not a distribution over S.
+        If S or L is not a positive whole number, the weights are not a distribution over S, or the
+        sharing or the estimator is unknown or does not go with the rest.
 
     Examples
     --------
@@ -105,9 +116,13 @@ class MixtureSCVI(SCVI):
         n_components: int = 4,
         n_importance_samples: int = 1,
         mixture_weights: Literal["uniform", "learned", "amortized"] | Sequence[float] = "uniform",
+        encoder_sharing: Literal["separate", "trunk"] = "separate",
+        estimator: Literal["all", "s2a", "s2s"] = "all",
+        n_drawn: int = 2,
         **kwargs: Any,
     ) -> None:
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
+        check_many_components(n_components, mixture_weights, encoder_sharing, estimator, n_drawn)
         if not isinstance(mixture_weights, str):
             mixture_weights = [float(w) for w in mixture_weights]
         cls = type(self)
@@ -129,6 +144,9 @@ class MixtureSCVI(SCVI):
                 n_components=n_components,
                 n_importance_samples=n_importance_samples,
                 mixture_weights=mixture_weights,
+                encoder_sharing=encoder_sharing,
+                estimator=estimator,
+                n_drawn=n_drawn,
                 **kwargs,
             )
         finally:
@@ -137,7 +155,8 @@ class MixtureSCVI(SCVI):
             "SCVI model", "MixtureSCVI model", 1
         ).removesuffix(".") + (
             f", n_components: {n_components}, n_importance_samples: {n_importance_samples}, "
-            f"mixture_weights: {mixture_weights}."
+            f"mixture_weights: {mixture_weights}, encoder_sharing: {encoder_sharing}, "
+            f"estimator: {estimator}" + ("." if estimator == "all" else f", n_drawn: {n_drawn}.")
         )
         self.init_params_ = self._get_init_params(locals())
 
@@ -392,7 +411,9 @@ class MixtureSCVI(SCVI):
 
         Component 0 is SCVI's encoder exactly. The others get noise on the weights of the heads
         for mean and variance, `jitter` times each weight matrix's standard deviation, so that
-        training can tell them apart. With `n_components=1` the new model equals the old one.
+        training can tell them apart; with `encoder_sharing="trunk"` their vectors are noise,
+        `jitter` times the norms of the last hidden layer's weights. With `n_components=1` the new
+        model equals the old one.
 
         Parameters
         ----------
@@ -405,7 +426,7 @@ class MixtureSCVI(SCVI):
         jitter
             Relative size of the noise.
         **mixture_kwargs
-            `n_importance_samples`, `mixture_weights`.
+            `n_importance_samples`, `mixture_weights`, `encoder_sharing`, `estimator`, `n_drawn`.
 
         Returns
         -------
@@ -429,9 +450,7 @@ class MixtureSCVI(SCVI):
         model = twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
         state = components_from_one(scvi_model.module.state_dict(), n_components)
         model.module.load_state_dict(state, strict=False)
-        for encoder in model.module.z_encoders[1:]:
-            for head in (encoder.mean_encoder, encoder.var_encoder):
-                add_noise(head, jitter)
+        tell_apart(model.module, jitter)
         return model
 
     def to_scvi(self, component: int | None = None, adata: AnnData | None = None) -> SCVI:
@@ -450,7 +469,7 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If there is no such component, or no adata.
+            If there is no such component, no adata, or a trunk whose layers have no bias.
         """
         if component is None:
             component = self._best_component()

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,33 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 from torch.nn.functional import linear, one_hot
 
-from scmixvi.core import component_elbos, log_mixture, log_weights_from, miselbo, siwelbo
-from scmixvi.singlecell._checks import check_mixture_arguments
+from scmixvi.core import (
+    component_elbos,
+    draw_components,
+    log_mixture,
+    log_weights_from,
+    miselbo,
+    siwelbo,
+)
+from scmixvi.singlecell._checks import check_many_components, check_mixture_arguments
 from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components
 from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._streaming import (
+    DISPERSION_KEY,
+    LOG_LIK_KEY,
+    MAX_ELEMENTS_A_PASS,
+    decode_in_passes,
+    needs_passes,
+)
+from scmixvi.singlecell._trunk import encode_trunk, initial_offsets
 
 ESTIMATORS = {"pooled": siwelbo, "stratified": miselbo}
 
 # Keys that scvi-tools' dictionaries do not have: the draw before a logistic-normal
-# transformation, every component's score of it, and the dispersion before it is broadcast.
-UNTRANSFORMED_KEY, SCORES_KEY, DISPERSION_KEY = "u", "log_q_all", "px_r"
-
-# Elements of one likelihood tensor that an evaluation pass may hold (64 MB in float32).
-MAX_ELEMENTS_A_PASS = 2**24
+# transformation, and every component's score of it.
+UNTRANSFORMED_KEY, SCORES_KEY = "u", "log_q_all"
 
 
 class MixtureVAE(VAE):
@@ -56,11 +69,22 @@ class MixtureVAE(VAE):
     mixture_weights
         "uniform", "learned" (one set of S weights), "amortized" (a set for each cell), or S
         numbers that sum to 1.
+    encoder_sharing
+        "separate": S encoders; "trunk": one encoder for all, whose last hidden layer also sees a
+        one-hot code of the component.
+    estimator
+        Of the training loss: "all" draws from every component; "s2a" from `n_drawn` components
+        chosen at random in each step, scored under all (the same bound in expectation); "s2s" from
+        `n_drawn`, scored under those alone (a looser bound, whose cost does not depend on S).
+        Evaluation mode always takes all.
+    n_drawn
+        A, components that a training step draws from; not looked at with "all".
 
     Raises
     ------
     ValueError
-        If S or L is not a positive integer, or the weights are not a distribution over S.
+        If S or L is not a positive integer, the weights are not a distribution over S, or the
+        sharing or the estimator is unknown or does not go with the rest.
     """
 
     def __init__(
@@ -69,16 +93,24 @@ class MixtureVAE(VAE):
         n_components: int = 4,
         n_importance_samples: int = 1,
         mixture_weights: str | Sequence[float] = "uniform",
+        encoder_sharing: str = "separate",
+        estimator: str = "all",
+        n_drawn: int = 2,
         **kwargs: Any,
     ) -> None:
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
+        check_many_components(n_components, mixture_weights, encoder_sharing, estimator, n_drawn)
         super().__init__(*args, **kwargs)
         self.n_components = n_components
         self.n_importance_samples = n_importance_samples
         # scArches decides by ".0." and ".1." in a parameter's name whether to train it, so the
         # encoders are attributes of their own and not entries of a ModuleList.
-        for s in range(1, n_components):
-            self.add_module(f"z_encoder_{s}", _fresh_copy(self.z_encoder))
+        self.encoder_sharing, self.estimator, self.n_drawn = encoder_sharing, estimator, n_drawn
+        if encoder_sharing == "trunk":
+            self.component_offsets = nn.Parameter(initial_offsets(self.z_encoder, n_components))
+        else:
+            for s in range(1, n_components):
+                self.add_module(f"z_encoder_{s}", _fresh_copy(self.z_encoder))
         if not isinstance(mixture_weights, str):
             mixture_weights = tuple(float(w) for w in mixture_weights)
         self.mixture_weights = mixture_weights
@@ -94,7 +126,9 @@ class MixtureVAE(VAE):
 
     @property
     def z_encoders(self) -> list[nn.Module]:
-        """The S encoders; the first is `z_encoder`."""
+        """The S encoders, or the one that all share; the first is `z_encoder`."""
+        if self.encoder_sharing == "trunk":
+            return [self.z_encoder]
         others = [getattr(self, f"z_encoder_{s}") for s in range(1, self.n_components)]
         return [self.z_encoder, *others]
 
@@ -112,13 +146,37 @@ class MixtureVAE(VAE):
     ) -> dict[str, Tensor | Distribution | None]:
         """Encode a batch and draw from the mixture, or (`stratified`) L times a component."""
         encoder_input, covariates = self._encoder_input(x, batch_index, cont_covs, cat_covs)
-        loc, scale, hidden = encode_components(self.z_encoders, encoder_input, *covariates)
-        qz = MixtureOfNormals(loc, scale, self._log_weights(hidden), validate_args=False)
+        drawn = self._drawn_components(x.device) if stratified else None
+        encoded = drawn if self.estimator == "s2s" else None
+        loc, scale, hidden = self._encode(encoder_input, covariates, encoded)
+        # Components were drawn in proportion to their weights, so that they count equally.
+        log_weights = self._log_weights(hidden) if encoded is None else None
+        qz = MixtureOfNormals(loc, scale, log_weights, validate_args=False)
         if self.use_observed_lib_size:
             ql, library = None, torch.log(x.sum(1)).unsqueeze(1)
         else:
             ql, library = self.l_encoder(encoder_input, *covariates)
+        if drawn is not None and encoded is None:
+            return self._draw_stratified(qz, ql, library, self.n_importance_samples, drawn)
         return self._draw(qz, ql, library, n_samples, stratified, skip=1)
+
+    def _drawn_components(self, device: torch.device) -> Tensor | None:
+        """Components `[A]` that this training step draws from; None is all."""
+        if self.estimator == "all" or not self.training or self.n_drawn == self.n_components:
+            return None
+        log_weights = None if self.mixture_weights == "uniform" else self.given_log_weights
+        return draw_components(self.n_components, self.n_drawn, log_weights, device)
+
+    def _encode(
+        self, x: Tensor, covariates: tuple[Tensor, ...], drawn: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, standard deviations and last hidden layer of all or the drawn components."""
+        if self.encoder_sharing == "trunk":
+            return encode_trunk(self.z_encoder, self.component_offsets, x, *covariates, drawn=drawn)
+        encoders = self.z_encoders
+        if drawn is not None:
+            encoders = [encoders[s] for s in drawn.tolist()]
+        return encode_components(encoders, x, *covariates)
 
     @auto_move_data
     def _cached_inference(
@@ -204,10 +262,15 @@ class MixtureVAE(VAE):
         return self._outputs(qz, ql, _repeated(library, ql, n_samples), u)
 
     def _draw_stratified(
-        self, qz: MixtureOfNormals, ql: Distribution | None, library: Tensor, n_draws: int
+        self,
+        qz: MixtureOfNormals,
+        ql: Distribution | None,
+        library: Tensor,
+        n_draws: int,
+        drawn: Tensor | None = None,
     ) -> dict[str, Tensor | Distribution | None]:
         """Draw L times from every component: z `[L * S, n, D]`, with every component's scores."""
-        (u,), scores = qz.posterior.sample_stratified(n_draws)
+        (u,), scores = qz.posterior.sample_stratified(n_draws, drawn)
         u = u.flatten(0, 1)
         return self._outputs(qz, ql, _repeated(library, ql, len(u)), u, scores)
 
@@ -241,14 +304,28 @@ class MixtureVAE(VAE):
         size_factor: Tensor | None = None,
         y: Tensor | None = None,
         transform_batch: Tensor | None = None,
-        deferred: bool = False,
+        counts: Tensor | None = None,
     ) -> dict[str, Distribution | Tensor | None]:
         """Decode z `[n, D]` or `[K, n, D]` in one pass over all K*n rows.
 
         One pass means that batch norm pools the K draws of a cell, in training as in evaluation.
-        A `deferred` distribution is computed, with the weights of that moment, when something is
-        first read from it; the likelihood of a batch can do without.
+        Where `counts` are given, nothing but their likelihood is needed: the distribution is then
+        computed, with the weights of that moment, when something is first read from it, and
+        without gradients draws that take too much memory are decoded some at a time, into
+        log-likelihoods of the counts.
         """
+        if needs_passes(z, counts):
+            again = partial(
+                self.generative,
+                batch_index=batch_index,
+                cont_covs=cont_covs,
+                cat_covs=cat_covs,
+                size_factor=size_factor,
+                y=y,
+                transform_batch=transform_batch,
+                counts=counts,
+            )
+            return decode_in_passes(again, z, library, counts)
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         draws = z.shape[:-2]
@@ -266,7 +343,7 @@ class MixtureVAE(VAE):
             covariates = (batch_index, *covariates)
         flat_input = torch.cat([rows(part) for part in decoder_input], dim=-1)
         covariates = tuple(map(rows, covariates))
-        if deferred and can_defer(self.decoder, self.gene_likelihood, self.dispersion):
+        if counts is not None and can_defer(self.decoder, self.gene_likelihood, self.dispersion):
             px_r = self._dispersion(batch_index, y)
             hidden = self.decoder.px_decoder(flat_input, *covariates)
             px = undecoded(self._heads(hidden, rows(scale_factor), px_r), draws)
@@ -337,7 +414,8 @@ class MixtureVAE(VAE):
         if compute_loss and "n_samples" not in inference_kwargs:
             inference_kwargs["stratified"] = True
         if compute_loss:
-            generative_kwargs = {"deferred": True, **(generative_kwargs or {})}
+            counts = tensors[REGISTRY_KEYS.X_KEY]
+            generative_kwargs = {"counts": counts, **(generative_kwargs or {})}
         return super().forward(
             tensors,
             get_inference_input_kwargs,
@@ -413,8 +491,11 @@ class MixtureVAE(VAE):
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         u, scores = inference_outputs[UNTRANSFORMED_KEY], inference_outputs[SCORES_KEY]
         x = tensors[REGISTRY_KEYS.X_KEY]
-        px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
-        log_lik = log_likelihood(px, x, theta)
+        if LOG_LIK_KEY in generative_outputs:
+            log_lik = generative_outputs[LOG_LIK_KEY]
+        else:
+            px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
+            log_lik = log_likelihood(px, x, theta)
         log_prior = _standard_normal(u)
         if scores is None:
             log_q = qz.log_prob(u).squeeze(-1)
@@ -511,7 +592,8 @@ class MixtureVAE(VAE):
     ) -> Tensor:
         """Log importance weights of fresh stratified draws, `[L, S, n]`."""
         outputs = self._draw_stratified(qz, ql, library, n_draws)
-        decoded = self.generative(**self._get_generative_input(tensors, outputs), deferred=True)
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
         log_lik, log_prior, _, _ = self._bound_terms(tensors, outputs, decoded)
         log_ratio = log_lik + log_prior - log_mixture(outputs[SCORES_KEY], qz.c_log_weights.T)
         if ql is not None:
@@ -524,7 +606,8 @@ class MixtureVAE(VAE):
         """One draw of every component's own ELBO, `[S, n]`, in nats (Theorem 1's right side)."""
         inputs = self._get_inference_input(tensors, full_forward_pass=True)
         outputs = self.inference(**inputs, stratified=True)
-        decoded = self.generative(**self._get_generative_input(tensors, outputs), deferred=True)
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
         return component_elbos(*self._bound_terms(tensors, outputs, decoded)[:3])
 
 
@@ -561,8 +644,8 @@ def _library_ratio(inference_outputs: dict, generative_outputs: dict) -> Tensor:
 def _expected(log_lik: Tensor, log_weights: Tensor | None) -> Tensor:
     """Weighted mean over components of the mean over samples, `[L, S, n] -> [n]`."""
     by_component = log_lik.mean(0)
-    if log_weights is None:
-        return by_component.mean(0)
+    if log_weights is None or len(log_weights) != len(by_component):
+        return by_component.mean(0)  # drawn in proportion to the weights: they count equally
     return (log_weights.exp() * by_component).sum(0)
 
 

@@ -1,0 +1,153 @@
+"""S2A, S2S and a shared trunk in the image models."""
+
+import itertools
+
+import pytest
+import tiny_images
+import torch
+
+import laws
+from scmixvi.core import component_elbos, miselbo, siwelbo
+from scmixvi.image.lightning import VAETraining
+from scmixvi.image.nets import ComponentOffsets, ConvFeatures, TrunkConvFeatures, trunk_mlp
+
+S, A, B = 5, 2, 3
+IMAGES = tiny_images.all_images((1, 2, 2))
+RECIPES = ("mlp", "hierarchical", "iaf", "composite")
+
+
+def trunk(name, n_components=S):
+    return tiny_images.recipe(name, n_components, encoder_sharing="trunk")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("sharing", ["separate", "trunk"])
+def test_some_components_are_those_of_the_whole(name, sharing):
+    """An encoder's Gaussians do not depend on which others run."""
+    model = tiny_images.recipe(name, S, encoder_sharing=sharing)
+    x, drawn = IMAGES[:B], torch.tensor([3, 0, 3])
+    whole, some = model.posterior(x), model.posterior(x, drawn)
+    laws.assert_draw_law(whole, 2)
+    laws.assert_draw_law(some, 2)
+    zs, scores = some.sample_stratified(2)
+    torch.testing.assert_close(scores, whole.log_prob_all(zs)[:, :, drawn])
+    zs, scores = whole.sample_stratified(2, drawn)
+    torch.testing.assert_close(scores, whole.log_prob_all(zs))
+    assert some.log_weights is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("estimator", ["s2a", "s2s"])
+@pytest.mark.parametrize("sharing", ["separate", "trunk"])
+def test_shapes_and_gradients(name, estimator, sharing):
+    model = tiny_images.recipe(name, S, encoder_sharing=sharing)
+    x = IMAGES[torch.arange(B) * 3]
+    terms = model(x, 2, estimator, A)
+    assert terms.log_lik.shape == terms.log_prior.shape == (2, A, B)
+    assert terms.log_q_all.shape == (2, A, S if estimator == "s2a" else A, B)
+    laws.assert_pooled_not_below_stratified(*terms)
+    siwelbo(*terms).mean().backward()
+    for part in model.modules():
+        if isinstance(part, ComponentOffsets) and estimator == "s2s" and "composite" not in name:
+            assert (part.offsets.grad.abs().sum((1, 2)) > 0).sum() == A
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_trunk_learns_everywhere_and_its_components_can_be_renamed(name):
+    model, x = trunk(name, 3), IMAGES[torch.arange(B) * 3]
+    terms = model(x, 1)
+    laws.assert_permutation_invariant(*terms)
+    laws.assert_every_parameter_has_gradient(model, -miselbo(*terms).mean())
+    assert component_elbos(*terms[:3]).std(0).min() > 0, "components differ from the start"
+    posterior = model.posterior(x)
+    zs, scores = posterior.sample_stratified(1)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, ComponentOffsets):
+                part.offsets.copy_(part.offsets[[2, 0, 1]])
+    torch.testing.assert_close(model.posterior(x).log_prob_all(zs), scores[:, :, [2, 0, 1]])
+
+
+@pytest.mark.parametrize("sharing", ["separate", "trunk"])
+def test_bounds_against_the_integral(sharing):
+    weights = [0.4, 0.1, 0.2, 0.05, 0.25]
+    for given in (None, weights):
+        model = tiny_images.recipe("mlp", S, encoder_sharing=sharing, weights=given)
+        x = IMAGES[:2]
+        exact = tiny_images.integrate(model, x).log_evidence
+        with torch.no_grad():
+            found = {
+                name: torch.stack([miselbo(*model(x, 2, name, A)) for _ in range(300)])
+                for name in ("all", "s2a", "s2s")
+            }
+        for draws in found.values():
+            laws.assert_bound(draws, exact)
+        error = ((found["all"].var(0) + found["s2a"].var(0)) / 300).sqrt()
+        assert ((found["all"].mean(0) - found["s2a"].mean(0)).abs() < 4 * error).all()
+
+
+def test_a_trunk_grows_by_one_vector_a_component():
+    def n_weights(n_components):
+        return sum(p.numel() for p in trunk("mlp", n_components).posterior.parameters())
+
+    assert n_weights(7) - n_weights(6) == 2 * 5, "a vector before the gate of five units"
+
+
+def test_trunk_layers_add_their_vector_before_the_gate():
+    net = trunk_mlp([4, 6, 3], True, S)
+    x = torch.randn(B, 4)
+    hidden = net[1](net[0](x))
+    linear, offsets = net[2], net[3].offsets
+    expected = [torch.nn.functional.glu(linear(hidden) + offsets[s]) for s in range(S)]
+    torch.testing.assert_close(net(x), torch.stack(expected))
+    relu = trunk_mlp([4, 3], False, S)
+    expected = [torch.relu(relu[0](x) + relu[1].offsets[s]) for s in range(S)]
+    torch.testing.assert_close(relu(x), torch.stack(expected))
+
+
+def test_convolutions_of_some_components():
+    x, drawn = torch.rand(B, 1, 4, 4), torch.tensor([2, 0])
+    for kind in (ConvFeatures, TrunkConvFeatures):
+        net = kind(S, (1, 4, 4), (3, 2), (3, 3), (1, 2))
+        torch.testing.assert_close(net(x, drawn), net(x)[drawn])
+        assert net(x).shape == (S, B, net.n_features)
+
+
+def test_training_takes_some_and_validation_all():
+    model = trunk("mlp").float()
+    x = IMAGES[:B].float()
+    for estimator, n_drawn in itertools.product(("s2a", "s2s"), (1, 2)):
+        training = VAETraining(
+            model, lambda *terms, beta=1.0: terms, estimator=estimator, n_drawn=n_drawn
+        )
+        n_scored = S if estimator == "s2a" else n_drawn
+        assert training.train().bound(x)[2].shape == (1, n_drawn, n_scored, B)
+        assert training.bound(x, beta=0.5)[2].shape == (1, n_drawn, n_scored, B)
+        assert training.eval().bound(x)[2].shape == (1, S, S, B)
+
+
+def test_all_drawn_is_the_whole():
+    model = tiny_images.recipe("mlp", 3, weights=[0.5, 0.3, 0.2])
+    found = []
+    for estimator in ("all", "s2a", "s2s"):
+        torch.manual_seed(3)
+        found.append(miselbo(*model(IMAGES, 2, estimator, 3)))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_doors():
+    model = trunk("mlp")
+    with pytest.raises(ValueError, match="estimator must be one of"):
+        model(IMAGES, 1, "some")
+    with pytest.raises(ValueError, match="from 1 to n_components = 5"):
+        model(IMAGES, 1, "s2a", 6)
+    with pytest.raises(ValueError, match="from 1 to n_components = 5"):
+        VAETraining(model, estimator="s2s", n_drawn=0)
+    with pytest.raises(ValueError, match=r"encoder_sharing must be one of \['separate', 'trunk'\]"):
+        tiny_images.recipe("mlp", 2, encoder_sharing="both")
+    each = tiny_images.combination(1, "coupling", "normal", "mlp", 3)
+    with pytest.raises(ValueError, match="flows that all components share"):
+        each(tiny_images.all_images((1, 3, 2))[:2], 1, "s2s", 2)
+    assert each(tiny_images.all_images((1, 3, 2))[:2], 1, "s2a", 2).log_q_all.shape == (1, 2, 3, 2)
