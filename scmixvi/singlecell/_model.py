@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 import torch
 from anndata import AnnData
@@ -34,13 +35,23 @@ from scmixvi.singlecell._checks import (
 )
 from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_components, twin
 from scmixvi.singlecell._files import check_model_file, replace_files
+from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._storage import store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
 logger = logging.getLogger(__name__)
 
 REPRESENTATIONS = ("mean", "components", "params")
 Representation = Literal["mean", "components", "params"]
+WEIGHTED_EXPRESSION_ARGUMENTS = (
+    "transform_batch",
+    "gene_list",
+    "library_size",
+    "batch_size",
+    "return_numpy",
+    "data_loader_kwargs",
+)
 
 
 class MixtureSCVI(SCVI):
@@ -149,7 +160,7 @@ class MixtureSCVI(SCVI):
         ValueError
             If the counts hold NaN or infinity.
         """
-        if layer is None or layer in adata.layers:
+        if layer is None or layer in adata.layers.keys():  # a collection has no more
             counts = adata.X if layer is None else adata.layers[layer]
             check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
         super().setup_anndata(adata, layer, *args, **kwargs)
@@ -178,7 +189,8 @@ class MixtureSCVI(SCVI):
             As in :meth:`scvi.model.SCVI.train`.
         latent_key
             Where to store :meth:`get_latent_representation`, replacing what is there; None leaves
-            adata alone.
+            adata alone. With an `AnnCollection` without `obsm` of its own it is the `obsm` of
+            each of its parts.
 
         Raises
         ------
@@ -207,7 +219,7 @@ class MixtureSCVI(SCVI):
             self.module.train()
         result = super().train(**arguments)
         if latent_key is not None and has_adata:
-            self.adata.obsm[latent_key] = self.get_latent_representation()
+            store_latents(self.adata, latent_key, self.get_latent_representation())
             logger.info("stored the latents in adata.obsm[%r]", latent_key)
         return result
 
@@ -277,6 +289,36 @@ class MixtureSCVI(SCVI):
                 parts.append(qz.c_scale.square().flatten(1))
             rows.append(torch.cat(parts, dim=1).cpu())
         return torch.cat(rows).numpy()
+
+    def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
+        """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
+
+        With `weights="importance"` and `n_samples_overall` the estimator is scvi-tools', one
+        minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
+        do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
+        index names the cell of each.
+        """
+        bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
+        given = bound.arguments
+        batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
+        if (
+            given.get("weights") != "importance"
+            or given.get("dataloader") is not None
+            or (isinstance(batches, list | tuple) and len(batches) > 1)
+            or given.get("n_samples", 1) != 1
+            or self.module.gene_likelihood not in ("zinb", "nb")
+        ):
+            return super().get_normalized_expression(*args, **kwargs)
+        if n_draws is None:
+            given["weights"] = None
+            return super().get_normalized_expression(*bound.args, **bound.kwargs)
+        adata = self._validate_anndata(given.get("adata"))
+        indices = np.arange(adata.n_obs)
+        if given.get("indices") is not None:
+            indices = indices[np.asarray(given["indices"])]
+        passed_on = {k: given[k] for k in WEIGHTED_EXPRESSION_ARGUMENTS if k in given}
+        passed_on |= given.get("importance_weighting_kwargs", {})
+        return weighted_expression(self, adata, indices, n_draws, **passed_on)
 
     @torch.inference_mode()
     def get_component_weights(
