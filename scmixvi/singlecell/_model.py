@@ -37,6 +37,7 @@ from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_c
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._passes import loading, to_encode
 from scmixvi.singlecell._storage import store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
@@ -249,6 +250,7 @@ class MixtureSCVI(SCVI):
         ----------
         adata, indices, give_mean, mc_samples, batch_size, dataloader, **data_loader_kwargs
             As in :meth:`scvi.model.SCVI.get_latent_representation`.
+            Without a `batch_size` cells are encoded 1024 at a time.
         return_dist
             Return mean and variance of the mixture, `(n, D)` each.
         representation
@@ -271,24 +273,32 @@ class MixtureSCVI(SCVI):
                 f"representation must be one of {list(REPRESENTATIONS)}, "
                 f"but it is {representation!r}."
             )
-        if representation == "mean" or return_dist:
-            return super().get_latent_representation(
-                adata,
-                indices,
-                give_mean,
-                mc_samples,
-                batch_size,
-                return_dist,
-                dataloader,
-                **data_loader_kwargs,
-            )
+        if not return_dist and representation == "mean":
+            transformed = self.module.latent_distribution == "ln"
+            if transformed or not give_mean:
+                return super().get_latent_representation(
+                    adata,
+                    indices,
+                    give_mean,
+                    mc_samples,
+                    batch_size,
+                    return_dist,
+                    dataloader,
+                    **data_loader_kwargs,
+                )
         rows = []
         for qz in self._posteriors(adata, indices, batch_size, dataloader, **data_loader_kwargs):
-            parts = [qz.c_loc.flatten(1)]
-            if representation == "params":
-                parts.append(qz.c_scale.square().flatten(1))
+            if return_dist:
+                parts = [qz.mean, qz.variance]
+            elif representation == "mean":
+                parts = [qz.mean]
+            else:
+                parts = [qz.c_loc.flatten(1)]
+                if representation == "params":
+                    parts.append(qz.c_scale.square().flatten(1))
             rows.append(torch.cat(parts, dim=1).cpu())
-        return torch.cat(rows).numpy()
+        found = torch.cat(rows).numpy()
+        return tuple(np.split(found, 2, axis=1)) if return_dist else found
 
     def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
         """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
@@ -382,11 +392,10 @@ class MixtureSCVI(SCVI):
         _validate_adata_dataloader_input(self, adata, dataloader)
         if dataloader is None:
             adata = self._validate_anndata(adata)
-            dataloader = self._make_data_loader(
-                adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
-            )
+            arguments = loading(self.module, batch_size, data_loader_kwargs)
+            dataloader = self._make_data_loader(adata=adata, indices=indices, **arguments)
         for tensors in dataloader:
-            inputs = self.module._get_inference_input(tensors)
+            inputs = self.module._get_inference_input(to_encode(tensors))
             yield self.module.inference(**inputs)["qz"]
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ from scmixvi.singlecell._checks import check_mixture_arguments
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components
 from scmixvi.singlecell._likelihoods import log_likelihood
-from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass
+from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, row_sums
 
 ESTIMATORS = {"pooled": siwelbo, "stratified": miselbo}
 
@@ -112,7 +112,7 @@ class MixtureVAE(VAE):
         loc, scale, hidden = encode_components(self.z_encoders, encoder_input, *covariates)
         qz = MixtureOfNormals(loc, scale, self._log_weights(hidden), validate_args=False)
         if self.use_observed_lib_size:
-            ql, library = None, torch.log(x.sum(1)).unsqueeze(1)
+            ql, library = None, torch.log(row_sums(x))
         else:
             ql, library = self.l_encoder(encoder_input, *covariates)
         return self._draw(qz, ql, library, n_samples, stratified, skip=1)
