@@ -121,6 +121,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         model = cls(adata)
     if case["model"] == "mixture":
         training["latent_key"] = None
+    if case["max_steps"]:
+        training["limit_train_batches"] = case["max_steps"]
     setup_peak = peak_mb() - before
     forget_peak()  # of reading
     held, clock, start = peak_mb() - before, StepClock(), time.perf_counter()
@@ -181,6 +183,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
                     "n_cells": n_cells,
                     "model": name,
                     "epochs": max(1, LEAST_CELLS // n_cells),
+                    "max_steps": arguments.max_steps,
                     "threads": arguments.threads,
                     "load_average": os.getloadavg()[0],
                     "paths": {name: str(path) for name, path in paths.items()},
@@ -189,6 +192,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     found = pool.apply(measure, (case,))
                 shown = {k: v for k, v in case.items() if k not in ("paths", "folder")}
+                shown["whole_epochs"] = arguments.max_steps is None
                 row = shown | {"environment": environment("cpu") | _readers(source)} | found
                 print({k: v for k, v in row.items() if k != "environment"}, flush=True)
                 write(RESULT, read(RESULT, {}) | {f"{source}, {n_cells} cells, {name}": row})
@@ -204,6 +208,7 @@ def main() -> None:
     parser.add_argument("--n-cells", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=["memory", "files"])
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS))
+    parser.add_argument("--max-steps", type=int, help="of an epoch; all of them by default")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="for the data; a temporary one by default")
     arguments = parser.parse_args()

@@ -12,7 +12,7 @@ import pandas as pd
 import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _validate_adata_dataloader_input
 from scvi.model import SCVI
@@ -37,7 +37,7 @@ from scmixvi.singlecell._convert import add_noise, components_from_one, one_of_c
 from scmixvi.singlecell._files import check_model_file, replace_files
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._module import MixtureVAE
-from scmixvi.singlecell._passes import loading, to_encode
+from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
 from scmixvi.singlecell._storage import store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
@@ -286,7 +286,7 @@ class MixtureSCVI(SCVI):
                     dataloader,
                     **data_loader_kwargs,
                 )
-        rows = []
+        rows, batch_size = [], batch_size or max(settings.batch_size, CELLS_A_PASS)
         for qz in self._posteriors(adata, indices, batch_size, dataloader, **data_loader_kwargs):
             if return_dist:
                 parts = [qz.mean, qz.variance]
@@ -392,8 +392,10 @@ class MixtureSCVI(SCVI):
         _validate_adata_dataloader_input(self, adata, dataloader)
         if dataloader is None:
             adata = self._validate_anndata(adata)
-            arguments = loading(self.module, batch_size, data_loader_kwargs)
-            dataloader = self._make_data_loader(adata=adata, indices=indices, **arguments)
+            data_loader_kwargs.setdefault("load_sparse_tensor", reads_sparse(self.module))
+            dataloader = self._make_data_loader(
+                adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
+            )
         for tensors in dataloader:
             inputs = self.module._get_inference_input(to_encode(tensors))
             yield self.module.inference(**inputs)["qz"]

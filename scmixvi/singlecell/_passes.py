@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
@@ -16,8 +16,8 @@ from scmixvi.singlecell._encoders import can_stack
 _ELEMENTS_A_PASS, _ELEMENTS_A_PASS_ON_CPU = 2**24, 2**21
 # Elements of one matrix of counts on a CPU: its terms are computed once for all draws of a pass.
 _COUNTS_A_PASS_ON_CPU = 2**15
-# Cells that are encoded at once where the caller does not say; the result does not depend on it.
-_CELLS_A_PASS = 1024
+# Cells that are encoded at once where only that is asked; the result does not depend on it.
+CELLS_A_PASS = 1024
 # Share of counts that are not zero from which on a dense product is faster than a sparse one.
 _DENSE = 0.15
 
@@ -53,8 +53,8 @@ def rows_of(tensor: Any, rows: slice | Tensor, n_cells: int) -> Any:
     return tensor[rows] if has_cells else tensor
 
 
-def loading(module: BaseModuleClass, batch_size: int | None, given: dict) -> dict[str, Any]:
-    """Arguments of a loader of cells to encode.
+def reads_sparse(module: BaseModuleClass) -> bool:
+    """Whether to load the counts of cells to encode as sparse tensors.
 
     Counts stay sparse where the first layer of all encoders is one product with nothing but them,
     so that neither zeros are written nor their products computed.
@@ -62,9 +62,7 @@ def loading(module: BaseModuleClass, batch_size: int | None, given: dict) -> dic
     encoders = module.z_encoders
     only_counts = module.use_observed_lib_size and not module.encode_covariates
     one_product = len(encoders) > 1 and can_stack(encoders)
-    sparse = module.device.type == "cpu" and only_counts and one_product
-    batch_size = batch_size or max(settings.batch_size, _CELLS_A_PASS)
-    return {"load_sparse_tensor": sparse, **given, "batch_size": batch_size}
+    return module.device.type == "cpu" and only_counts and one_product
 
 
 def to_encode(tensors: dict[str, Any]) -> dict[str, Any]:
