@@ -42,7 +42,7 @@ from scmixvi.records import environment, read, write
 RESULT = RESULTS / "scale.json"
 MODELS = {"mixture": scmixvi.MixtureSCVI, "SCVI": scvi.model.SCVI}
 SOURCES = ("memory", "files", "annbatch")
-N_FILES, BLOCK, LEAST_CELLS, WARM_UP_STEPS = 4, 25_000, 100_000, 20
+N_FILES, BLOCK, LEAST_CELLS, WARM_UP_STEPS = 4, 25_000, 50_000, 20
 
 
 def write_files(folder: Path, n_cells: int) -> dict[str, Path]:
@@ -135,7 +135,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         "held_before_training_mb": held,
         "training_peak_mb": peak_mb() - before,
     }
-    if case["source"] != "annbatch":
+    if case["source"] == "memory" and case["max_steps"] is None:
         start = time.process_time()
         model.get_latent_representation()
         found["latents_processor_us"] = 1e6 * (time.process_time() - start) / adata.n_obs
@@ -192,7 +192,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     found = pool.apply(measure, (case,))
                 shown = {k: v for k, v in case.items() if k not in ("paths", "folder")}
-                shown["whole_epochs"] = arguments.max_steps is None
+                steps = -(-int(0.9 * n_cells) // BATCH_SIZE)
+                shown["whole_epochs"] = (arguments.max_steps or steps) >= steps
                 row = shown | {"environment": environment("cpu") | _readers(source)} | found
                 print({k: v for k, v in row.items() if k != "environment"}, flush=True)
                 write(RESULT, read(RESULT, {}) | {f"{source}, {n_cells} cells, {name}": row})
