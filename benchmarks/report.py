@@ -247,6 +247,71 @@ def mlp_mnist() -> str:
     return markdown(("", "MNIST"), rows)
 
 
+MODEL_NAMES = {"SCVI": "scvi.model.SCVI", "mixture": "MixtureSCVI, S = 4"}
+SOURCE_NAMES = {"memory": "CSR in memory", "files": "h5ad on disk", "annbatch": "annbatch (zarr)"}
+
+
+def scale() -> str:
+    """Cost a cell and peak memory for every source and number of cells."""
+    rows = []
+    for row in read(RESULTS / "scale.json", {}).values():
+        held, peak = row["held_before_training_mb"], row["training_peak_mb"]
+        rows.append(
+            [
+                SOURCE_NAMES[row["source"]],
+                f"{row['n_cells']:,}",
+                MODEL_NAMES[row["model"]],
+                f"{row['steps']:,}" + ("" if row["whole_epochs"] else ", part of an epoch"),
+                f"{row['clock_us']:.0f}",
+                f"{row['processor_us']:.0f}",
+                f"{held / 1000:.2f}",
+                f"{peak / 1000:.2f}",
+            ]
+        )
+    header = ("counts", "cells", "model", "steps", "μs a cell", "of CPU", "data, GB", "peak, GB")
+    return markdown(header, rows)
+
+
+QUERY_NAMES = {"marginal_ll": "get_marginal_ll, 1000 samples", "latents": "latents"}
+
+
+def inference() -> str:
+    """Queries of a trained model beside scvi.model.SCVI's: medians of rounds."""
+    content, rows = read(RESULTS / "inference.json", {}), []
+    for query, label in QUERY_NAMES.items():
+        measured = content.get(query, {"seconds": {}})
+        for name, taken in measured["seconds"].items():
+            ratio = measured["SCVI_over_mixture"][name]["processor"]
+            rows.append(
+                [
+                    f"{label}, {measured['cells']:,} cells",
+                    name.replace("SCVI", "scvi.model.SCVI").replace("S = 4", "MixtureSCVI, S = 4"),
+                    f"{taken['clock']['median']:.1f}",
+                    f"{taken['processor']['median']:.1f}",
+                    f"{ratio['median']:.1f} ({ratio['q25']:.1f} to {ratio['q75']:.1f})",
+                ]
+            )
+    header = ("query", "model", "seconds", "of CPU", "CPU time over MixtureSCVI's")
+    return markdown(header, rows)
+
+
+def importance() -> str:
+    """Importance-weighted expression: seconds and memory above what the data hold."""
+    measured = read(RESULTS / "inference.json", {}).get("importance", {"rows": []})
+    rows = [
+        [
+            row["model"].replace("SCVI", "scvi.model.SCVI").replace("S = 4", "MixtureSCVI, S = 4"),
+            f"{row['cells']:,}",
+            f"{row['anchors']:,}",
+            f"{row['seconds']:.0f}",
+            f"{row['processor_seconds']:.0f}",
+            f"{row['peak_above_mb'] / 1000:.2f}",
+        ]
+        for row in measured["rows"]
+    ]
+    return markdown(("model", "cells", "anchors", "seconds", "of CPU", "peak, GB"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "representation_scores": representation_scores,
     "batch_norm_bounds": batch_norm_bounds,
@@ -259,6 +324,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "likelihoods": likelihoods,
     "image_steps": image_steps,
     "mlp_mnist": mlp_mnist,
+    "scale": scale,
+    "inference": inference,
+    "importance": importance,
 }
 
 

@@ -33,10 +33,12 @@ BATCH_SIZE = 128
 BASELINE = "SCVI"
 
 
-def synthetic(n_cells: int, n_genes: int = 2000, density: float = 0.07) -> ad.AnnData:
+def synthetic(
+    n_cells: int, n_genes: int = 2000, density: float = 0.07, seed: int = 0
+) -> ad.AnnData:
     """Counts of which 5 to 10 % are not zero, `[n_cells, n_genes]`, CSR."""
-    generator = np.random.default_rng(0)
-    popularity = generator.gamma(0.5, size=n_genes)
+    popularity = np.random.default_rng(0).gamma(0.5, size=n_genes)
+    generator = np.random.default_rng(seed)
     cumulative = np.cumsum(popularity / popularity.sum())
     per_cell = generator.poisson(1.25 * density * n_genes, n_cells)
     rows = np.repeat(np.arange(n_cells, dtype=np.int32), per_cell)

@@ -1,20 +1,25 @@
 """Real data sets of raw counts, as a user of scanpy expects them: one AnnData each.
 
 In all of them `X` holds whole numbers (float32, CSR: cells x genes), which is what
-:class:`scmixvi.MixtureSCVI` is trained on.
+:class:`scmixvi.MixtureSCVI` is trained on. :func:`on_disk` opens data too large for memory.
 """
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import scanpy as sc
 import scvi
+from anndata.experimental import AnnCollection
+from anndata.io import read_elem, sparse_dataset
 from scipy.sparse import csr_matrix
+from scvi.dataloaders import CollectionAdapter
 
-__all__ = ["cortex", "pbmc68k", "sc_mixology"]
+__all__ = ["cortex", "on_disk", "pbmc68k", "sc_mixology"]
 
 DATA_DIR_VARIABLE = "SCMIXVI_DATA_DIR"
 """Environment variable that names a folder holding cortex.h5ad and sc_mixology.h5ad."""
@@ -118,6 +123,69 @@ def sc_mixology() -> ad.AnnData:
         )
     adata = ad.read_h5ad(path)
     return _raw_counts(adata.X, adata.obs, adata.var)
+
+
+def on_disk(
+    files: Mapping[str, str | Path], layer: str | None = None, label: str = "file"
+) -> CollectionAdapter:
+    """Open h5ad files together, leaving their counts on disk.
+
+    Only `obs` and `var` are read. The counts are `layers["counts"]` of the result, whatever they
+    are called in the files: scvi-tools reads the layers of a collection, and anndata's
+    `backed="r"` would read layers into memory.
+
+    Parameters
+    ----------
+    files
+        Name and path of every file. All must have the same genes in the same order.
+    layer
+        Where the counts of the files are; None is `X`. They must be stored as CSR.
+    label
+        Column of `obs` that will hold the name of the file.
+
+    Returns
+    -------
+    scvi-tools' adapter of an :class:`anndata.experimental.AnnCollection`, to be used in place of
+    an AnnData; its files are open as long as it is kept.
+
+    Raises
+    ------
+    ValueError
+        If the counts of a file are not stored as CSR, or the files differ in their genes.
+
+    Examples
+    --------
+    >>> adata = scmixvi.datasets.on_disk({"a": "a.h5ad", "b": "b.h5ad"})  # doctest: +SKIP
+    >>> scmixvi.MixtureSCVI.setup_anndata(  # doctest: +SKIP
+    ...     adata, layer="counts", batch_key="file"
+    ... )
+    """
+    opened = {name: _opened(Path(path), layer) for name, path in files.items()}
+    genes = next(iter(opened.values())).var_names
+    for name, part in opened.items():
+        if not part.var_names.equals(genes):
+            raise ValueError(
+                f"{files[name]} has other genes, or another order of them, than the first file: "
+                "write all files with the same genes."
+            )
+    adapter = CollectionAdapter(AnnCollection(opened, label=label, index_unique="-"))
+    adapter.uns = {}  # the class has one for all its instances
+    return adapter
+
+
+def _opened(path: Path, layer: str | None) -> ad.AnnData:
+    """One file with its counts on disk."""
+    file = h5py.File(path)
+    group = file["X" if layer is None else f"layers/{layer}"]
+    if group.attrs.get("encoding-type") != "csr_matrix":
+        file.close()
+        raise ValueError(
+            f"the counts of {path} are not stored as CSR: write them with a scipy csr_matrix."
+        )
+    counts = sparse_dataset(group)
+    return ad.AnnData(
+        counts, obs=read_elem(file["obs"]), var=read_elem(file["var"]), layers={"counts": counts}
+    )
 
 
 def _local_file(name: str) -> Path | None:

@@ -106,5 +106,5 @@ def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) ->
 def _values(counts: Any) -> np.ndarray | None:
     """The stored values of a matrix in memory; None for data on disk or computed lazily."""
     if sparse.issparse(counts):
-        return counts.data
+        return vars(counts).get("data")  # scvi-tools' stand-in for files has it computed
     return counts if isinstance(counts, np.ndarray) else None

@@ -33,7 +33,7 @@ def encode_components(
     hidden: the last hidden layer, `[n, S, n_hidden]`.
     """
     first = encoders[0]
-    if len(encoders) > 1 and _can_stack(encoders):
+    if len(encoders) > 1 and can_stack(encoders):
         hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
         heads = [_joined_head(e) for e in encoders]
         weight = torch.stack([w for w, _ in heads])
@@ -59,7 +59,7 @@ def _joined_head(encoder: Encoder) -> tuple[Tensor, Tensor]:
     return torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])
 
 
-def _can_stack(encoders: Sequence[Encoder]) -> bool:
+def can_stack(encoders: Sequence[Encoder]) -> bool:
     """True where every layer is one whose S copies can be computed together."""
     return all(
         layer is None

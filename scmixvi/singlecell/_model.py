@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _validate_adata_dataloader_input
 from scvi.model import SCVI
@@ -35,14 +36,25 @@ from scmixvi.singlecell._checks import (
 )
 from scmixvi.singlecell._convert import components_from_one, one_of_components, tell_apart, twin
 from scmixvi.singlecell._files import check_model_file, replace_files
+from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
+from scmixvi.singlecell._storage import store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
 
 logger = logging.getLogger(__name__)
 
 REPRESENTATIONS = ("mean", "components", "params")
 Representation = Literal["mean", "components", "params"]
+WEIGHTED_EXPRESSION_ARGUMENTS = (
+    "transform_batch",
+    "gene_list",
+    "library_size",
+    "batch_size",
+    "return_numpy",
+    "data_loader_kwargs",
+)
 
 
 class MixtureSCVI(SCVI):
@@ -171,7 +183,7 @@ class MixtureSCVI(SCVI):
         ValueError
             If the counts hold NaN or infinity.
         """
-        if layer is None or layer in adata.layers:
+        if layer is None or layer in adata.layers.keys():  # a collection has no more
             counts = adata.X if layer is None else adata.layers[layer]
             check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
         super().setup_anndata(adata, layer, *args, **kwargs)
@@ -200,7 +212,8 @@ class MixtureSCVI(SCVI):
             As in :meth:`scvi.model.SCVI.train`.
         latent_key
             Where to store :meth:`get_latent_representation`, replacing what is there; None leaves
-            adata alone.
+            adata alone. With an `AnnCollection` without `obsm` of its own it is the `obsm` of
+            each of its parts.
 
         Raises
         ------
@@ -229,7 +242,7 @@ class MixtureSCVI(SCVI):
             self.module.train()
         result = super().train(**arguments)
         if latent_key is not None and has_adata:
-            self.adata.obsm[latent_key] = self.get_latent_representation()
+            store_latents(self.adata, latent_key, self.get_latent_representation())
             logger.info("stored the latents in adata.obsm[%r]", latent_key)
         return result
 
@@ -259,6 +272,7 @@ class MixtureSCVI(SCVI):
         ----------
         adata, indices, give_mean, mc_samples, batch_size, dataloader, **data_loader_kwargs
             As in :meth:`scvi.model.SCVI.get_latent_representation`.
+            Without a `batch_size` cells are encoded 1024 at a time.
         return_dist
             Return mean and variance of the mixture, `(n, D)` each.
         representation
@@ -281,24 +295,62 @@ class MixtureSCVI(SCVI):
                 f"representation must be one of {list(REPRESENTATIONS)}, "
                 f"but it is {representation!r}."
             )
-        if representation == "mean" or return_dist:
-            return super().get_latent_representation(
-                adata,
-                indices,
-                give_mean,
-                mc_samples,
-                batch_size,
-                return_dist,
-                dataloader,
-                **data_loader_kwargs,
-            )
-        rows = []
+        if not return_dist and representation == "mean":
+            transformed = self.module.latent_distribution == "ln"
+            if transformed or not give_mean:
+                return super().get_latent_representation(
+                    adata,
+                    indices,
+                    give_mean,
+                    mc_samples,
+                    batch_size,
+                    return_dist,
+                    dataloader,
+                    **data_loader_kwargs,
+                )
+        rows, batch_size = [], batch_size or max(settings.batch_size, CELLS_A_PASS)
         for qz in self._posteriors(adata, indices, batch_size, dataloader, **data_loader_kwargs):
-            parts = [qz.c_loc.flatten(1)]
-            if representation == "params":
-                parts.append(qz.c_scale.square().flatten(1))
+            if return_dist:
+                parts = [qz.mean, qz.variance]
+            elif representation == "mean":
+                parts = [qz.mean]
+            else:
+                parts = [qz.c_loc.flatten(1)]
+                if representation == "params":
+                    parts.append(qz.c_scale.square().flatten(1))
             rows.append(torch.cat(parts, dim=1).cpu())
-        return torch.cat(rows).numpy()
+        found = torch.cat(rows).numpy()
+        return tuple(np.split(found, 2, axis=1)) if return_dist else found
+
+    def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
+        """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
+
+        With `weights="importance"` and `n_samples_overall` the estimator is scvi-tools', one
+        minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
+        do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
+        index names the cell of each.
+        """
+        bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
+        given = bound.arguments
+        batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
+        if (
+            given.get("weights") != "importance"
+            or given.get("dataloader") is not None
+            or (isinstance(batches, list | tuple) and len(batches) > 1)
+            or given.get("n_samples", 1) != 1
+            or self.module.gene_likelihood not in ("zinb", "nb")
+        ):
+            return super().get_normalized_expression(*args, **kwargs)
+        if n_draws is None:
+            given["weights"] = None
+            return super().get_normalized_expression(*bound.args, **bound.kwargs)
+        adata = self._validate_anndata(given.get("adata"))
+        indices = np.arange(adata.n_obs)
+        if given.get("indices") is not None:
+            indices = indices[np.asarray(given["indices"])]
+        passed_on = {k: given[k] for k in WEIGHTED_EXPRESSION_ARGUMENTS if k in given}
+        passed_on |= given.get("importance_weighting_kwargs", {})
+        return weighted_expression(self, adata, indices, n_draws, **passed_on)
 
     @torch.inference_mode()
     def get_component_weights(
@@ -362,11 +414,12 @@ class MixtureSCVI(SCVI):
         _validate_adata_dataloader_input(self, adata, dataloader)
         if dataloader is None:
             adata = self._validate_anndata(adata)
+            data_loader_kwargs.setdefault("load_sparse_tensor", reads_sparse(self.module))
             dataloader = self._make_data_loader(
                 adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
             )
         for tensors in dataloader:
-            inputs = self.module._get_inference_input(tensors)
+            inputs = self.module._get_inference_input(to_encode(tensors))
             yield self.module.inference(**inputs)["qz"]
 
     @torch.inference_mode()

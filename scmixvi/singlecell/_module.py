@@ -1,7 +1,7 @@
 """The module behind MixtureSCVI: SCVI's generative model, a mixture of S encoders, MISELBO."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -31,10 +31,10 @@ from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components
 from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, row_sums
 from scmixvi.singlecell._streaming import (
     DISPERSION_KEY,
     LOG_LIK_KEY,
-    MAX_ELEMENTS_A_PASS,
     decode_in_passes,
     needs_passes,
 )
@@ -153,7 +153,7 @@ class MixtureVAE(VAE):
         log_weights = self._log_weights(hidden) if encoded is None else None
         qz = MixtureOfNormals(loc, scale, log_weights, validate_args=False)
         if self.use_observed_lib_size:
-            ql, library = None, torch.log(x.sum(1)).unsqueeze(1)
+            ql, library = None, torch.log(row_sums(x))
         else:
             ql, library = self.l_encoder(encoder_input, *covariates)
         if drawn is not None and encoded is None:
@@ -538,7 +538,8 @@ class MixtureVAE(VAE):
         return_mean
             Whether to average over cells.
         n_mc_samples_per_pass
-            Draws decoded at once; None fits them into 64 MB a tensor.
+            Draws decoded at once; None fits a pass into the cache of a CPU, or 64 MB a tensor on
+            a GPU.
         estimator
             "pooled" or "stratified".
 
@@ -557,11 +558,21 @@ class MixtureVAE(VAE):
             )
         if n_mc_samples < 1:
             raise ValueError(f"n_mc_samples must be at least 1, but it is {n_mc_samples}.")
-        n_cells, n_genes = tensors[REGISTRY_KEYS.X_KEY].shape
-        if n_mc_samples_per_pass is None:
-            n_mc_samples_per_pass = MAX_ELEMENTS_A_PASS // (n_cells * n_genes)
-        per_component = -(-n_mc_samples // self.n_components)
-        per_pass = max(1, n_mc_samples_per_pass // self.n_components)
+        log_ll = torch.cat(
+            [
+                self._marginal_ll(part, n_mc_samples, n_mc_samples_per_pass, ESTIMATORS[estimator])
+                for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY])
+            ]
+        )
+        return log_ll.mean().item() if return_mean else log_ll.cpu()
+
+    def _marginal_ll(
+        self, tensors: dict, n_samples: int, n_samples_per_pass: int | None, bound: Callable
+    ) -> Tensor:
+        """Log p(x) of some cells, `[n]`."""
+        n_samples_per_pass = n_samples_per_pass or draws_a_pass(tensors[REGISTRY_KEYS.X_KEY])
+        per_component = -(-n_samples // self.n_components)
+        per_pass = max(1, n_samples_per_pass // self.n_components)
         inputs = self._get_inference_input(tensors, full_forward_pass=True)
         encoded = self.inference(**inputs)
         qz, ql = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.QL_KEY]
@@ -574,13 +585,12 @@ class MixtureVAE(VAE):
         log_strata = torch.logsumexp(torch.stack(log_sums), dim=0) - np.log(per_component)
         # Each stratum's average weight stands for one sample, already divided by q.
         zeros = torch.zeros_like(log_strata)
-        log_ll = ESTIMATORS[estimator](
+        return bound(
             log_strata.unsqueeze(0),
             zeros.unsqueeze(0),
             zeros.unsqueeze(0).unsqueeze(2).expand(-1, -1, len(zeros), -1),
             qz.c_log_weights.T,
         )
-        return log_ll.mean().item() if return_mean else log_ll.cpu()
 
     def _log_ratio(
         self,

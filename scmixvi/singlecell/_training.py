@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 # spreads the components, so it has to reach 1 well before training ends.
 KL_WARMUP_SHARE = 0.25
 
+# Steps that are kept before they are summed: kept, they would take 0.1 MB each of the heap.
+STEPS_KEPT = 64
+
 
 class MixtureTrainingPlan(TrainingPlan):
     """:class:`scvi.train.TrainingPlan`, logging once an epoch and stepping with fused Adam.
@@ -50,6 +53,8 @@ class MixtureTrainingPlan(TrainingPlan):
         self._steps.append(_without_graph(loss_output))
         if self.trainer.is_last_batch:
             self._log_epoch(metrics)
+        elif len(self._steps) == STEPS_KEPT:
+            self._steps = [_pooled(self._steps)]
 
     @property
     def _logs_once_an_epoch(self) -> bool:
@@ -115,14 +120,14 @@ def _scalars(extra: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _pooled(steps: list[LossOutput]) -> LossOutput:
-    """One output for a whole epoch: sums over cells, means over cells of what is a mean."""
+    """One output for many steps: sums over cells, means over cells of what is a mean."""
     n_obs = [step.n_obs_minibatch for step in steps]
     shares = torch.tensor(n_obs, device=steps[0].loss.device) / sum(n_obs)
     return LossOutput(
         loss=(shares * torch.stack([s.loss for s in steps])).sum(),
         reconstruction_loss=torch.stack([s.reconstruction_loss_sum for s in steps]).sum(),
         kl_local=torch.stack([s.kl_local_sum for s in steps]).sum(),
-        kl_global=torch.stack([s.kl_global_sum for s in steps]).mean(),
+        kl_global=(shares * torch.stack([s.kl_global_sum for s in steps])).sum(),
         n_obs_minibatch=sum(n_obs),
         extra_metrics={
             key: (shares * torch.stack([s.extra_metrics[key] for s in steps])).sum()

@@ -7,7 +7,7 @@ import torch
 from scvi.nn import Encoder
 from torch import nn
 
-from scmixvi.singlecell._encoders import _can_stack, encode_components
+from scmixvi.singlecell._encoders import can_stack, encode_components
 
 N, F, S, D = 11, 7, 3, 2
 
@@ -67,7 +67,7 @@ def looped(encoders, x, cats):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_equals_the_loop(name, training):
     stacked = make(name)
-    assert _can_stack(stacked) == (name != "unknown layer")
+    assert can_stack(stacked) == (name != "unknown layer")
     apart = deepcopy(stacked)
     x, cats = inputs()
     for encoder in (*stacked, *apart):

@@ -84,3 +84,25 @@ def test_adam_is_fused_and_keeps_scvi_s_settings():
     assert optimiser.defaults["fused"]
     settings = [optimiser.defaults[key] for key in ("lr", "eps", "weight_decay")]
     assert settings == [3e-3, 0.02, 1e-6]
+
+
+def test_steps_are_summed_as_they_come(monkeypatch):
+    """However many steps are kept, the history is the same, and no more are."""
+    most: list[int] = []
+    log = MixtureTrainingPlan.compute_and_log_metrics
+
+    def watch(self, *args):
+        log(self, *args)
+        most.append(len(self._steps))
+
+    monkeypatch.setattr(MixtureTrainingPlan, "compute_and_log_metrics", watch)
+    whole = trained(MixtureTrainingPlan, max_epochs=2, batch_size=8)
+    assert max(most) == 9  # and the tenth closes the epoch
+    monkeypatch.setattr("scmixvi.singlecell._training.STEPS_KEPT", 3)
+    most.clear()
+    summed = trained(MixtureTrainingPlan, max_epochs=2, batch_size=8)
+    assert max(most) == 2
+    for key, values in whole.history.items():
+        np.testing.assert_allclose(
+            summed.history[key].to_numpy(float), values.to_numpy(float), rtol=1e-5, err_msg=key
+        )

@@ -1,0 +1,175 @@
+"""Seconds and peak memory of what a trained model is asked, beside scvi.model.SCVI.
+
+    python -m benchmarks.inference --queries marginal_ll --rounds 3
+    python -m benchmarks.inference --queries latents --n-cells 1000000 --rounds 1
+    python -m benchmarks.inference --queries importance --n-cells 100000
+
+"marginal_ll": get_marginal_ll with 1000 samples a cell, both with their defaults, on `--some`
+cells of cortex, and SCVI again in passes of 100 samples, which suits its memory better.
+"latents": get_latent_representation, and "importance":
+get_normalized_expression(weights="importance", n_samples_overall=5000), on synthetic counts of
+2000 genes. Models alternate within a round. Seconds of "importance" grow with cells times anchors,
+1024 of them by default, and both are measured apart: all anchors for `--some` cells, and all cells
+with `--anchors` anchors, each in a process of its own for its peak memory. SCVI is run on `--some`
+cells alone, for its memory grows with both.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scvi
+import torch
+
+import scmixvi
+from benchmarks import RESULTS
+from benchmarks._timing import summary
+from benchmarks.scale import forget_peak, peak_mb, quiet
+from benchmarks.singlecell import synthetic
+from scmixvi.records import environment, read, write
+
+RESULT = RESULTS / "inference.json"
+N_DRAWS, ANCHORS = 5000, 1024
+
+
+def models(adata: Any) -> dict[str, scvi.model.SCVI]:
+    """SCVI and MixtureSCVI (S = 4) after an epoch on 3000 cells at most."""
+    found = {}
+    some = adata[:3000].copy() if adata.n_obs > 3000 else adata
+    for name, cls in (("SCVI", scvi.model.SCVI), ("S = 4", scmixvi.MixtureSCVI)):
+        scvi.settings.seed = 0
+        kwargs = {} if name == "SCVI" else {"latent_key": None}
+        cls.setup_anndata(some)
+        model = cls(some)
+        model.train(1, accelerator="cpu", enable_progress_bar=False, **kwargs)
+        if some is not adata:
+            cls.setup_anndata(adata)
+            whole = cls(adata)
+            whole.module.load_state_dict(model.module.state_dict())
+            whole.module.eval()
+            whole.is_trained_, model = True, whole
+        found[name] = model
+    return found
+
+
+def calls(query: str, arguments: argparse.Namespace) -> tuple[int, dict[str, Callable[[], Any]]]:
+    """How many cells, and what is timed, by name."""
+    if query == "latents":
+        found = models(synthetic(arguments.n_cells))
+        return arguments.n_cells, {n: m.get_latent_representation for n, m in found.items()}
+    found = models(scmixvi.datasets.cortex())
+    some = {"indices": np.arange(arguments.some), "n_mc_samples": 1000}
+    scvi_model, mixture = found.values()
+    return arguments.some, {
+        "SCVI": lambda: scvi_model.get_marginal_ll(**some),
+        "SCVI, 100 samples a pass": lambda: scvi_model.get_marginal_ll(
+            **some, n_mc_samples_per_pass=100
+        ),
+        "S = 4": lambda: mixture.get_marginal_ll(**some),
+    }
+
+
+def interleaved(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict]:
+    """Seconds of the clock and of the processor of every round, by name."""
+    seconds: dict[str, dict[str, list[float]]] = {
+        name: {"clock": [], "processor": []} for name in candidates
+    }
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            start = time.perf_counter(), time.process_time()
+            call()
+            seconds[name]["clock"].append(time.perf_counter() - start[0])
+            seconds[name]["processor"].append(time.process_time() - start[1])
+    return seconds
+
+
+def beside(query: str, arguments: argparse.Namespace) -> dict:
+    """A query of all models, alternating."""
+    quiet(arguments.threads)
+    n_cells, candidates = calls(query, arguments)
+    seconds = interleaved(candidates, arguments.rounds)
+    return {
+        "cells": n_cells,
+        "rounds": arguments.rounds,
+        "seconds": {
+            name: {unit: summary(values) for unit, values in taken.items()}
+            for name, taken in seconds.items()
+        },
+        "SCVI_over_mixture": {
+            name: {
+                unit: summary([a / b for a, b in zip(values, seconds["S = 4"][unit], strict=True)])
+                for unit, values in taken.items()
+            }
+            for name, taken in seconds.items()
+        },
+    }
+
+
+def importance(case: dict[str, Any]) -> dict[str, float]:
+    """Seconds and peak memory of importance-weighted expression of one model."""
+    quiet(case["threads"])
+    adata = synthetic(case["cells"])
+    model = models(adata)[case["model"]]
+    forget_peak()
+    before, start = peak_mb(), (time.perf_counter(), time.process_time())
+    model.get_normalized_expression(
+        weights="importance",
+        n_samples_overall=N_DRAWS,
+        return_numpy=True,
+        max_cells=case["anchors"],
+    )
+    return {
+        "seconds": round(time.perf_counter() - start[0], 1),
+        "processor_seconds": round(time.process_time() - start[1], 1),
+        "held_before_mb": round(before),
+        "peak_above_mb": round(peak_mb() - before),
+    }
+
+
+def importance_rows(arguments: argparse.Namespace) -> list[dict]:
+    """Both models on some cells; MixtureSCVI on all anchors, and on all cells."""
+    some, few = arguments.some, arguments.anchors
+    cases = [
+        ("SCVI", some, few),
+        ("S = 4", some, few),
+        ("S = 4", some, ANCHORS),
+        ("S = 4", arguments.n_cells, few),
+    ]
+    rows = []
+    for model, cells, anchors in cases:
+        case = {"model": model, "cells": cells, "anchors": anchors, "threads": arguments.threads}
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(case | {"draws": N_DRAWS} | pool.apply(importance, (case,)))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run the queries and add them to the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    queries = ("marginal_ll", "latents", "importance")
+    parser.add_argument("--queries", nargs="+", choices=queries, default=list(queries))
+    parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
+    parser.add_argument("--some", type=int, default=128, help="cells where few suffice")
+    parser.add_argument("--anchors", type=int, default=32, help="where all 1024 take too long")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for query in arguments.queries:
+        if query == "importance":
+            content: Any = {"rows": importance_rows(arguments)}
+        else:
+            content = beside(query, arguments)
+            print(query, content["SCVI_over_mixture"], flush=True)
+        content |= {"environment": environment("cpu")}
+        write(arguments.result, read(arguments.result, {}) | {query: content})
+
+
+if __name__ == "__main__":
+    main()

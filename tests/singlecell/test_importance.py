@@ -1,0 +1,132 @@
+"""Importance-weighted expression: scvi-tools' estimator, one minibatch at a time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scvi.model import SCVI
+
+from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
+from scmixvi.singlecell import _importance
+
+
+@pytest.fixture
+def paired(monkeypatch):
+    """The estimator here and scvi-tools' own, with the same log p(x), draws and choices."""
+
+    def pair(model, **arguments):
+        known = torch.linspace(-60.0, -40.0, model.adata.n_obs)
+        monkeypatch.setattr(model, "get_marginal_ll", lambda *_, indices, **__: known[indices])
+        choose = _importance.choose_anchors
+
+        def then_seed(*args, **kwargs):
+            anchors = choose(*args, **kwargs)
+            torch.manual_seed(1)
+            return anchors
+
+        monkeypatch.setattr(_importance, "choose_anchors", then_seed)
+        arguments |= {"weights": "importance", "return_numpy": True, "batch_size": 16}
+        found = []
+        for method in (model.get_normalized_expression, super(MixtureSCVI, model)):
+            np.random.seed(2)  # noqa: NPY002  what scvi-tools draws from
+            torch.manual_seed(1)
+            call = getattr(method, "get_normalized_expression", method)
+            found.append(call(**arguments))
+        return found
+
+    return pair
+
+
+SETTINGS = [
+    {"n_components": 3},
+    {"n_components": 1},
+    {"gene_likelihood": "nb", "dispersion": "gene-batch"},
+    {"dispersion": "gene-cell", "mixture_weights": "amortized"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("truncation", [False, True])
+def test_equal_to_scvi_tools(make_model, paired, settings, truncation):
+    model = make_model(batch_key="batch", **settings)
+    model.train(1, **QUIET)
+    ours, theirs = paired(model, n_samples_overall=130, truncation=truncation)
+    assert ours.shape == (130, 23)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"library_size": "latent"},
+        {"library_size": 1e4, "gene_list": ["gene2", "gene5"], "transform_batch": "y"},
+        {"indices": np.arange(5, 45)},
+    ],
+    ids=str,
+)
+def test_equal_to_scvi_tools_for_every_argument(make_model, paired, arguments):
+    model = make_model(batch_key="batch", n_components=2)
+    model.train(1, **QUIET)
+    ours, theirs = paired(model, n_samples_overall=20, **arguments)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-7)
+
+
+def test_cells_are_named_and_lists_accepted(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    cells = [3, 8, 20]
+    drawn = model.get_normalized_expression(
+        indices=cells, weights="importance", n_samples_overall=50, n_mc_samples=8
+    )
+    assert isinstance(drawn, pd.DataFrame)
+    assert set(drawn.index) <= set(model.adata.obs_names[cells])
+    np.testing.assert_allclose(drawn.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_without_an_overall_number_weights_do_nothing(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    found = []
+    for weights in ("importance", "uniform"):
+        torch.manual_seed(0)
+        found.append(model.get_normalized_expression(weights=weights))
+    pd.testing.assert_frame_equal(*found)
+
+
+def test_other_likelihoods_and_several_batches_are_left_to_scvi_tools(make_model, monkeypatch):
+    called = []
+    monkeypatch.setattr(SCVI, "get_importance_weights", lambda *_, **__: called.append(1))
+    model = make_model(batch_key="batch", n_components=2, gene_likelihood="poisson")
+    model.train(1, **QUIET)
+    model.get_normalized_expression(
+        weights="importance", n_samples_overall=60, return_numpy=True, n_mc_samples=8
+    )
+    assert called == [1]
+    with pytest.raises(NotImplementedError, match="averaged across batches"):
+        model.get_normalized_expression(weights="importance", transform_batch=["x", "y"])
+
+
+def test_memory_does_not_grow_with_cells_times_anchors(make_model):
+    """No tensor holds a gene for every pair of draw and anchor."""
+    model = make_model(data=make_adata(n_cells=400), n_components=2)
+    model.train(1, **QUIET)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, tuple | list) else (result,):
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.untyped_storage().nbytes())
+            return result
+
+    limits = {"_ELEMENTS_A_PASS_ON_CPU": 2**14, "_COUNTS_A_PASS_ON_CPU": 2**10}
+    with pytest.MonkeyPatch.context() as patch, Watch():
+        for name, limit in limits.items():
+            patch.setattr(f"scmixvi.singlecell._passes.{name}", limit)
+        model.get_normalized_expression(
+            weights="importance", n_samples_overall=100, return_numpy=True, n_mc_samples=8
+        )
+    assert 0 < largest < 4 * 400 * 400 * 23 / 20

@@ -1,0 +1,82 @@
+"""Evaluation in passes, and on sparse counts, changes no figure."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from counts import QUIET, make_adata
+from scmixvi.singlecell import _passes
+
+
+@pytest.fixture
+def sparse_adata():
+    """Counts of which a tenth are not zero."""
+    adata = make_adata(n_cells=50)
+    keep = np.random.default_rng(0).random(adata.shape) < 0.1
+    keep[:, 0] = True
+    adata.X = csr_matrix(adata.X.multiply(keep))
+    return adata
+
+
+def minibatch(n_cells, n_genes=23):
+    x = torch.arange(n_cells * n_genes).float().reshape(n_cells, n_genes)
+    return {"X": x, "batch": torch.arange(n_cells).unsqueeze(1), "nothing": None, "one": x[0]}
+
+
+@pytest.mark.parametrize("n_cells", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("counts", [1, 23, 50, 10_000])
+def test_passes_are_the_minibatch_in_order(monkeypatch, n_cells, counts):
+    monkeypatch.setattr(_passes, "_COUNTS_A_PASS_ON_CPU", counts)
+    tensors = minibatch(n_cells)
+    parts = list(_passes.cells_in_passes(tensors, tensors["X"]))
+    for name in ("X", "batch"):
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), tensors[name])
+    sizes = [len(part["X"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) * 23 <= max(counts, 23)
+    assert all(part["nothing"] is None for part in parts)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "amortized"])
+def test_log_p_x_does_not_depend_on_the_passes(make_model, first_batch, monkeypatch, weights):
+    """With draws that are the component means, passes of any size give the same numbers."""
+    model = make_model(n_components=3, mixture_weights=weights, batch_key="batch")
+    model.train(1, **QUIET)
+    batch = first_batch(model, 60)
+    monkeypatch.setattr(torch, "randn", lambda *shape, **k: torch.zeros(*shape, **k))
+    monkeypatch.setattr(
+        "torch.distributions.normal._standard_normal",
+        lambda shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device),
+    )
+    whole = model.module.marginal_ll(batch, 12)
+    monkeypatch.setattr(_passes, "_COUNTS_A_PASS_ON_CPU", 100)
+    monkeypatch.setattr(_passes, "_ELEMENTS_A_PASS_ON_CPU", 700)
+    assert len(list(_passes.cells_in_passes(batch, batch["X"]))) == 15
+    torch.testing.assert_close(model.module.marginal_ll(batch, 12), whole, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_components", [1, 3])
+@pytest.mark.parametrize("batch_key", [None, "batch"])
+@pytest.mark.parametrize("kwargs", [{}, {"encode_covariates": True}, {"n_layers": 2}], ids=str)
+def test_sparse_counts_give_the_same_posteriors(
+    make_model, sparse_adata, n_components, batch_key, kwargs
+):
+    model = make_model(data=sparse_adata, n_components=n_components, batch_key=batch_key, **kwargs)
+    model.train(1, **QUIET)
+    for arguments in ({}, {"representation": "params"}, {"return_dist": True}):
+        found = model.get_latent_representation(**arguments)
+        dense = model.get_latent_representation(**arguments, load_sparse_tensor=False, batch_size=7)
+        np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-6)
+    stock = super(type(model), model).get_latent_representation(return_dist=True)
+    np.testing.assert_allclose(found, stock, rtol=1e-4, atol=1e-6)
+
+
+def test_products_stay_sparse_only_where_few_counts_are_not_zero(sparse_adata):
+    sparse = torch.from_numpy(sparse_adata.X.toarray()).to_sparse_csr()
+    assert _passes.to_encode({"X": sparse})["X"] is sparse
+    dense = torch.from_numpy(make_adata().X.toarray()).to_sparse_csr()
+    assert _passes.to_encode({"X": dense})["X"].layout is torch.strided
+    for x in (sparse, dense):
+        torch.testing.assert_close(_passes.row_sums(x), _passes.row_sums(x.to_dense()))
+    assert _passes.to_encode({"qzm": dense}) == {"qzm": dense}
