@@ -110,7 +110,7 @@ def trained(
 
     The files stand in a folder beside the JSON, named like it: what several jobs need is trained
     once, and an interrupted experiment loses at most the training that was going on. `train` is
-    called after :func:`prepare`.
+    called after :func:`prepare`, and so is what follows: it must not matter whether it was.
     """
     folder = arguments.result.with_suffix(".smoke" if arguments.smoke else ".weights")
     path = folder / f"{name.replace('/', ',')},seed={arguments.seed}.pt"
@@ -120,6 +120,7 @@ def trained(
         whole = path.with_suffix(".part")
         torch.save(train(), whole)
         os.replace(whole, path)
+    prepare(arguments.seed)
     return torch.load(path, weights_only=True)
 
 
