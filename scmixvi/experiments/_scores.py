@@ -1,6 +1,6 @@
 """How well cell types can be read from a representation: a linear classifier and k-means."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -24,6 +24,7 @@ def repeated_scores(
     n_repeats: int,
     rng: np.random.Generator,
     scale: bool = True,
+    clustered: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Scores of the test cells, averaged over repeats.
 
@@ -42,6 +43,8 @@ def repeated_scores(
         Source of the splits and starts.
     scale
         Whether the classifier standardises its features.
+    clustered
+        What k-means sees where it is not what the classifier sees, `(n, F)`.
 
     Returns
     -------
@@ -54,7 +57,9 @@ def repeated_scores(
         fit, score = order[:n_fit], order[n_fit:]
         model = classifier(scale).fit(x[fit], labels[fit])
         start = int(rng.integers(2**31))
-        clusters = KMeans(len(np.unique(labels)), n_init=10, random_state=start).fit_predict(x)
+        clusters = KMeans(len(np.unique(labels)), n_init=10, random_state=start).fit_predict(
+            x if clustered is None else clustered
+        )
         found.append(
             {
                 "svm": model.score(x[score], labels[score]),
@@ -76,12 +81,15 @@ def train_to_test(
     return float(classifier(scale).fit(train, train_labels).score(test, test_labels))
 
 
-def principal_components(train: np.ndarray, others: Sequence[np.ndarray], n: int) -> list:
-    """Standardise and project onto n principal components, both fitted on `train`.
+def principal_components(
+    train: np.ndarray, test: np.ndarray, n: int, scale: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Project both on n principal components of `train`, of its standardised features if `scale`.
 
-    With no more than n features this is a rotation of the standardised features, which changes
-    neither a linear classifier nor k-means.
+    With no more than n features this is a rotation, which changes neither a linear classifier nor
+    k-means.
     """
-    size = min(n, *train.shape)
-    pipeline = make_pipeline(StandardScaler(), PCA(size, svd_solver="full")).fit(train)
-    return [pipeline.transform(part) for part in (train, *others)]
+    steps = [StandardScaler()] if scale else []
+    pca = PCA(min(n, *train.shape), svd_solver="full")
+    pipeline = make_pipeline(*steps, pca).fit(train)
+    return pipeline.transform(train), pipeline.transform(test)

@@ -28,8 +28,10 @@ draws/S=1 to 5
 mean, moments
     the mixture's mean, D features; its mean and variance, 2 D features, whatever S;
 pca
-    `params` standardised and projected to 2 D principal components of the training cells; here
-    the classifier does not rescale.
+    `params` projected on 2 D principal components of the training cells: of the standardised
+    features for the classifier, which does not rescale again, and of the plain ones for k-means.
+    For S = 1 both are rotations, and the scores those of `params` but for the cells that the
+    scaling is fitted on.
 
 A repeat varies the 305 cells, the start of k-means and the draws; the model stays the same.
 
@@ -95,21 +97,26 @@ class Scorer:
         mean, variance = model.get_latent_representation(return_dist=True)
         moments = np.concatenate([mean, variance], axis=1)
         train, test = self.split.train, self.split.test
-        first, second = principal_components(params[train], [params[test]], moments.shape[1])
         result = {
             "params": self.fixed(params[train], params[test]),
             "mean": self.fixed(mean[train], mean[test]),
             "moments": self.fixed(moments[train], moments[test]),
-            "pca": self.fixed(first, second, scale=False),
+            "pca": self.projected(params[train], params[test], moments.shape[1]),
         }
         if model.module.n_components == 1:
             for size in self.protocol.components:
                 result[f"draws/S={size}"] = self.drawn(mean, variance, 2 * size)
         return result
 
-    def fixed(self, train: np.ndarray, test: np.ndarray, scale: bool = True) -> dict:
+    def fixed(self, train: np.ndarray, test: np.ndarray) -> dict:
         """Scores of features that stay the same in every repeat."""
-        return self._scores(lambda: train, lambda: test, scale)
+        return self._scores(lambda: train, lambda: test)
+
+    def projected(self, train: np.ndarray, test: np.ndarray, n: int) -> dict:
+        """Scores of n principal components."""
+        first, second = principal_components(train, test, n, scale=True)
+        _, plain = principal_components(train, test, n, scale=False)
+        return self._scores(lambda: first, lambda: second, scale=False, clustered=plain)
 
     def drawn(self, mean: np.ndarray, variance: np.ndarray, n_draws: int) -> dict:
         """Scores of `n_draws` draws from q side by side, new ones in every repeat."""
@@ -127,11 +134,12 @@ class Scorer:
         train: Callable[[], np.ndarray],
         test: Callable[[], np.ndarray],
         scale: bool = True,
+        clustered: np.ndarray | None = None,
     ) -> dict[str, float]:
         on_train, on_test = self.labels[self.split.train], self.labels[self.split.test]
         rng = np.random.default_rng(self.seed)
         scores = repeated_scores(
-            test, on_test, self.protocol.n_fit, self.protocol.n_repeats, rng, scale
+            test, on_test, self.protocol.n_fit, self.protocol.n_repeats, rng, scale, clustered
         )
         x = train()
         scores["svm_train_to_test"] = train_to_test(x, on_train, test(), on_test, scale)

@@ -41,6 +41,7 @@ def test_for_one_component_pooling_changes_nothing(result):
     assert scores["pca"]["svm_train_to_test"] == pytest.approx(
         scores["params"]["svm_train_to_test"], abs=0.02
     )
+    assert scores["pca"]["ari"] == pytest.approx(scores["params"]["ari"], abs=0.02)
     assert scores["draws/S=1"]["svm"] != scores["params"]["svm"]
 
 
