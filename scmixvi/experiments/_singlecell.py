@@ -51,6 +51,13 @@ def random_split(n_cells: int, n_train: int, n_validation: int, seed: int) -> Sp
     return Split(*(np.sort(part) for part in parts))
 
 
+def most_variable(adata: ad.AnnData, n_genes: int) -> ad.AnnData:
+    """Keep the genes of highest variance of the raw counts, in the order of the data."""
+    counts = adata.X.astype(np.float64)
+    variance = counts.power(2).mean(axis=0).A1 - np.square(counts.mean(axis=0).A1)
+    return adata[:, np.sort(np.argsort(-variance, kind="stable")[:n_genes])].copy()
+
+
 def quiet() -> None:
     """Silence what scvi-tools and Lightning say about every short training."""
     warnings.filterwarnings("ignore")
