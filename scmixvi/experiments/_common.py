@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -175,3 +175,11 @@ def cell(values: Sequence[float], digits: int = 2, scale: float = 1.0, sign: boo
     mean, half = interval([scale * v for v in values])
     text = f"{mean:{'+' if sign else ''}.{digits}f}"
     return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    header = list(header)
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anndata as ad
 import numpy as np
@@ -17,6 +17,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.core import jsd, log_mixture, miselbo, siwelbo
 
 State = Mapping[str, Tensor]
+Model = TypeVar("Model", bound=SCVI)
 
 # Elements of one likelihood tensor in a pass of `bounds`: 16 MB in float32.
 MAX_ELEMENTS = 2**22
@@ -61,7 +62,8 @@ def most_variable(adata: ad.AnnData, n_genes: int) -> ad.AnnData:
 def quiet() -> None:
     """Silence what scvi-tools and Lightning say about every short training."""
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "scvi"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def papers_model(adata: ad.AnnData, n_components: int, state: State | None = None) -> MixtureSCVI:
@@ -70,15 +72,16 @@ def papers_model(adata: ad.AnnData, n_components: int, state: State | None = Non
     `adata` has been registered by :meth:`scmixvi.MixtureSCVI.setup_anndata`.
     """
     model = MixtureSCVI(adata, n_components=n_components, use_batch_norm="none")
-    return model if state is None else _with_weights(model, state)
+    return model if state is None else with_weights(model, state)
 
 
 def stock_model(adata: ad.AnnData, state: State) -> MixtureSCVI:
     """scvi-tools' SCVI with these weights, as a mixture of one: the same function of the data."""
-    return _with_weights(MixtureSCVI(adata, n_components=1), state)
+    return with_weights(MixtureSCVI(adata, n_components=1), state)
 
 
-def _with_weights(model: MixtureSCVI, state: State) -> MixtureSCVI:
+def with_weights(model: Model, state: State) -> Model:
+    """Load weights into a new model, which then counts as trained."""
     model.module.load_state_dict(state)
     model.module.eval()
     model.is_trained_ = True
@@ -86,6 +89,11 @@ def _with_weights(model: MixtureSCVI, state: State) -> MixtureSCVI:
 
 
 # ---------------------------------------------------------------- training
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Seed of the initialisation of one member of an ensemble."""
+    return int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
 
 
 def train_mixture(adata: ad.AnnData, split: Split, training: Training, n_components: int) -> dict:
@@ -107,14 +115,14 @@ def train_stock(adata: ad.AnnData, split: Split, max_epochs: int | None = None) 
     """Train :class:`scvi.model.SCVI` with every default: what its users get."""
     SCVI.setup_anndata(adata)
     model = SCVI(adata)
-    model.train(max_epochs, datamodule=_loader(model, split, 128), enable_progress_bar=False)
-    return _result(model)
+    model.train(max_epochs, datamodule=loader(model, split, 128), enable_progress_bar=False)
+    return result(model)
 
 
 def _fit(model: MixtureSCVI, split: Split, training: Training) -> dict:
     model.train(
         training.max_epochs,
-        datamodule=_loader(model, split, training.batch_size),
+        datamodule=loader(model, split, training.batch_size),
         early_stopping=True,
         early_stopping_monitor="elbo_validation",
         early_stopping_patience=training.patience,
@@ -122,16 +130,18 @@ def _fit(model: MixtureSCVI, split: Split, training: Training) -> dict:
         latent_key=None,
         enable_progress_bar=False,
     )
-    return _result(model)
+    return result(model)
 
 
-def _loader(model: SCVI, split: Split, batch_size: int) -> DeviceBackedDataSplitter:
+def loader(model: SCVI, split: Split, batch_size: int) -> DeviceBackedDataSplitter:
+    """Batches of dense counts that stay in memory: as scvi-tools' own, but faster."""
     return DeviceBackedDataSplitter(
         model.adata_manager, shuffle=True, batch_size=batch_size, external_indexing=list(split)
     )
 
 
-def _result(model: SCVI) -> dict:
+def result(model: SCVI) -> dict:
+    """Weights of a trained model and for how many epochs it was trained."""
     history = model.history_["elbo_train"]
     return {"state": dict(model.module.state_dict()), "n_epochs": len(history)}
 
@@ -182,8 +192,8 @@ def bounds(model: MixtureSCVI, indices: np.ndarray, n_draws: int = 1000) -> dict
         Divergence of the components, 0 to log S.
     """
     per_component = -(-n_draws // model.module.n_components)
-    loader = model._make_data_loader(adata=model.adata, indices=indices, batch_size=81)
-    columns = [_bounds_of(_log_terms(model.module, batch, per_component)) for batch in loader]
+    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=81)
+    columns = [_bounds_of(_log_terms(model.module, batch, per_component)) for batch in batches]
     means = {name: torch.cat([c[name] for c in columns]).mean().item() for name in columns[0]}
     return means | {"gap": means["log_likelihood"] - means["miselbo"]}
 

@@ -146,11 +146,6 @@ class Scorer:
         return {name: round(v, 5) for name, v in scores.items()} | {"n_features": x.shape[1]}
 
 
-def member_seed(seed: int, member: int) -> int:
-    """Seed of the initialisation of one member of an ensemble."""
-    return int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
-
-
 def main(argv: list[str] | None = None, protocol: Protocol | None = None) -> None:
     """Run what is not yet in the JSON for this seed."""
     arguments = parse(__doc__, RESULT, argv)
@@ -175,7 +170,7 @@ def main(argv: list[str] | None = None, protocol: Protocol | None = None) -> Non
         base = mixture(1)["state"]
 
         def train() -> dict:
-            torch.manual_seed(member_seed(arguments.seed, number))
+            torch.manual_seed(singlecell.member_seed(arguments.seed, number))
             return singlecell.train_member(adata, split, protocol.training, base)
 
         return trained(arguments, f"member={number}", train)

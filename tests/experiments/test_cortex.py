@@ -62,5 +62,5 @@ def test_nothing_is_run_or_trained_twice(result, monkeypatch, capsys):
 
 
 def test_members_of_an_ensemble_start_from_seeds_of_their_own():
-    seeds = {cortex.member_seed(seed, member) for seed in range(5) for member in range(2, 6)}
+    seeds = {_singlecell.member_seed(seed, member) for seed in range(5) for member in range(2, 6)}
     assert len(seeds) == 20
