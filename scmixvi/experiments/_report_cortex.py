@@ -141,9 +141,10 @@ def cortex_tables(runs: Runs) -> str:
         equal_count_table(runs, "svm_train_to_test", 2, 100),
         "**ARI at equal feature count.**",
         equal_count_table(runs, "ari", 3),
-        "**Held-out bounds, nats a cell**, 1000 draws a cell for every S. The gap (pooled "
-        "log-likelihood minus MISELBO) is what a better posterior can still win; the JSD is at "
-        f"most log S ({', '.join(f'{math.log(s):.2f}' for s in SIZES)}).",
+        "**Held-out bounds, nats a cell**, 1000 draws a cell for every S. The gap is the pooled "
+        "log-likelihood, itself a lower bound, minus MISELBO: a better posterior can win at least "
+        "that much. The JSD is at most log S "
+        f"({', '.join(f'{math.log(s):.2f}' for s in SIZES)}).",
         bounds_table(runs),
     ]
     return joined(parts)

@@ -32,6 +32,7 @@ DATASET/METHOD/against=OTHER
     agreement with a smaller seed that has been run before: ARI between Leiden clusterings, and
     of log-fold changes of every cell type against the rest the Spearman correlation over genes and
     the overlap of the top 50, averaged over types. An ensemble averages its members' changes.
+    Seeds differ in their initialisation and in which tenth of the cells is held out.
 
     pip install 'scmixvi[experiments]'
     python -m scmixvi.experiments.integration --seed 0
