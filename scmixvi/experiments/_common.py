@@ -1,0 +1,176 @@
+"""What the experiments share: one seed, taking up where a run left off, intervals over seeds.
+
+An experiment is a table of jobs: a name, and a function that returns figures. Its JSON holds them
+under `NAME/seed=SEED`; what is there is not run again. Every job starts from the seed, so that a
+resumed experiment finds what an uninterrupted one would have found.
+"""
+
+import argparse
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from scmixvi.records import environment, read, write
+
+NOT_RUN = "not run"
+
+
+def parse(doc: str, result: Path, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments of every experiment: `seed`, `smoke` and `result`, the path of its JSON."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="tiny and meaningless, for tests")
+    parser.add_argument("--result", type=Path, default=result, help="JSON to write or complete")
+    return parser.parse_args(argv)
+
+
+def prepare(seed: int) -> None:
+    """Seed Python, numpy and torch; one CPU thread unless OMP_NUM_THREADS says otherwise.
+
+    Libraries that bring an OpenMP of their own raise the number of threads again.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  scikit-learn and scanpy still read the global state
+    torch.manual_seed(seed)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def recorded(result: Path, smoke: bool = False) -> dict[str, Any]:
+    """The JSON of an experiment.
+
+    Raises
+    ------
+    ValueError
+        If it holds a smoke run where a real one is asked for, or the reverse.
+    """
+    content = read(result, {"smoke": smoke, "runs": {}})
+    if content.get("smoke", False) != smoke:
+        kind, other = ("smoke", "real") if smoke else ("real", "smoke")
+        raise ValueError(
+            f"{result} holds {other} runs and cannot take {kind} ones: pass another --result."
+        )
+    return content
+
+
+def run_missing(
+    arguments: argparse.Namespace,
+    jobs: Mapping[str, Callable[[], dict[str, Any]]],
+    device: torch.device | str = "cpu",
+) -> None:
+    """Run the jobs that the JSON lacks for this seed, in order, and write after each.
+
+    Parameters
+    ----------
+    arguments
+        As from :func:`parse`.
+    jobs
+        Name to a function without arguments that returns what JSON can hold. It is called after
+        :func:`prepare`.
+    device
+        Where it runs.
+
+    Raises
+    ------
+    ValueError
+        If smoke runs and real ones would be mixed.
+    """
+    for name, job in jobs.items():
+        key = f"{name}/seed={arguments.seed}"
+        if key in recorded(arguments.result, arguments.smoke)["runs"]:
+            continue
+        prepare(arguments.seed)
+        start = time.perf_counter()
+        figures = job()
+        seconds = round(time.perf_counter() - start, 1)
+        figures |= {"seconds": seconds, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+        # Read again: another seed may have been written meanwhile.
+        runs = recorded(arguments.result, arguments.smoke)["runs"]
+        content = {
+            "environment": environment(device),
+            "smoke": arguments.smoke,
+            "runs": runs | {key: figures},
+        }
+        write(arguments.result, content)
+        print(f"{key}: {seconds} s", flush=True)
+
+
+def trained(
+    arguments: argparse.Namespace, name: str, train: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `train` returns (tensors, numbers), from a file if it was trained before.
+
+    The files stand in a folder beside the JSON, named like it: what several jobs need is trained
+    once, and an interrupted experiment loses at most the training that was going on. `train` is
+    called after :func:`prepare`.
+    """
+    folder = arguments.result.with_suffix(".smoke" if arguments.smoke else ".weights")
+    path = folder / f"{name.replace('/', ',')},seed={arguments.seed}.pt"
+    if not path.exists():
+        prepare(arguments.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(".part")
+        torch.save(train(), whole)
+        os.replace(whole, path)
+    return torch.load(path, weights_only=True)
+
+
+# ---------------------------------------------------------------- over seeds
+
+
+def by_seed(runs: Mapping[str, dict], name: str) -> dict[int, dict]:
+    """Seed to figures of one job, ordered by seed."""
+    prefix = f"{name}/seed="
+    found = {int(k.removeprefix(prefix)): v for k, v in runs.items() if k.startswith(prefix)}
+    return dict(sorted(found.items()))
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean, and half the width of Student's t interval of the mean (NaN for one value).
+
+    Raises
+    ------
+    ValueError
+        If there is no value.
+    """
+    if len(values) == 0:
+        raise ValueError("an interval needs at least one value.")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, math.nan
+    quantile = stats.t.ppf((1 + level) / 2, len(values) - 1)
+    return mean, float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+    """Value minus baseline for every seed that both have."""
+    return [values[seed] - baseline[seed] for seed in values if seed in baseline]
+
+
+def cell(values: Sequence[float], digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
+    """A cell of a table: mean ± half width of the 95 % interval over seeds.
+
+    Parameters
+    ----------
+    values
+        One a seed; none gives "not run", one gives the value without an interval.
+    digits
+        Decimals.
+    scale
+        Multiplies the values, for example 100 for per cent.
+    sign
+        Whether a positive mean gets its plus, for differences.
+    """
+    if len(values) == 0:
+        return NOT_RUN
+    mean, half = interval([scale * v for v in values])
+    text = f"{mean:{'+' if sign else ''}.{digits}f}"
+    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"

@@ -1,0 +1,107 @@
+"""What the experiments share: resuming, seeds and intervals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from scmixvi.experiments import _common
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return _common.parse("An experiment.", tmp_path / "x.json", ["--seed", "3", "--smoke"])
+
+
+def draw():
+    return {"torch": torch.rand(1).item(), "numpy": np.random.rand()}  # noqa: NPY002
+
+
+def test_a_resumed_experiment_finds_what_an_uninterrupted_one_finds(arguments, tmp_path):
+    _common.run_missing(arguments, {"a": draw, "b": draw})
+    whole = json.loads(arguments.result.read_text())
+    assert set(whole["runs"]) == {"a/seed=3", "b/seed=3"}
+    assert torch.__version__.startswith(whole["environment"]["torch"])
+    assert whole["runs"]["a/seed=3"]["torch"] == whole["runs"]["b/seed=3"]["torch"]
+
+    again = _common.parse("Doc.", tmp_path / "y.json", ["--seed", "3", "--smoke"])
+    with pytest.raises(ZeroDivisionError):
+        _common.run_missing(again, {"a": draw, "b": lambda: 1 / 0})
+    _common.run_missing(again, {"a": lambda: pytest.fail("a is there"), "b": draw})
+    resumed = json.loads(again.result.read_text())
+    for key in whole["runs"]:
+        assert resumed["runs"][key]["torch"] == whole["runs"][key]["torch"]
+        assert resumed["runs"][key]["numpy"] == whole["runs"][key]["numpy"]
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(arguments):
+    other = _common.parse("Doc.", arguments.result, ["--seed", "4", "--smoke"])
+
+    def job():
+        _common.run_missing(other, {"a": draw})
+        return draw()
+
+    _common.run_missing(arguments, {"a": job})
+    assert set(json.loads(arguments.result.read_text())["runs"]) == {"a/seed=3", "a/seed=4"}
+
+
+def test_smoke_and_real_runs_do_not_mix(arguments):
+    _common.run_missing(arguments, {"a": draw})
+    arguments.smoke = False
+    with pytest.raises(ValueError, match="holds smoke runs and cannot take real ones"):
+        _common.run_missing(arguments, {"b": draw})
+
+
+def test_weights_are_trained_once(arguments):
+    calls = []
+
+    def train():
+        calls.append(1)
+        return {"weight": torch.rand(2), "n_epochs": 7}
+
+    first = _common.trained(arguments, "S=1", train)
+    torch.rand(5)
+    assert torch.equal(_common.trained(arguments, "S=1", train)["weight"], first["weight"])
+    assert torch.equal(_common.trained(arguments, "S=2", train)["weight"], first["weight"])
+    assert len(calls) == 2
+    torch.manual_seed(3)
+    assert torch.equal(first["weight"], torch.rand(2)), "training starts from the seed"
+
+
+def test_threads_are_one_unless_the_environment_says_otherwise(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    _common.prepare(0)
+    assert torch.get_num_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    _common.prepare(0)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_interval_is_scipys():
+    values = [2.0, 3.5, 1.0, 4.0, 2.5]
+    mean, half = _common.interval(values)
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert math.isnan(_common.interval([1.0])[1])
+    with pytest.raises(ValueError, match="at least one value"):
+        _common.interval([])
+
+
+def test_cells():
+    assert _common.cell([]) == "not run"
+    assert _common.cell([0.5], 1, 100) == "50.0"
+    # t(0.975, df = 1) = 12.706; standard error of (1, 3) is 1
+    assert _common.cell([1.0, 3.0], 1, sign=True) == "+2.0 ± 12.7"
+
+
+def test_differences_are_paired_by_seed():
+    runs = {"m/seed=10": {"v": 1}, "m/seed=2": {"v": 5}, "mm/seed=1": {}, "m/S=2/seed=1": {}}
+    found = _common.by_seed(runs, "m")
+    assert list(found) == [2, 10]
+    values = {seed: run["v"] for seed, run in found.items()}
+    assert _common.paired(values, {10: 0.5, 3: 9.0}) == [0.5]
