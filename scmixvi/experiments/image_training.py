@@ -6,6 +6,7 @@ Every model has a folder of its own. Training goes on from `last.ckpt` there, th
 
 import argparse
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from scmixvi.image.lightning import (
     last_checkpoint,
 )
 from scmixvi.image.memory import keep_freed_memory
-from scmixvi.records import read, write
+from scmixvi.records import environment, read, write
 
 PAPER_EPOCHS, PAPER_WARMUP = 2000, 100
 TEST_BATCH = 100
@@ -58,7 +59,7 @@ class Scheme:
     max_batches: int | None = None
 
 
-def parser(doc: str, result: Path, n_test_samples: int = 5000) -> argparse.ArgumentParser:
+def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argparse.ArgumentParser:
     """Arguments that all image experiments take: those of the others, and how long to train."""
     made = argparse.ArgumentParser(description=doc.splitlines()[0])
     add = made.add_argument
@@ -203,8 +204,8 @@ class Models:
         Returns
         -------
         The model with the weights of the best epoch, on the chosen device and in evaluation mode.
-        `epochs` trained, `best_epoch`, its `val_bound` (nats), whether training `stopped_early`,
-        and the scheme.
+        Its record: `epochs` trained, `best_epoch`, the `val_bound` of that one (nats), whether
+        training `stopped_early`, the scheme, and the device.
 
         Raises
         ------
@@ -285,16 +286,22 @@ class Models:
         }
         trainer = L.Trainer(**settings | self.trainer_settings)
         last = folder / "last.ckpt"
-        trainer.fit(module, datamodule=self.data, ckpt_path=last if last.exists() else None)
+        with warnings.catch_warnings():
+            for expected in ("many workers", "not empty", "in eval mode"):
+                warnings.filterwarnings("ignore", f".*{expected}")
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if last.exists() else None)
         stopped_early = stopping.wait_count >= stopping.patience
         if trainer.current_epoch < self.scheme.epochs and not stopped_early:
             raise OutOfTime
         return {
+            "name": folder.name,
             "epochs": trainer.current_epoch,
             "best_epoch": read_checkpoint(folder / "best.ckpt")["epoch"] + 1,
             "val_bound": round(float(best.best_model_score), 4),
             "stopped_early": stopped_early,
             "scheme": asdict(self.scheme),
+            "device": environment(chosen_device())["device"],
+            **self.trainer_settings,
         }
 
 

@@ -165,7 +165,7 @@ def figures(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and score what is not yet in the JSON."""
-    arguments = parser(__doc__, RESULT, 5000)
+    arguments = parser(__doc__, RESULT)
     arguments.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     arguments.add_argument("--splits", type=int, default=10, help="random splits for the SVM")
     options = arguments.parse_args(argv)
