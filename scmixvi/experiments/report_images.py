@@ -153,10 +153,14 @@ def latents_tables(runs: Runs, smoke: bool) -> str:
             _latents_table(own, dataset, "accuracy", paper, scale=100, digits=2),
             f"**{label}: the same at {latents.N_COLUMNS} columns each, % (not in the paper)**\n",
             _latents_table(own, dataset, "accuracy_reduced", {}, scale=100, digits=2),
+            f"**{label}: fitted on all training images, scored on all test images, %**\n",
+            _latents_table(own, dataset, "accuracy_train_to_test", {}, scale=100, digits=2),
             f"**{label}: Jensen-Shannon divergence, nats{' (Table 5)' if jsd else ''}**\n",
             _latents_table(own, dataset, "jsd", jsd, digits=3),
-            f"**{label}: test negative log-likelihood, nats**\n",
+            f"**{label}: test negative log-likelihood, nats (Eq. 17)**\n",
             _latents_table(own, dataset, "nll", {}, digits=2),
+            f"**{label}: the same, all draws inside one logarithm, nats**\n",
+            _latents_table(own, dataset, "nll_pooled", {}, digits=2),
             note(own, smoke),
         ]
     return "\n".join(parts)
@@ -167,7 +171,7 @@ def _latents_table(
 ) -> str:
     rows, components = [], latents.COMPONENTS
     for name, label in LATENT_LABELS.items():
-        if key in ("jsd", "nll") and name == "vae":
+        if key in ("jsd", "nll", "nll_pooled") and name == "vae":
             continue
         rows.append([label, *row(runs, f"{dataset}/{name}/S={{s}}", components, key, **format)])
         if name in paper:
@@ -196,12 +200,14 @@ def big_iwae_tables(runs: Runs, smoke: bool) -> str:
     for name, label in labels.items():
         names = [f"mnist/{'mixture' if s == 1 else name}/S={s}" for s in big_iwae.COMPONENTS]
         nll = [cell(list(values(runs, n, "nll").values())) for n in names]
+        pooled = [cell(list(values(runs, n, "nll_pooled").values())) for n in names]
         hidden = [_only(runs, n, "encoder_hidden") for n in names]
         encoder = [_only(runs, n, "n_encoder_weights") for n in names]
         total = [_only(runs, n, "n_parameters_of_table_7") for n in names]
         rows += [
             [f"{label}: NLL, nats", *nll],
             [f"{label}: NLL, paper", *TABLE_7[name]],
+            [f"{label}: NLL, all draws inside one logarithm", *pooled],
             [f"{label}: hidden layers", *map(_layers, hidden)],
             [f"{label}: encoder weights", *map(_thousands, encoder)],
             [f"{label}: encoder weights, paper", *map(_thousands, TABLE_7_ENCODER[name])],
@@ -274,9 +280,11 @@ _TABLE_1_TEXT = {
 def _recipe_rows(runs: Runs, dataset: str, paper: Mapping[str, Sequence[str]]) -> list[list[str]]:
     rows = []
     for recipe, label in RECIPE_LABELS.items():
-        rows.append([label, *row(runs, f"{dataset}/{recipe}/S={{s}}", range(1, 5), "nll")])
+        pattern = f"{dataset}/{recipe}/S={{s}}"
+        rows.append([label, *row(runs, pattern, range(1, 5), "nll")])
         if recipe in paper:
             rows.append([f"{label}, paper", *paper[recipe]])
+        rows.append([f"{label}, one logarithm", *row(runs, pattern, range(1, 5), "nll_pooled")])
     return rows
 
 
