@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scmixvi.experiments import _common
-from scmixvi.experiments.image_training import (
+from scmixvi.experiments._image_training import (
     Deadline,
     Models,
     OutOfTime,

@@ -42,7 +42,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from scmixvi.experiments import _common
-from scmixvi.experiments.image_training import (
+from scmixvi.experiments._image_training import (
     Deadline,
     Models,
     OutOfTime,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scmixvi.experiments import _common, latents
-from scmixvi.experiments.image_training import (
+from scmixvi.experiments._image_training import (
     Deadline,
     Models,
     OutOfTime,

@@ -113,9 +113,9 @@ def main() -> None:
     (arguments.output / "density2d.md").write_text(table)
     density2d_figure(content["runs"], arguments.output / "density2d.png")
     print(table)
-    from scmixvi.experiments import report_images  # it takes `markdown` from here
+    from scmixvi.experiments import _report_images  # it takes `markdown` from here
 
-    report_images.write_all(arguments.results, arguments.output)
+    _report_images.write(arguments.results, arguments.output)
 
 
 if __name__ == "__main__":

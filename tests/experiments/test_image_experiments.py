@@ -8,14 +8,14 @@ import torch
 from idx_files import write_idx
 
 from scmixvi.experiments import (
+    _image_training,
+    _report_images,
     big_iwae,
     image_nll,
-    image_training,
     latents,
     monotone_images,
-    report_images,
 )
-from scmixvi.experiments.image_training import Deadline, Models, OutOfTime, Scheme
+from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
 from scmixvi.image.lightning import recipe_training
 
 TINY = {"n_latent": 3, "encoder_hidden": (8,), "decoder_hidden": (8,)}
@@ -32,7 +32,7 @@ def small_data(tmp_path, monkeypatch):
 
 def models(folder, minutes=None, epochs=3, **changes):
     words = ["--result", str(folder / "x.json"), "--samples", "7", "--seed", "3"]
-    options = image_training.parser("An experiment.", folder).parse_args(words)
+    options = _image_training.parser("An experiment.", folder).parse_args(words)
     scheme = Scheme(epochs=epochs, warmup_epochs=1, **changes)
     return Models("mnist", options, scheme, Deadline(minutes))
 
@@ -62,7 +62,7 @@ class After:
 
 
 def test_training_and_test_go_on_as_if_never_stopped(small_data, monkeypatch):
-    monkeypatch.setattr(image_training, "TEST_BATCH", 10)
+    monkeypatch.setattr(_image_training, "TEST_BATCH", 10)
     whole, parts = models(small_data / "whole"), models(small_data / "parts")
     vae, record = whole.trained("a", make)
     expected = whole.nll("a", vae)
@@ -104,12 +104,12 @@ def test_the_test_is_equation_17_and_its_repeats_are_averaged(small_data):
     found = models(small_data)
     vae, _ = found.trained("a", make)
     once, twice = found.nll("a", vae), found.nll("a", vae, n_repeats=2)
-    image_training.start_random(3, "a/test/0")
+    _image_training.start_random(3, "a/test/0")
     first, second = (vae.nll(found.test_images, 7) for _ in range(2))
     assert once["nll"] == pytest.approx(first.mean().item(), abs=1e-3)
     assert twice["nll"] == pytest.approx((first + second).mean().item() / 2, abs=1e-3)
     assert once["nll"] != twice["nll"]
-    image_training.start_random(3, "a/test/0")
+    _image_training.start_random(3, "a/test/0")
     pooled = vae.nll(found.test_images, 7, pooled=True).mean().item()
     assert once["nll_pooled"] == pytest.approx(pooled, abs=1e-3)
     assert once["nll_pooled"] < once["nll"]
@@ -186,8 +186,8 @@ def test_parameter_counts_are_those_of_table_7(name, s):
     vae = recipe_training("mlp", n_components, big_iwae.sizes(name, s)).vae
     counts = big_iwae.parameter_counts(vae)
     column = s - 1
-    assert counts["n_encoder_weights"] == report_images.TABLE_7_ENCODER[name][column]
-    assert counts["n_parameters_of_table_7"] == report_images.TABLE_7_TOTAL[name][column]
+    assert counts["n_encoder_weights"] == _report_images.TABLE_7_ENCODER[name][column]
+    assert counts["n_parameters_of_table_7"] == _report_images.TABLE_7_TOTAL[name][column]
     assert counts["n_parameters"] > counts["n_parameters_of_table_7"], "biases of the encoders"
 
 
@@ -273,10 +273,10 @@ def test_the_order_of_cost_and_the_papers_schemes():
     assert {s for data, recipe, s in order if (data, recipe) == ("mnist", "vanilla")} == set(
         range(1, 11)
     )
-    scheme = image_training.scheme_of(options)
+    scheme = _image_training.scheme_of(options)
     assert (scheme.epochs, scheme.warmup_epochs, scheme.patience) == (2000, 100, 100)
     options.epochs = 40
-    assert image_training.scheme_of(options).warmup_epochs == 10
+    assert _image_training.scheme_of(options).warmup_epochs == 10
 
 
 def run_of(nll, **changes):
@@ -297,7 +297,7 @@ def test_the_report_has_means_intervals_and_what_was_not_run(tmp_path):
     }
     runs["cifar10/cifar_vanilla/S=2/seed=0"] = run_of(9e3, data="cifar10_subset", bits_per_dim=5.5)
     (tmp_path / "image_nll.json").write_text(json.dumps({"runs": runs}))
-    report_images.write_all(tmp_path, tmp_path)
+    _report_images.write(tmp_path, tmp_path)
     text = (tmp_path / "image_nll.md").read_text()
     # Student's t at 2 degrees of freedom: 4.303 * 1 / sqrt(3) = 2.48.
     assert "| vanilla | 81.00 ± 2.48 | not run | not run | not run |" in text
@@ -308,7 +308,7 @@ def test_the_report_has_means_intervals_and_what_was_not_run(tmp_path):
     assert "3 training(s) of 321 epochs (at most 2000, KL warm-up 100" in text
     assert "Fewer epochs" not in text
     assert (tmp_path / "latents.md").read_text().count("not run") > 50
-    for name in report_images.FIGURES:
+    for name in _report_images.FIGURES:
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
 
 
@@ -322,7 +322,7 @@ def test_the_report_says_when_epochs_were_fewer_and_pairs_the_seeds(tmp_path):
             figures["trainings"][0]["scheme"] |= {"epochs": 20, "warmup_epochs": 5}
             runs[f"mnist/{name}/S=2/seed={seed}"] = figures
     (tmp_path / "latents.json").write_text(json.dumps({"runs": runs}))
-    report_images.write_all(tmp_path, tmp_path)
+    _report_images.write(tmp_path, tmp_path)
     text = (tmp_path / "latents.md").read_text()
     assert (
         "**Fewer epochs than the paper's** (at most 2000, warm-up 100): 4 training(s) of 20" in text

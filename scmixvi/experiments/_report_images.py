@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from scmixvi.experiments import big_iwae, image_nll, latents
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, paired
-from scmixvi.experiments.image_training import Scheme
+from scmixvi.experiments._image_training import Scheme
 from scmixvi.experiments.report import markdown
 from scmixvi.records import read
 
@@ -361,7 +361,7 @@ FIGURES: dict[str, tuple[str, Callable[[Runs, Path], None]]] = {
 }
 
 
-def write_all(results: Path, output: Path) -> None:
+def write(results: Path, output: Path) -> None:
     """Write `NAME.md` and `NAME.png` of every table and figure from the JSON in a folder."""
     contents = {name: read(results / f"{name}.json", {"runs": {}}) for name in TABLES}
     for name, table in TABLES.items():
