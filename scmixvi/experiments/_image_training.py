@@ -296,6 +296,8 @@ class Models:
         }
         trainer = L.Trainer(**settings | self.trainer_settings)
         last = folder / "last.ckpt"
+        if last.exists():
+            _say_where_it_lies(last)
         with warnings.catch_warnings():
             for expected in ("many workers", "not empty", "in eval mode"):
                 warnings.filterwarnings("ignore", f".*{expected}")
@@ -313,6 +315,17 @@ class Models:
             "device": environment(chosen_device())["device"],
             **self.trainer_settings,
         }
+
+
+def _say_where_it_lies(last: Path) -> None:
+    """Name a checkpoint's folder in it anew: Lightning forgets the best epoch of one that moved."""
+    checkpoint, here = read_checkpoint(last), str(last.parent.resolve())
+    for state in checkpoint["callbacks"].values():
+        if there := state.get("dirpath"):
+            paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
+            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
+            state |= paths | {"best_k_models": best}
+    write_checkpoint(checkpoint, last)
 
 
 def _check_scheme(folder: Path, scheme: Scheme) -> None:

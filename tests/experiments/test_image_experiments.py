@@ -88,6 +88,21 @@ def test_training_and_test_go_on_as_if_never_stopped(small_data, monkeypatch):
     assert expected["n_test_samples"] == 7
 
 
+def test_a_training_that_moved_keeps_its_best_epoch(small_data):
+    def too_fast():
+        return recipe_training("mlp", 2, TINY, warmup_epochs=0, learning_rate=0.5)
+
+    _, whole = models(small_data / "whole").trained("a", too_fast)
+    assert whole["best_epoch"] == 1, "later epochs are worse"
+    parts = models(small_data / "parts")
+    parts.deadline = After(2)
+    with pytest.raises(OutOfTime):
+        parts.trained("a", too_fast)
+    (small_data / "parts").rename(small_data / "moved")
+    _, moved = models(small_data / "moved").trained("a", too_fast)
+    assert moved == whole
+
+
 def test_a_training_by_another_scheme_is_not_taken_for_this_one(small_data):
     models(small_data).trained("a", make)
     with pytest.raises(ValueError, match="epochs = 3, not 4: use the same arguments, or name"):
