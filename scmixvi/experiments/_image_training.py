@@ -9,7 +9,8 @@ import math
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ class Deadline:
         """Raise OutOfTime if it is over."""
         if self.passed:
             raise OutOfTime
+
+
+@contextmanager
+def until_deadline() -> Iterator[None]:
+    """End a run that is out of time with a line that says how to go on."""
+    try:
+        yield
+    except OutOfTime:
+        print("time is up: the same command goes on from the checkpoints", flush=True)
 
 
 class EpochWatch(Callback):

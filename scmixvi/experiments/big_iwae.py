@@ -26,10 +26,10 @@ from scmixvi.experiments import _common
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
-    OutOfTime,
     chosen_device,
     parser,
     scheme_of,
+    until_deadline,
 )
 from scmixvi.image import ImageVAE
 from scmixvi.image.baselines import matching_layers, matching_units
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and test what is not yet in the JSON."""
     options = parser(__doc__, RESULT).parse_args(argv)
     n_units, others = (16, SMOKE_SIZES) if options.smoke else (300, {})
-    try:
+    with until_deadline():
         models = Models("mnist", options, scheme_of(options), Deadline(options.minutes))
         jobs = {
             f"mnist/{name}/S={s}": partial(figures, models, name, s, n_units, others)
@@ -112,8 +112,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             if s > 1 or name == "mixture"
         }
         _common.run_missing(options, jobs, chosen_device())
-    except OutOfTime:
-        print("time is up: the same command goes on from the checkpoints", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from scmixvi.experiments import _common
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
-    OutOfTime,
     Scheme,
     chosen_device,
     parser,
     scheme_of,
+    until_deadline,
 )
 from scmixvi.image.lightning import VAETraining, recipe_training
 
@@ -119,15 +119,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--compile", help="mode of torch.compile, such as reduce-overhead")
     options = arguments.parse_args(argv)
     deadline, found = Deadline(options.minutes), {}
-    try:
+    with until_deadline():
         for dataset, recipe, s in cells(options):
             if dataset not in found:
                 found[dataset] = models_of(dataset, options, deadline)
             sizes = SMOKE_SIZES[recipe] if options.smoke else {}
             job = partial(figures, found[dataset], recipe, s, sizes, options.compile)
             _common.run_missing(options, {f"{dataset}/{recipe}/S={s}": job}, chosen_device())
-    except OutOfTime:
-        print("time is up: the same command goes on from the checkpoints", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,11 +45,11 @@ from scmixvi.experiments import _common
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
-    OutOfTime,
     chosen_device,
     parser,
     scheme_of,
     start_random,
+    until_deadline,
 )
 from scmixvi.image import ImageVAE, recipes
 from scmixvi.image.baselines import ensemble, ensemble_member
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--splits", type=int, default=10, help="random splits for the SVM")
     options = arguments.parse_args(argv)
     scheme, deadline = scheme_of(options), Deadline(options.minutes)
-    try:
+    with until_deadline():
         for dataset in options.datasets:
             models = Models(dataset, options, scheme, deadline)
             jobs = {
@@ -189,8 +189,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for name in MODELS
             }
             _common.run_missing(options, jobs, chosen_device())
-    except OutOfTime:
-        print("time is up: the same command goes on from the checkpoints", flush=True)
 
 
 if __name__ == "__main__":

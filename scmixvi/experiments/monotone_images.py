@@ -15,11 +15,11 @@ from scmixvi.experiments import _common, latents
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
-    OutOfTime,
     checkpoints_beside,
     chosen_device,
     parser,
     scheme_of,
+    until_deadline,
 )
 
 RESULT = Path(__file__).parent / "results" / "monotone_images.json"
@@ -39,15 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     beside = options.result.with_name(latents.RESULT.name)
     options.checkpoints = options.checkpoints or checkpoints_beside(beside, options.smoke)
     sizes = latents.SMOKE_SIZES if options.smoke else {}
-    try:
+    with until_deadline():
         for dataset in options.datasets:
             models = Models(dataset, options, scheme_of(options), Deadline(options.minutes))
             jobs = {
                 f"{dataset}/S={s}": partial(figures, models, s, sizes) for s in latents.COMPONENTS
             }
             _common.run_missing(options, jobs, chosen_device())
-    except OutOfTime:
-        print("time is up: the same command goes on from the checkpoints", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from idx_files import write_idx
+from idx_files import grey, write_idx
 
 from scmixvi.experiments import (
     _image_training,
+    _paper_images,
     _report_images,
     big_iwae,
     image_nll,
@@ -201,8 +202,8 @@ def test_parameter_counts_are_those_of_table_7(name, s):
     vae = recipe_training("mlp", n_components, big_iwae.sizes(name, s)).vae
     counts = big_iwae.parameter_counts(vae)
     column = s - 1
-    assert counts["n_encoder_weights"] == _report_images.TABLE_7_ENCODER[name][column]
-    assert counts["n_parameters_of_table_7"] == _report_images.TABLE_7_TOTAL[name][column]
+    assert counts["n_encoder_weights"] == _paper_images.TABLE_7_ENCODER[name][column]
+    assert counts["n_parameters_of_table_7"] == _paper_images.TABLE_7_TOTAL[name][column]
     assert counts["n_parameters"] > counts["n_parameters_of_table_7"], "biases of the encoders"
 
 
@@ -274,6 +275,26 @@ def test_image_nll_smoke_stops_and_goes_on(small_data, capsys):
     bits = runs["mnist/vanilla/S=1/seed=3"]
     assert bits["bits_per_dim"] == pytest.approx(bits["nll"] / 784 / np.log(2), rel=1e-4)
     assert run(capsys, image_nll, *words) == ""
+
+
+def test_cifar_smoke_on_a_subset_is_called_one(small_data, capsys):
+    (small_data / "CIFAR10").mkdir()
+    arrays = {f"{split}_x": grey(n, 32, 3).numpy() for split, n in (("train", 20), ("test", 5))} | {
+        f"{split}_y": np.zeros(n, dtype=np.int64) for split, n in (("train", 20), ("test", 5))
+    }
+    np.savez(small_data / "CIFAR10" / "cifar10_subset.npz", **arrays)
+    result = small_data / "image_nll.json"
+    words = ("--result", str(result), "--datasets", "cifar10", "--components", "2")
+    with pytest.warns(UserWarning, match="no figure from it is comparable"):
+        run(capsys, image_nll, *words)
+    figures = written(result)["cifar10/cifar_vanilla/S=2/seed=3"]
+    assert figures["data"] == "cifar10_subset"
+    assert figures["n_test_images"] == 5
+    assert 8 < figures["bits_per_dim"] < 20, "8 bits a colour is what knowing nothing costs"
+    _report_images.write(small_data, small_data)
+    text = (small_data / "image_nll.md").read_text()
+    assert f"| CIFAR-10, bits a dimension | not run | {figures['bits_per_dim']:.2f} |" in text
+    assert "subset of CIFAR-10" in text
 
 
 def test_the_order_of_cost_and_the_papers_schemes():
