@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from scmixvi.experiments import _report_singlecell, density2d
+from scmixvi.experiments import _report_images, _report_singlecell, density2d
 from scmixvi.experiments._common import markdown
 from scmixvi.records import read
 
@@ -106,6 +106,7 @@ def main() -> None:
     density2d_figure(content["runs"], arguments.output / "density2d.png")
     print(table)
     _report_singlecell.write(arguments.results, arguments.output)
+    _report_images.write(arguments.results, arguments.output)
 
 
 if __name__ == "__main__":

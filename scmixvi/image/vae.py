@@ -166,6 +166,35 @@ class ImageVAE(nn.Module):
         ----------
         Kviman et al. 2023, Eq. 17.
         """
+        by_component = self.nll_by_component(x, n_importance_samples, memory_budget)
+        return -_bound_of_strata(-by_component, self._log_weights(), pooled)
+
+    @torch.no_grad()
+    def nll_by_component(
+        self,
+        x: Tensor,
+        n_importance_samples: int = 5000,
+        memory_budget: int | None = None,
+    ) -> Tensor:
+        r"""What Eq. 17 averages: one estimate a component, all of them under the whole mixture.
+
+        Entry (s, b) is :math:`-\log \frac{1}{L} \sum_l p(x_b, z_{ls}) / q_\pi(z_{ls} | x_b)`.
+        :meth:`nll` makes one number an image of them, the Eq. 17 or the pooled one.
+
+        Parameters
+        ----------
+        x, n_importance_samples, memory_budget
+            See :meth:`nll`.
+
+        Returns
+        -------
+        `[S, B]`, in nats.
+
+        Raises
+        ------
+        ValueError
+            If the images are not what `forward` takes, or L is below 1.
+        """
         self._check_images(x)
         if n_importance_samples < 1:
             raise ValueError(
@@ -182,7 +211,7 @@ class ImageVAE(nn.Module):
                 self._log_mean_weights(chunk, prior, n_importance_samples, n_samples)
                 for chunk in x.split(n_images)
             ]
-        return -_bound_of_strata(torch.cat(strata, -1), self._log_weights(), pooled)
+        return -torch.cat(strata, -1)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:

@@ -258,3 +258,14 @@ def test_parts_must_fit():
     larger = recipes.mlp(2, image_size=(1, 3, 2), n_latent=2)
     with pytest.raises(ValueError, match=r"decoder makes images of size \(1, 3, 2\)"):
         ImageVAE(model.posterior, model.prior, larger.decoder)
+
+
+def test_what_eq_17_averages_is_there_by_component(x):
+    model = tiny_images.recipe("mlp", S, weights=[0.5, 0.25, 0.25])
+    torch.manual_seed(4)
+    by_component = model.nll_by_component(x, 7)
+    torch.manual_seed(4)
+    whole = model.nll(x, 7)
+    assert by_component.shape == (S, B)
+    weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    torch.testing.assert_close(weights @ by_component, whole)

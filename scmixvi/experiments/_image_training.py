@@ -1,0 +1,350 @@
+"""What the image experiments share: train models and test them, over any number of runs.
+
+Every model has a folder of its own. Training goes on from `last.ckpt` there, the test from
+`nll_by_component_L*.pt`; both stop at a deadline, where one is set, after a checkpoint.
+"""
+
+import argparse
+import math
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from scmixvi.image import ImageVAE
+from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
+from scmixvi.image.data import ImageDataModule
+from scmixvi.image.lightning import (
+    MONITORED,
+    SafeCheckpoints,
+    VAETraining,
+    best_checkpoint,
+    early_stopping,
+    last_checkpoint,
+)
+from scmixvi.image.memory import keep_freed_memory
+from scmixvi.records import environment, read, write
+
+PAPER_EPOCHS, PAPER_WARMUP = 2000, 100
+TEST_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How long a model is trained; the defaults are the paper's (appendix C).
+
+    Parameters
+    ----------
+    epochs
+        At most so many.
+    patience
+        Epochs without a better validation bound after which training stops.
+    warmup_epochs, learning_rate
+        See :class:`scmixvi.image.lightning.VAETraining`.
+    max_batches
+        Batches of an epoch, for smoke runs; None is all.
+    """
+
+    epochs: int = PAPER_EPOCHS
+    patience: int = 100
+    warmup_epochs: int = PAPER_WARMUP
+    learning_rate: float = 5e-4
+    max_batches: int | None = None
+
+
+def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argparse.ArgumentParser:
+    """Arguments that all image experiments take: those of the others, and how long to train."""
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    add = made.add_argument
+    add("--seed", type=int, default=0)
+    add("--smoke", action="store_true", help="tiny and meaningless, for tests")
+    add("--result", type=Path, default=result, help="JSON to write or complete")
+    add("--epochs", type=int, help="at most so many (default: the paper's scheme)")
+    add("--warmup", type=int, help="epochs of KL warm-up (default: 100, at most epochs / 4)")
+    add("--learning-rate", type=float, default=5e-4)
+    add("--samples", type=int, default=n_test_samples, help="L of the test log-likelihood")
+    add("--minutes", type=float, help="stop after the checkpoint that follows so many minutes")
+    add("--checkpoints", type=Path, help="folder of checkpoints (default: beside the JSON)")
+    return made
+
+
+def scheme_of(options: argparse.Namespace, paper: Scheme | None = None) -> Scheme:
+    """The scheme that the arguments ask for; warm-up takes a quarter of a short training."""
+    paper = paper or Scheme()
+    epochs = options.epochs or (2 if options.smoke else paper.epochs)
+    warmup = min(PAPER_WARMUP, epochs // 4) if options.warmup is None else options.warmup
+    n_batches = 5 if options.smoke else None
+    return Scheme(epochs, paper.patience, warmup, options.learning_rate, n_batches)
+
+
+def checkpoints_beside(result: Path, smoke: bool) -> Path:
+    """Folder of checkpoints beside a JSON, named like it."""
+    return result.with_suffix(".smoke" if smoke else ".weights")
+
+
+def chosen_device() -> torch.device:
+    """The GPU where there is one; on a CPU the process keeps the memory that it frees."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+        return torch.device("cuda")
+    keep_freed_memory()
+    return torch.device("cpu")
+
+
+def start_random(seed: int, name: str) -> None:
+    """Seed torch for one part of an experiment; parts of other names draw other numbers."""
+    torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+
+
+class OutOfTime(Exception):
+    """The deadline has passed; what was done so far is in checkpoints."""
+
+
+class Deadline:
+    """A number of minutes from now; None is never."""
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self.end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return time.monotonic() >= self.end
+
+    def check(self) -> None:
+        """Raise OutOfTime if it is over."""
+        if self.passed:
+            raise OutOfTime
+
+
+@contextmanager
+def until_deadline() -> Iterator[None]:
+    """End a run that is out of time with a line that says how to go on."""
+    try:
+        yield
+    except OutOfTime:
+        print("time is up: the same command goes on from the checkpoints", flush=True)
+
+
+class EpochWatch(Callback):
+    """Say every half minute how far training is, and stop it at the deadline.
+
+    It acts after validation, when the checkpoint of the epoch is written.
+    """
+
+    def __init__(self, name: str, deadline: Deadline) -> None:
+        self.name, self.deadline = name, deadline
+        self.start = self.said = time.monotonic()
+        self.n_epochs = 0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print a line; ask the trainer to stop if time is up."""
+        self.n_epochs += 1
+        now = time.monotonic()
+        if now - self.said > 30:
+            self.said = now
+            print(
+                f"{self.name}: epoch {trainer.current_epoch + 1} of at most {trainer.max_epochs}, "
+                f"validation bound {float(trainer.callback_metrics[MONITORED]):.2f}, "
+                f"{(now - self.start) / self.n_epochs:.1f} s an epoch",
+                flush=True,
+            )
+        if self.deadline.passed:
+            trainer.should_stop = True
+
+
+class Models:
+    """Trained models of one data set and one seed: made when asked for, and only once.
+
+    Parameters
+    ----------
+    dataset
+        Name of the data set.
+    options
+        From :func:`parser`.
+    scheme
+        How long to train.
+    deadline
+        When to stop for now.
+    trainer_settings
+        Passed on to Lightning's Trainer.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        options: argparse.Namespace,
+        scheme: Scheme,
+        deadline: Deadline,
+        **trainer_settings: Any,
+    ) -> None:
+        self.seed, self.scheme, self.deadline = options.seed, scheme, deadline
+        self.n_test_samples = min(options.samples, 5) if options.smoke else options.samples
+        self.trainer_settings = trainer_settings
+        beside = checkpoints_beside(options.result, options.smoke)
+        self.folder = (options.checkpoints or beside) / dataset / f"seed_{options.seed}"
+        self.data = ImageDataModule(dataset)
+        self.data.setup()
+
+    @property
+    def test_images(self) -> Tensor:
+        """The test images, binarised where the data set is, `[N, C, H, W]`; few in a smoke run."""
+        batches = self.data.test_dataloader()
+        x = next(iter(batches)) if self.scheme.max_batches else batches.pixels
+        return x if x.is_floating_point() else x.float().div_(255)
+
+    def trained(self, name: str, make: Callable[[], VAETraining]) -> tuple[ImageVAE, dict]:
+        """Train a model to the end, or take it from its folder.
+
+        Parameters
+        ----------
+        name
+            Of its folder, and of its random numbers.
+        make
+            Builds model and training; called after seeding.
+
+        Returns
+        -------
+        The model with the weights of the best epoch, on the chosen device and in evaluation mode.
+        Its record: `epochs` trained, `best_epoch`, the `val_bound` of that one (nats), whether
+        training `stopped_early`, the scheme, and the device.
+
+        Raises
+        ------
+        OutOfTime
+            If the deadline came before the end.
+        ValueError
+            If the folder holds a training by another scheme.
+        """
+        folder = self.folder / name
+        _check_scheme(folder, self.scheme)
+        start_random(self.seed, name)
+        module, record = make(), folder / "trained.json"
+        if not record.exists():
+            self.deadline.check()
+            write(record, self._fit(module, folder))
+        module.load_state_dict(read_checkpoint(folder / "best.ckpt")["state_dict"])
+        return module.eval().vae.to(chosen_device()), read(record, {})
+
+    def nll(self, name: str, vae: ImageVAE, n_repeats: int = 1) -> dict[str, float | int]:
+        """Test negative log-likelihood by Eq. 17 (one component: Eq. 18), in nats.
+
+        Beside it the pooled estimate from the same draws: all S * L (Eq. 18: all repeats) weights
+        inside one logarithm. It is the tighter of the two, for Eq. 17 keeps a gap where components
+        differ.
+
+        What is done is kept in the model's folder after every 100 images, and every 100 images
+        have a random state of their own: an interrupted test ends as a whole one would.
+
+        Parameters
+        ----------
+        name
+            Of the model's folder.
+        vae
+            On the device to compute on, with uniform weights.
+        n_repeats
+            Average so many estimates of L samples each: S in Eq. 18.
+
+        Returns
+        -------
+        `nll`, `nll_standard_error` over the images, `nll_pooled`, `n_test_images`,
+        `n_test_samples` (L).
+
+        Raises
+        ------
+        OutOfTime
+            If the deadline came before the end.
+        """
+        path = self.folder / name / f"nll_by_component_L{self.n_test_samples}x{n_repeats}.pt"
+        strata = torch.empty(vae.n_components * n_repeats, 0)
+        if path.exists():
+            strata = read_checkpoint(path)["state_dict"]["nll"]
+        images, said = self.test_images, time.monotonic()
+        for start in range(strata.shape[1], len(images), TEST_BATCH):
+            self.deadline.check()
+            start_random(self.seed, f"{name}/test/{start}")
+            x = images[start : start + TEST_BATCH].to(chosen_device())
+            repeats = [vae.nll_by_component(x, self.n_test_samples) for _ in range(n_repeats)]
+            strata = torch.cat([strata, torch.cat(repeats).cpu()], dim=1)
+            write_checkpoint({"state_dict": {"nll": strata}}, path)
+            if time.monotonic() - said > 30:
+                said = time.monotonic()
+                print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
+        nll, pooled = strata.mean(0), math.log(len(strata)) - torch.logsumexp(-strata, 0)
+        return {
+            "nll": round(float(nll.mean()), 4),
+            "nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
+            "nll_pooled": round(float(pooled.mean()), 4),
+            "n_test_images": len(nll),
+            "n_test_samples": self.n_test_samples,
+        }
+
+    def _fit(self, module: VAETraining, folder: Path) -> dict[str, Any]:
+        stopping, best = early_stopping(self.scheme.patience), best_checkpoint(str(folder))
+        watch = EpochWatch(str(folder), self.deadline)
+        settings = {
+            "max_epochs": self.scheme.epochs,
+            "default_root_dir": folder,
+            "devices": 1,
+            "num_sanity_val_steps": 0,
+            "limit_train_batches": self.scheme.max_batches,
+            "limit_val_batches": self.scheme.max_batches,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "logger": False,
+            "plugins": [SafeCheckpoints()],
+            "callbacks": [stopping, best, last_checkpoint(str(folder)), watch],
+        }
+        trainer = L.Trainer(**settings | self.trainer_settings)
+        last = folder / "last.ckpt"
+        if last.exists():
+            _say_where_it_lies(last)
+        with warnings.catch_warnings():
+            for expected in ("many workers", "not empty", "in eval mode"):
+                warnings.filterwarnings("ignore", f".*{expected}")
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if last.exists() else None)
+        stopped_early = stopping.wait_count >= stopping.patience
+        if trainer.current_epoch < self.scheme.epochs and not stopped_early:
+            raise OutOfTime
+        return {
+            "name": folder.name,
+            "epochs": trainer.current_epoch,
+            "best_epoch": read_checkpoint(folder / "best.ckpt")["epoch"] + 1,
+            "val_bound": round(float(best.best_model_score), 4),
+            "stopped_early": stopped_early,
+            "scheme": asdict(self.scheme),
+            "device": environment(chosen_device())["device"],
+            **self.trainer_settings,
+        }
+
+
+def _say_where_it_lies(last: Path) -> None:
+    """Name a checkpoint's folder in it anew: Lightning forgets the best epoch of one that moved."""
+    checkpoint, here = read_checkpoint(last), str(last.parent.resolve())
+    for state in checkpoint["callbacks"].values():
+        if there := state.get("dirpath"):
+            paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
+            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
+            state |= paths | {"best_k_models": best}
+    write_checkpoint(checkpoint, last)
+
+
+def _check_scheme(folder: Path, scheme: Scheme) -> None:
+    path, wanted = folder / "scheme.json", asdict(scheme)
+    found = read(path, wanted)
+    if found != wanted:
+        name = next(name for name in wanted if found.get(name) != wanted[name])
+        raise ValueError(
+            f"{folder} holds a training with {name} = {found.get(name)}, not {wanted[name]}: "
+            "use the same arguments, or name another folder (--checkpoints)."
+        )
+    write(path, wanted)

@@ -1,0 +1,368 @@
+"""The image experiments at tiny sizes: what is trained, what is fixed, and that a run resumes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from idx_files import grey, write_idx
+
+from scmixvi.experiments import (
+    _image_training,
+    _paper_images,
+    _report_images,
+    big_iwae,
+    image_nll,
+    latents,
+    monotone_images,
+)
+from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
+from scmixvi.image.lightning import recipe_training
+
+TINY = {"n_latent": 3, "encoder_hidden": (8,), "decoder_hidden": (8,)}
+
+
+@pytest.fixture
+def small_data(tmp_path, monkeypatch):
+    """MNIST and Fashion-MNIST of random images: 200 to train on, 40 to validate, 40 to test."""
+    for name in ("MNIST", "FashionMNIST"):
+        write_idx(tmp_path / name / "raw", gzipped=False, n_train=240, n_test=40)
+    monkeypatch.setenv("SCMIXVI_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def models(folder, minutes=None, epochs=3, **changes):
+    words = ["--result", str(folder / "x.json"), "--samples", "7", "--seed", "3"]
+    options = _image_training.parser("An experiment.", folder).parse_args(words)
+    scheme = Scheme(epochs=epochs, warmup_epochs=1, **changes)
+    return Models("mnist", options, scheme, Deadline(minutes))
+
+
+def make():
+    return recipe_training("mlp", 2, TINY, warmup_epochs=1)
+
+
+def weights(vae):
+    return {key: value.clone() for key, value in vae.state_dict().items()}
+
+
+class After:
+    """A deadline that passes once it has been asked so many times."""
+
+    def __init__(self, n):
+        self.n = n
+
+    @property
+    def passed(self):
+        self.n -= 1
+        return self.n < 0
+
+    def check(self):
+        if self.passed:
+            raise OutOfTime
+
+
+def test_training_and_test_go_on_as_if_never_stopped(small_data, monkeypatch):
+    monkeypatch.setattr(_image_training, "TEST_BATCH", 10)
+    whole, parts = models(small_data / "whole"), models(small_data / "parts")
+    vae, record = whole.trained("a", make)
+    expected = whole.nll("a", vae)
+    parts.deadline = After(2)
+    with pytest.raises(OutOfTime):
+        parts.trained("a", make)
+    assert not (parts.folder / "a" / "trained.json").exists()
+    kept = torch.load(parts.folder / "a" / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 1, "two of three epochs"
+    parts.deadline = Deadline()
+    resumed, again = parts.trained("a", make)
+    torch.testing.assert_close(weights(resumed), weights(vae), rtol=0, atol=0)
+    assert again == record
+    assert record["epochs"] == 3
+
+    parts.deadline = After(2)
+    with pytest.raises(OutOfTime):
+        parts.nll("a", resumed)
+    parts.deadline = Deadline()
+    torch.rand(5)
+    assert parts.nll("a", resumed) == expected
+    assert expected["n_test_images"] == 40
+    assert expected["n_test_samples"] == 7
+
+
+def test_a_training_that_moved_keeps_its_best_epoch(small_data):
+    def too_fast():
+        return recipe_training("mlp", 2, TINY, warmup_epochs=0, learning_rate=0.5)
+
+    _, whole = models(small_data / "whole").trained("a", too_fast)
+    assert whole["best_epoch"] == 1, "later epochs are worse"
+    parts = models(small_data / "parts")
+    parts.deadline = After(2)
+    with pytest.raises(OutOfTime):
+        parts.trained("a", too_fast)
+    (small_data / "parts").rename(small_data / "moved")
+    _, moved = models(small_data / "moved").trained("a", too_fast)
+    assert moved == whole
+
+
+def test_a_training_by_another_scheme_is_not_taken_for_this_one(small_data):
+    models(small_data).trained("a", make)
+    with pytest.raises(ValueError, match="epochs = 3, not 4: use the same arguments, or name"):
+        models(small_data, epochs=4).trained("a", make)
+
+
+def test_no_time_no_training(small_data):
+    with pytest.raises(OutOfTime):
+        models(small_data, minutes=0).trained("a", make)
+    assert not list(small_data.rglob("*.ckpt"))
+
+
+def test_the_test_is_equation_17_and_its_repeats_are_averaged(small_data):
+    found = models(small_data)
+    vae, _ = found.trained("a", make)
+    once, twice = found.nll("a", vae), found.nll("a", vae, n_repeats=2)
+    _image_training.start_random(3, "a/test/0")
+    first, second = (vae.nll(found.test_images, 7) for _ in range(2))
+    assert once["nll"] == pytest.approx(first.mean().item(), abs=1e-3)
+    assert twice["nll"] == pytest.approx((first + second).mean().item() / 2, abs=1e-3)
+    assert once["nll"] != twice["nll"]
+    _image_training.start_random(3, "a/test/0")
+    pooled = vae.nll(found.test_images, 7, pooled=True).mean().item()
+    assert once["nll_pooled"] == pytest.approx(pooled, abs=1e-3)
+    assert once["nll_pooled"] < once["nll"]
+
+
+# ---------------------------------------------------------------- latents
+
+
+def test_ensembles_are_nested_and_leave_the_decoder_alone(small_data):
+    found = models(small_data)
+    first, _ = latents.mixture(found, 1, TINY)
+    target = weights(first.decoder)
+    two, records = latents.separate(found, 2, TINY)
+    three, more = latents.separate(found, 3, TINY)
+    assert [r["name"] for r in more] == ["mixture_S1", "member_2", "member_3"]
+    assert more[:2] == records
+    for vae in (two, three):
+        torch.testing.assert_close(weights(vae.decoder), target, rtol=0, atol=0)
+    posteriors = three.posterior.posteriors
+    for member, same in zip(two.posterior.posteriors, posteriors, strict=False):
+        torch.testing.assert_close(weights(member), weights(same), rtol=0, atol=0)
+    own = weights(first.posterior)
+    torch.testing.assert_close(weights(posteriors[0]), own, rtol=0, atol=0)
+    a, b = (weights(p)["levels.0.head.weight"] for p in posteriors[1:])
+    assert not torch.allclose(a, b), "members start from different numbers"
+
+
+def test_features_are_parameters_or_as_many_draws(small_data):
+    vae = make().vae.eval()
+    x = models(small_data).test_images
+    columns = latents.features(vae, x)
+    assert columns.shape == (40, 2 * 2 * 3)
+    base = vae.posterior(x).stages[0].conditional()
+    np.testing.assert_allclose(columns[:, 3:6], base.mean[1].detach(), rtol=1e-5)
+    np.testing.assert_allclose(columns[:, 9:12], base.variance[1].detach(), rtol=1e-5)
+    one = recipe_training("mlp", 1, TINY).vae.eval()
+    draws = latents.features(one, x, 2000).reshape(40, 2000, 3)
+    base = one.posterior(x).stages[0].conditional()
+    np.testing.assert_allclose(draws.mean(1), base.mean[0].detach(), atol=0.2)
+    np.testing.assert_allclose(draws.var(1), base.variance[0].detach(), rtol=0.3)
+
+
+def test_a_linear_svm_finds_what_is_linear():
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=400)
+    signal = random.normal(size=(400, 3)) + 6 * np.eye(3)[labels]
+    assert latents.accuracies(signal, labels, 4).mean() > 0.99
+    noise = random.normal(size=(400, 3))
+    assert latents.accuracies(noise, labels, 4).mean() == pytest.approx(1 / 3, abs=0.1)
+    assert latents.accuracies(signal, labels, 4).shape == (4,)
+
+
+def test_the_reduction_keeps_what_varies_and_rotates_where_nothing_is_cut():
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=400)
+    signal = random.normal(size=(400, 3)) + 3 * np.eye(3)[labels]
+    copies = np.hstack([signal, signal, random.normal(size=(400, 2))])
+    reduced = latents.reducer(copies, 3)(copies)
+    assert reduced.shape == (400, 3)
+    before = latents.accuracies(signal, labels, 4).mean()
+    assert latents.accuracies(reduced, labels, 4, scale=False).mean() > before - 0.03
+    scaled = (copies - copies.mean(0)) / copies.std(0)
+    whole = latents.reducer(copies, 80)(copies)
+    np.testing.assert_allclose(whole @ whole.T, scaled @ scaled.T, atol=1e-8)
+
+
+# ---------------------------------------------------------------- big IWAE
+
+
+@pytest.mark.parametrize("name", big_iwae.MODELS)
+@pytest.mark.parametrize("s", big_iwae.COMPONENTS)
+def test_parameter_counts_are_those_of_table_7(name, s):
+    n_components = s if name == "mixture" else 1
+    vae = recipe_training("mlp", n_components, big_iwae.sizes(name, s)).vae
+    counts = big_iwae.parameter_counts(vae)
+    column = s - 1
+    assert counts["n_encoder_weights"] == _paper_images.TABLE_7_ENCODER[name][column]
+    assert counts["n_parameters_of_table_7"] == _paper_images.TABLE_7_TOTAL[name][column]
+    assert counts["n_parameters"] > counts["n_parameters_of_table_7"], "biases of the encoders"
+
+
+# ---------------------------------------------------------------- smoke runs and the report
+
+
+def run(capsys, module, *words):
+    module.main(["--smoke", "--seed", "3", *words])
+    return capsys.readouterr().out
+
+
+def written(path):
+    content = json.loads(path.read_text())
+    assert content["smoke"]
+    assert content["environment"]["scmixvi"]
+    return content["runs"]
+
+
+def test_latents_smoke(small_data, capsys, monkeypatch):
+    monkeypatch.setattr(latents, "COMPONENTS", (1, 2))
+    result = small_data / "latents.json"
+    words = (latents, "--result", str(result), "--datasets", "mnist", "--splits", "2")
+    run(capsys, *words)
+    runs = written(result)
+    assert set(runs) == {f"mnist/{name}/S={s}/seed=3" for name in latents.MODELS for s in (1, 2)}
+    same = [runs[f"mnist/{name}/S=1/seed=3"] for name in ("ensemble", "mixture")]
+    assert same[0]["accuracy"] == same[1]["accuracy"], "at S = 1 they are one model"
+    by_name = {name: runs[f"mnist/{name}/S=2/seed=3"] for name in latents.MODELS}
+    assert [by_name[name]["n_features"] for name in latents.MODELS] == [16, 16, 16]
+    assert by_name["vae"]["jsd"] == 0
+    assert 0 < by_name["ensemble"]["jsd"] < np.log(2)
+    assert by_name["vae"]["nll"] == same[0]["nll"] != by_name["ensemble"]["nll"]
+    assert run(capsys, *words) == "", "nothing is run twice"
+
+    images = small_data / "monotone_images.json"
+    monkeypatch.setattr(Models, "_fit", lambda *_: pytest.fail("the checkpoints are there"))
+    run(capsys, monotone_images, "--result", str(images))
+    mixtures = written(images)
+    for s in (1, 2):
+        assert mixtures[f"mnist/S={s}/seed=3"]["nll"] == runs[f"mnist/mixture/S={s}/seed=3"]["nll"]
+
+
+def test_big_iwae_smoke(small_data, capsys, monkeypatch):
+    monkeypatch.setattr(big_iwae, "COMPONENTS", (1, 2))
+    result = small_data / "big_iwae.json"
+    run(capsys, big_iwae, "--result", str(result))
+    runs = written(result)
+    assert set(runs) == {
+        f"mnist/{name}/seed=3"
+        for name in ("mixture/S=1", "mixture/S=2", "iwae_layers/S=2", "iwae_units/S=2")
+    }
+    wanted = runs["mnist/mixture/S=2/seed=3"]["n_encoder_weights"]
+    for name in ("iwae_layers", "iwae_units"):
+        figures = runs[f"mnist/{name}/S=2/seed=3"]
+        assert figures["n_importance_samples"] == 2
+        assert wanted <= figures["n_encoder_weights"] < 1.1 * wanted
+    assert run(capsys, big_iwae, "--result", str(result)) == ""
+
+
+def test_image_nll_smoke_stops_and_goes_on(small_data, capsys):
+    result = small_data / "image_nll.json"
+    words = ("--result", str(result), "--datasets", "mnist", "--components", "1")
+    assert "time is up" in run(capsys, image_nll, *words, "--minutes", "0")
+    assert not result.exists()
+    run(capsys, image_nll, *words)
+    runs = written(result)
+    assert {name.split("/")[1] for name in runs} == set(image_nll.RECIPES) - {"cifar_vanilla"}
+    assert all(np.isfinite(run["nll"]) for run in runs.values())
+    bits = runs["mnist/vanilla/S=1/seed=3"]
+    assert bits["bits_per_dim"] == pytest.approx(bits["nll"] / 784 / np.log(2), rel=1e-4)
+    assert run(capsys, image_nll, *words) == ""
+
+
+def test_cifar_smoke_on_a_subset_is_called_one(small_data, capsys):
+    (small_data / "CIFAR10").mkdir()
+    arrays = {f"{split}_x": grey(n, 32, 3).numpy() for split, n in (("train", 20), ("test", 5))} | {
+        f"{split}_y": np.zeros(n, dtype=np.int64) for split, n in (("train", 20), ("test", 5))
+    }
+    np.savez(small_data / "CIFAR10" / "cifar10_subset.npz", **arrays)
+    result = small_data / "image_nll.json"
+    words = ("--result", str(result), "--datasets", "cifar10", "--components", "2")
+    with pytest.warns(UserWarning, match="no figure from it is comparable"):
+        run(capsys, image_nll, *words)
+    figures = written(result)["cifar10/cifar_vanilla/S=2/seed=3"]
+    assert figures["data"] == "cifar10_subset"
+    assert figures["n_test_images"] == 5
+    assert 8 < figures["bits_per_dim"] < 20, "8 bits a colour is what knowing nothing costs"
+    _report_images.write(small_data, small_data)
+    text = (small_data / "image_nll.md").read_text()
+    assert f"| CIFAR-10, bits a dimension | not run | {figures['bits_per_dim']:.2f} |" in text
+    assert "subset of CIFAR-10" in text
+
+
+def test_the_order_of_cost_and_the_papers_schemes():
+    options = image_nll.parser("Doc.", image_nll.RESULT, None).parse_args([])
+    options.datasets, options.recipes = image_nll.DATASETS, image_nll.RECIPES
+    options.components, options.precision = None, "32-true"
+    order = image_nll.cells(options)
+    assert order[:5] == [("mnist", "vanilla", s) for s in (1, 2, 4, 3)] + [
+        ("mnist", "hierarchical", 1)
+    ]
+    assert len(order) == len(set(order))
+    assert {s for data, recipe, s in order if (data, recipe) == ("mnist", "vanilla")} == set(
+        range(1, 11)
+    )
+    scheme = _image_training.scheme_of(options)
+    assert (scheme.epochs, scheme.warmup_epochs, scheme.patience) == (2000, 100, 100)
+    options.epochs = 40
+    assert _image_training.scheme_of(options).warmup_epochs == 10
+
+
+def run_of(nll, **changes):
+    scheme = {"epochs": 2000, "patience": 100, "warmup_epochs": 100, "learning_rate": 5e-4}
+    training = {"name": "a", "epochs": 321, "stopped_early": True, "scheme": scheme}
+    return {
+        "nll": nll,
+        "nll_pooled": nll - 0.25,
+        "n_test_samples": 5000,
+        "trainings": [training],
+    } | changes
+
+
+def test_the_report_has_means_intervals_and_what_was_not_run(tmp_path):
+    runs = {
+        f"mnist/vanilla/S=1/seed={seed}": run_of(nll, data="mnist")
+        for seed, nll in enumerate((80.0, 81.0, 82.0))
+    }
+    runs["cifar10/cifar_vanilla/S=2/seed=0"] = run_of(9e3, data="cifar10_subset", bits_per_dim=5.5)
+    (tmp_path / "image_nll.json").write_text(json.dumps({"runs": runs}))
+    _report_images.write(tmp_path, tmp_path)
+    text = (tmp_path / "image_nll.md").read_text()
+    # Student's t at 2 degrees of freedom: 4.303 * 1 / sqrt(3) = 2.48.
+    assert "| vanilla | 81.00 ± 2.48 | not run | not run | not run |" in text
+    assert "| vanilla, paper | 79.74 ± 0.03 |" in text
+    assert "not comparable with the paper's" in text
+    assert "| vanilla, one logarithm | 80.75 ± 2.48 |" in text
+    assert "| CIFAR-10, bits a dimension | not run | 5.50 |" in text
+    assert "3 training(s) of 321 epochs (at most 2000, KL warm-up 100" in text
+    assert "Fewer epochs" not in text
+    assert (tmp_path / "latents.md").read_text().count("not run") > 50
+    for name in _report_images.FIGURES:
+        assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+def test_the_report_says_when_epochs_were_fewer_and_pairs_the_seeds(tmp_path):
+    runs = {}
+    for seed, (mixture, ensemble) in enumerate(((85.0, 86.0), (95.0, 95.6))):
+        for name, nll in (("mixture", mixture), ("ensemble", ensemble)):
+            figures = run_of(nll, accuracy=nll / 100, jsd=0.5)
+            figures |= dict.fromkeys(("accuracy_reduced", "accuracy_train_to_test"), 0.9)
+            figures["trainings"][0] |= {"name": name, "epochs": 20, "stopped_early": False}
+            figures["trainings"][0]["scheme"] |= {"epochs": 20, "warmup_epochs": 5}
+            runs[f"mnist/{name}/S=2/seed={seed}"] = figures
+    (tmp_path / "latents.json").write_text(json.dumps({"runs": runs}))
+    _report_images.write(tmp_path, tmp_path)
+    text = (tmp_path / "latents.md").read_text()
+    assert (
+        "**Fewer epochs than the paper's** (at most 2000, warm-up 100): 4 training(s) of 20" in text
+    )
+    assert "4 ended before early stopping" in text
+    # Differences -1.0 and -0.6: mean -0.8, t interval 12.706 * 0.2 = 2.54.
+    assert "| mixture minus ensemble | – | -0.80 ± 2.54 |" in text
