@@ -342,7 +342,8 @@ def constants(theta: np.ndarray, x: np.ndarray, largest: float) -> tuple[np.ndar
 
 
 _POOLS: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_POOLS.clear)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_POOLS.clear)  # threads do not survive a fork
 
 
 def in_parallel(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:

@@ -24,7 +24,26 @@ class MixtureTrainingPlan(TrainingPlan):
     long as the model. Here the sums over an epoch are kept and handed over with its last batch:
     `model.history` has the same keys and, to rounding, the same values. Logging by steps
     (`on_step`), several devices and validation are left to scvi-tools' way.
+
+    A loss that is not finite stops the training with a ValueError: on a CPU with the weights of
+    the step before, on other devices, where asking in every step would make them wait, at the end
+    of the epoch.
     """
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """As scvi-tools' step; raises ValueError before a loss that is not finite does harm."""
+        loss = super().training_step(batch, batch_idx)
+        if loss.device.type == "cpu":
+            self._check_finite(loss)
+        return loss
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        if not bool(loss.isfinite()):
+            raise ValueError(
+                f"the training loss is {loss.item():g} in epoch {self.current_epoch} (step "
+                f"{self.global_step}): the model diverged. Train a new one with a lower learning "
+                "rate, plan_kwargs={'lr': 1e-4}, or with gradients clipped, gradient_clip_val=10."
+            )
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's steps."""
@@ -62,6 +81,7 @@ class MixtureTrainingPlan(TrainingPlan):
 
     def _log_epoch(self, metrics: dict[str, Any]) -> None:
         total, self._steps = _pooled(self._steps), []
+        self._check_finite(total.loss)
         super().log(
             "train_loss",
             total.loss,

@@ -106,3 +106,18 @@ def test_steps_are_summed_as_they_come(monkeypatch):
         np.testing.assert_allclose(
             summed.history[key].to_numpy(float), values.to_numpy(float), rtol=1e-5, err_msg=key
         )
+
+
+def test_a_model_that_diverges_stops_before_its_weights_do():
+    data = adata()
+    MixtureSCVI.setup_anndata(data, batch_key="batch")
+    model = MixtureSCVI(data, n_components=2, n_hidden=8, n_latent=3)
+    with pytest.raises(ValueError, match="the model diverged. Train a new one with a lower learn"):
+        model.train(20, accelerator="cpu", enable_progress_bar=False, plan_kwargs={"lr": 1e6})
+    assert all(bool(p.isfinite().all()) for p in model.module.parameters())
+
+
+def test_an_epoch_whose_loss_is_not_finite_is_refused_where_steps_are_not_asked(monkeypatch):
+    monkeypatch.setattr(MixtureTrainingPlan, "training_step", TrainingPlan.training_step)
+    with pytest.raises(ValueError, match="in epoch"):
+        trained(MixtureTrainingPlan, max_epochs=20, plan_kwargs={"lr": 1e6})
