@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from benchmarks import RESULTS, figures, report
+from scmixvi.records import read
 
 
 @pytest.mark.parametrize("name", report.TABLES)
