@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from benchmarks import RESULTS, figures, report
+from scmixvi.records import read
 
 
 @pytest.mark.parametrize("name", report.TABLES)
@@ -64,3 +65,17 @@ def test_what_the_pages_say_of_gaps_and_scores_is_so():
     for row in report.scores_of_four().splitlines()[2:]:
         difference, error = map(float, row.split("|")[3].split("±"))
         assert abs(difference) < 3 * error
+
+
+def test_what_the_guide_says_of_many_components_is_so():
+    times = read(RESULTS / "many_components.json", {})["times"]
+
+    def ratios(data, estimator):
+        models = times[data]["models"]
+        names = [n for n in models if estimator in n and n.endswith("S = 256")]
+        assert len(names) == 2
+        return [models[name]["ratio"]["median"] for name in names]
+
+    assert max(ratios("cortex", "s2s") + ratios("mnist", "s2s")) < 1
+    assert max(ratios("cortex", "s2a")) <= 3
+    assert min(ratios("mnist", "s2a")) > 3
