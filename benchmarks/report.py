@@ -261,7 +261,7 @@ def scale() -> str:
                 SOURCE_NAMES[row["source"]],
                 f"{row['n_cells']:,}",
                 MODEL_NAMES[row["model"]],
-                f"{row['steps']:,}" + ("" if row["whole_epochs"] else ", part of an epoch"),
+                f"{row['steps']:,.0f}" + ("" if row["whole_epochs"] else ", part of an epoch"),
                 f"{row['clock_us']:.0f}",
                 f"{row['processor_us']:.0f}",
                 f"{held / 1000:.2f}",
