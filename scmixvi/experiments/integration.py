@@ -152,6 +152,11 @@ def _summary(methods: Methods, method: str) -> dict:
     return {"n_clusters": int(outcome(methods, method)["clusters"].max()) + 1}
 
 
+def has_scib() -> bool:
+    """Whether scib-metrics is installed."""
+    return importlib.util.find_spec("scib_metrics") is not None
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run what is not yet in the JSON for this seed.
 
@@ -162,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = parse(__doc__, RESULT, argv)
     protocol = SMOKE if arguments.smoke else PAPER
-    with_scib = importlib.util.find_spec("scib_metrics") is not None
+    with_scib = has_scib()
     if not with_scib and not arguments.smoke:
         raise ModuleNotFoundError(
             "this experiment scores with scib-metrics: pip install 'scmixvi[experiments]'."

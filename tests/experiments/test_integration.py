@@ -1,6 +1,5 @@
 """The integration experiment: its measures on cases with known answers, and its smoke form."""
 
-import importlib.util
 import json
 import math
 
@@ -120,7 +119,7 @@ def smoke(path, seed):
 
 
 def test_smoke_run_compares_seeds_and_resumes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(integration, "has_scib", lambda: False)
     path = tmp_path / "integration.json"
     smoke(path, 0)
     runs = smoke(path, 1)
@@ -136,7 +135,7 @@ def test_smoke_run_compares_seeds_and_resumes(tmp_path, monkeypatch, capsys):
 
 
 def test_what_to_install_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(integration, "has_scib", lambda: False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'scmixvi\[experiments\]'"):
         integration.main(["--result", str(tmp_path / "x.json")])
 
