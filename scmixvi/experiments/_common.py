@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def trained(
 
     The files stand in a folder beside the JSON, named like it: what several jobs need is trained
     once, and an interrupted experiment loses at most the training that was going on. `train` is
-    called after :func:`prepare`.
+    called after :func:`prepare`, and so is what follows: it must not matter whether it was.
     """
     folder = arguments.result.with_suffix(".smoke" if arguments.smoke else ".weights")
     path = folder / f"{name.replace('/', ',')},seed={arguments.seed}.pt"
@@ -120,6 +120,7 @@ def trained(
         whole = path.with_suffix(".part")
         torch.save(train(), whole)
         os.replace(whole, path)
+    prepare(arguments.seed)
     return torch.load(path, weights_only=True)
 
 
@@ -174,3 +175,11 @@ def cell(values: Sequence[float], digits: int = 2, scale: float = 1.0, sign: boo
     mean, half = interval([scale * v for v in values])
     text = f"{mean:{'+' if sign else ''}.{digits}f}"
     return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    header = list(header)
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

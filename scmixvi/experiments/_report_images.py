@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from scmixvi.experiments import big_iwae, image_nll, latents
-from scmixvi.experiments._common import NOT_RUN, by_seed, cell, paired
+from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown, paired
 from scmixvi.experiments._image_training import Scheme
 from scmixvi.experiments._paper_images import (
     NOT_SHOWN,
@@ -30,7 +30,6 @@ from scmixvi.experiments._paper_images import (
     TABLE_8,
     VANILLA_10,
 )
-from scmixvi.experiments.report import markdown
 from scmixvi.records import read
 
 Runs = Mapping[str, dict]

@@ -6,7 +6,6 @@ the documentation shows. An experiment that has not been run appears as "not run
 
 import argparse
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -15,7 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from scmixvi.experiments import density2d
+from scmixvi.experiments import _report_images, _report_singlecell, density2d
+from scmixvi.experiments._common import markdown
 from scmixvi.records import read
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,14 +26,6 @@ LABELS = {
     "mixture": "mixture, S = 30",
     "dm_pmc": "DM-PMC, S = 30",
 }
-
-
-def markdown(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table in Markdown."""
-    header = list(header)
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def by_seed(runs: dict, prefix: str) -> list[dict]:
@@ -113,8 +105,7 @@ def main() -> None:
     (arguments.output / "density2d.md").write_text(table)
     density2d_figure(content["runs"], arguments.output / "density2d.png")
     print(table)
-    from scmixvi.experiments import _report_images  # it takes `markdown` from here
-
+    _report_singlecell.write(arguments.results, arguments.output)
     _report_images.write(arguments.results, arguments.output)
 
 

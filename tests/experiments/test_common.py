@@ -69,6 +69,11 @@ def test_weights_are_trained_once(arguments):
     assert len(calls) == 2
     torch.manual_seed(3)
     assert torch.equal(first["weight"], torch.rand(2)), "training starts from the seed"
+    after = []
+    for _ in range(2):
+        _common.trained(arguments, "S=3", train)
+        after.append(torch.rand(1).item())
+    assert after[0] == after[1], "what follows does not depend on whether it was trained now"
 
 
 def test_threads_are_one_unless_the_environment_says_otherwise(monkeypatch):

@@ -1,0 +1,105 @@
+"""Tables of the integration experiment."""
+
+from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown
+from scmixvi.experiments._tables import Runs, joined, seeds
+
+DATA_SETS = ("cortex", "sc_mixology", "pbmc68k")
+METHODS = {
+    "pca": "PCA",
+    "scvi": "SCVI",
+    "ensemble": "4 SCVIs",
+    "mixture": "MixtureSCVI, mean",
+    "components": "MixtureSCVI, components",
+}
+
+
+def integration_tables(runs: Runs) -> str:
+    """All tables of the integration experiment."""
+    parts = [
+        f"{seeds(runs)} Mean ± half the 95 % t-interval over seeds.",
+        "**scib-metrics**, 0 to 1, higher is better; `-` where there are no batches.",
+        scib_table(runs),
+        "**Agreement between seeds**: ARI of Leiden clusters; of log-fold changes the Spearman "
+        "correlation and the overlap of the top 50. Mean over pairs of seeds, and their range: "
+        "pairs share seeds, so no interval is given.",
+        stability_table(runs),
+        "**Null differential expression**: share of genes called between random halves of one "
+        "cell type, in per cent; all are false.",
+        null_table(runs),
+        "**Which cells are ambiguous**: AUROC of altered against unaltered held-out cells; 0.5 is "
+        "chance, below it the score falls where it should rise.",
+        ambiguity_table(runs),
+    ]
+    return joined(parts)
+
+
+def scib_table(runs: Runs) -> str:
+    """Average scores of every data set and method."""
+    rows = []
+    for data in DATA_SETS:
+        for method, label in METHODS.items():
+            found = by_seed(runs, f"{data}/{method}/scores").values()
+            row = [data, label]
+            for name in ("Bio conservation", "Batch correction", "Total"):
+                values = [run[name] for run in found if name in run]
+                row.append("-" if found and not values else cell(values, 3))
+            rows.append(row)
+    return markdown(["", "", "bio-conservation", "batch correction", "total"], rows)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and range."""
+    if not values:
+        return NOT_RUN
+    mean = sum(values) / len(values)
+    return f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def stability_table(runs: Runs) -> str:
+    """Agreement over all pairs of seeds."""
+    rows = []
+    for data in DATA_SETS:
+        for method, label in METHODS.items():
+            prefix = f"{data}/{method}/against="
+            found = [run for key, run in runs.items() if key.startswith(prefix)]
+            row = [data, label]
+            for name in ("ari", "de_spearman", "de_top_overlap"):
+                values = [run[name] for run in found if name in run]
+                row.append("-" if found and not values else spread(values))
+            rows.append([*row, len(found)])
+    header = ["", "", "ARI of clusters", "DE, Spearman", "DE, overlap of top 50", "pairs"]
+    return markdown(header, rows)
+
+
+def null_table(runs: Runs) -> str:
+    """False calls, averaged over splits, then over seeds."""
+    rows = []
+    for data in DATA_SETS:
+        for method in ("scvi", "mixture"):
+            found = by_seed(runs, f"{data}/{method}/null").values()
+            row = [data, METHODS[method].partition(",")[0]]
+            for level in ("0.05", "0.1", "0.2"):
+                shares = [sum(run[level]) / len(run[level]) for run in found]
+                row.append(cell(shares, 2, 100))
+            rows.append(row)
+    return markdown(["", "", "at FDR 0.05", "at FDR 0.1", "at FDR 0.2"], rows)
+
+
+def ambiguity_table(runs: Runs) -> str:
+    """AUROC of every score and kind of altered cell."""
+    kinds = ("doublet", "doublet, thinned", "thinned")
+    scores = {
+        "scvi": ("entropy", "variance"),
+        "ensemble": ("entropy", "variance"),
+        "mixture": ("JSD", "entropy", "variance", "total count"),
+    }
+    rows = []
+    for data in DATA_SETS:
+        for method, names in scores.items():
+            found = by_seed(runs, f"{data}/{method}/ambiguous").values()
+            label = METHODS[method].partition(",")[0]
+            for name in names:
+                values = [[run[kind][name] for run in found] for kind in kinds]
+                owner = "no model" if name == "total count" else label
+                rows.append([data, owner, name, *(cell(v, 3) for v in values)])
+    return markdown(["", "", "score", *kinds], rows)

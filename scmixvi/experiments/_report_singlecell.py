@@ -1,0 +1,26 @@
+"""Tables and figures of the single-cell experiments, beside the paper's numbers."""
+
+from pathlib import Path
+
+from scmixvi.experiments import cortex, integration
+from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
+from scmixvi.experiments._report_integration import integration_tables
+from scmixvi.experiments._report_monotone import (
+    ESTIMATORS,
+    all_nlls,
+    monotone_figure,
+    monotone_tables,
+)
+from scmixvi.experiments._tables import load
+
+
+def write(results: Path, output: Path) -> None:
+    """Write `cortex`, `monotone` and `integration` as .md, and figures as .png."""
+    runs = load(results, cortex.RESULT.name)
+    (output / "cortex.md").write_text(cortex_tables(runs))
+    cortex_figure(runs, output / "cortex.png")
+    nlls = {estimator: all_nlls(results, estimator) for estimator in ESTIMATORS}
+    (output / "monotone.md").write_text(monotone_tables(nlls))
+    monotone_figure(nlls["Eq. 17"], output / "monotone.png")
+    tables = integration_tables(load(results, integration.RESULT.name))
+    (output / "integration.md").write_text(tables)
