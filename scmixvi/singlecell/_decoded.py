@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import linear
 
 from scmixvi.singlecell import _kernels
+from scmixvi.singlecell._team import in_parallel
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 
@@ -163,7 +164,7 @@ class _HeadsLikelihood(torch.autograd.Function):
             theta_slope,
         )
         arrays = (None if t is None else t.detach().contiguous().numpy() for t in rows)
-        _kernels.in_parallel(_kernels.score_rows, len(x), *arrays, keep)
+        in_parallel(_kernels.score_rows, len(x), *arrays, keep)
         ctx.save_for_backward(hidden, weight, bias, logit_weight, logit_bias, log_library, theta, x)
         ctx.slopes = (scores, logits, theta_slope, library_slope) if keep else None
         return value

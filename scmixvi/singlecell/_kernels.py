@@ -14,14 +14,12 @@ With a = -pi and b = a - theta log(1 + v), the zero-inflated likelihood of
 where no term overflows. Rows that hold what is not a number give a value that is not finite.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-import torch
 from numba import config, njit
+
+from scmixvi.singlecell._team import in_parallel
 
 TILE = 256  # genes
 N_TABLED = 64  # counts below this come from a table; in single-cell data that is 99 % of them
@@ -339,23 +337,3 @@ def constants(theta: np.ndarray, x: np.ndarray, largest: float) -> tuple[np.ndar
     value, slope = np.empty(len(x), np.float32), np.empty_like(x)
     in_parallel(_constants, len(x), theta, x, *tables, value, slope)
     return value, slope
-
-
-_POOLS: dict[int, ThreadPoolExecutor] = {}
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_POOLS.clear)  # threads do not survive a fork
-
-
-def in_parallel(kernel: Callable[..., None], n_rows: int, *arguments: Any) -> None:
-    """Call a kernel on ranges of rows, one for each of torch's threads."""
-    n_threads = max(1, min(torch.get_num_threads(), n_rows))
-    bounds = [n_rows * i // n_threads for i in range(n_threads + 1)]
-    if n_threads > 1 and n_threads not in _POOLS:
-        _POOLS[n_threads] = ThreadPoolExecutor(n_threads - 1, thread_name_prefix="scmixvi")
-    others = [
-        _POOLS[n_threads].submit(kernel, *arguments, *ends)
-        for ends in zip(bounds[1:-1], bounds[2:], strict=True)
-    ]
-    kernel(*arguments, bounds[0], bounds[1])
-    for other in others:
-        other.result()
