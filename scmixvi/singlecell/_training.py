@@ -106,8 +106,10 @@ class MixtureTrainingPlan(TrainingPlan):
                 params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
             )
             if all(p.device.type == "cpu" for p in params):
-                # It asks the driver for GPUs in every step, half a millisecond where none is.
-                optimizer._cuda_graph_capture_health_check = _nothing
+                # It asks the driver for GPUs in every step, a quarter of a millisecond where there
+                # is none. The name has changed between versions of torch.
+                for name in ("_accelerator", "_cuda"):
+                    setattr(optimizer, f"{name}_graph_capture_health_check", _nothing)
             return optimizer
 
         return create
