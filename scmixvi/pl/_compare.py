@@ -87,13 +87,15 @@ def compare(
     ax.set_yticks(range(n_rows), means.index)
     ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
+    ax.grid(False)
     return None if finished(ax, show, save) else ax
 
 
 def _check(scores: pd.DataFrame, lower_is_better: Collection[str]) -> None:
     if not isinstance(scores, pd.DataFrame):
         raise TypeError(
-            f"scores must be a pandas DataFrame, a row a model, but it is a {type(scores).__name__}."
+            "scores must be a pandas DataFrame, a row a model, "
+            f"but it is a {type(scores).__name__}."
         )
     if scores.empty:
         raise ValueError("scores is empty: give at least one row (model) and one column (score).")

@@ -92,6 +92,7 @@ def components(
         _draw_cell(
             plane, means[cell], variances[cell], weights[cell], colours[i % len(colours)], ax
         )
+    ax.grid(False)
     for axis, share in zip((ax.xaxis, ax.yaxis), plane.explained_variance_ratio_, strict=True):
         axis.set_label_text(f"{axis.get_label_text()} ({share:.0%})")
     return None if finished(ax, show, save) else ax
@@ -130,7 +131,7 @@ def _draw_background(
     cells = AnnData(obs=adata.obs, obsm={"X_latent PC": points})
     if color is not None and f"{color}_colors" in adata.uns:
         cells.uns[f"{color}_colors"] = adata.uns[f"{color}_colors"]
-    style = {"alpha": 0.35, "title": color or "posterior components"} | kwargs
+    style = {"alpha": 0.35, "title": color or "posterior components", "frameon": True} | kwargs
     sc.pl.embedding(cells, "latent PC", color=color, ax=ax, show=False, **style)
 
 

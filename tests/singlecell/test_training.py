@@ -127,3 +127,14 @@ def one_draw(model):
 def test_one_component_logs_no_diversity():
     model = trained(MixtureTrainingPlan, n_components=1)
     assert not any("jsd" in key for key in model.history)
+
+
+def test_further_training_of_an_upgraded_model_is_recorded():
+    scvi_model = trained(MixtureTrainingPlan, max_epochs=1).to_scvi()
+    model = MixtureSCVI.from_scvi_model(scvi_model, n_components=2)
+    assert model.is_trained_
+    assert model.history is None
+    for n_epochs in (2, 4):
+        model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False, train_size=0.8)
+        assert len(model.history["elbo_train"]) == len(model.history["jsd_train"]) == n_epochs
+    assert model.is_trained_
