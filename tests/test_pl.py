@@ -267,6 +267,13 @@ def test_compare_shows_means_spreads_and_what_may_be_best():
     assert shade.mask.tolist() == [[False, False], [False, False], [False, True]]
 
 
+def test_what_prints_alike_is_bold_alike():
+    scores = pd.DataFrame({"nats": [-680.21, -680.19, -680.4]}, index=list("abc"))
+    for digits, expected in ((1, ["bold", "bold", "normal"]), (2, ["normal", "bold", "normal"])):
+        axes = pl.compare(scores, digits=digits, show=False)
+        assert [text.get_weight() for text in axes.texts] == expected
+
+
 def test_compare_keeps_scanpy_s_manners(tmp_path):
     _, axes = plt.subplots()
     assert pl.compare(SCORES, ax=axes, show=False, save=tmp_path / "table.png") is axes

@@ -25,8 +25,8 @@ def compare(
 
     Rows of the same name are runs of one model, such as seeds: the table shows their mean and
     standard deviation. In every column the best mean is bold, and so is every other from which it
-    differs by less than the larger standard deviation of the two: such a difference may be
-    chance. Colours run from the worst to the best of each column.
+    does not differ as printed, or by less than the larger standard deviation of the two: such a
+    difference may be chance. Colours run from the worst to the best of each column.
 
     Parameters
     ----------
@@ -70,11 +70,13 @@ def compare(
     best = goodness.max()
     spread_of_best = spreads.where(goodness.eq(best)).max().fillna(0.0)
     tolerance = spreads.fillna(0.0).clip(lower=spread_of_best, axis=1)
-    bold = goodness.eq(best) | ((best - goodness) < tolerance)
+    alike = goodness.round(digits).eq(best.round(digits))
+    bold = alike | ((best - goodness) < tolerance)
     shade = (goodness - goodness.min()) / (best - goodness.min())
     n_rows, n_columns = means.shape
     if ax is None:
-        width = 0.09 * max(map(len, map(str, means.index))) + 1.5 * n_columns
+        rows, columns = (max(map(len, map(str, names))) for names in (means.index, means.columns))
+        width = 0.09 * rows + max(1.5, 0.1 * columns + 0.3) * n_columns
         ax = panels(1, width + 0.4, 0.45 * n_rows + 0.6)[0]
     colours = plt.colormaps[cmap].with_extremes(bad="white")
     ax.imshow(np.ma.masked_invalid(0.1 + 0.6 * shade), cmap=colours, vmin=0, vmax=1, aspect="auto")
