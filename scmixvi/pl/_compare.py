@@ -76,7 +76,7 @@ def compare(
     n_rows, n_columns = means.shape
     if ax is None:
         rows, columns = (max(map(len, map(str, names))) for names in (means.index, means.columns))
-        width = 0.09 * rows + max(1.5, 0.1 * columns + 0.3) * n_columns
+        width = 0.09 * rows + max(1.5, 0.08 * columns + 0.2) * n_columns
         ax = panels(1, width + 0.4, 0.45 * n_rows + 0.6)[0]
     colours = plt.colormaps[cmap].with_extremes(bad="white")
     ax.imshow(np.ma.masked_invalid(0.1 + 0.6 * shade), cmap=colours, vmin=0, vmax=1, aspect="auto")
