@@ -72,20 +72,55 @@ def batch_norm_bounds() -> str:
     return markdown(("data", "S", "use_batch_norm", "MISELBO", "log p(x)", "JSD"), rows)
 
 
+def gains_of(data: str, batch_norm: str, key: str) -> list[float]:
+    """What four components gain over one on one data set, seed by seed, in nats a cell."""
+    runs = _runs()
+    one, four = (
+        [runs[f"{data}/bn={batch_norm}/S={n}/seed={s}"][key] for s in SEEDS] for n in (1, 4)
+    )
+    return [b - a for a, b in zip(one, four, strict=True)]
+
+
 def gains() -> str:
     """What four components gain over one, seed by seed, in nats a held-out cell."""
+    rows = []
+    for data in DATASETS:
+        for batch_norm in ("both", "encoder", "none"):
+            figures = [gains_of(data, batch_norm, key) for key in ("miselbo", "log_likelihood")]
+            shown = [", ".join(f"{gain:+.1f}" for gain in found) for found in figures]
+            rows.append([data, batch_norm, *shown])
+    return markdown(("data", "use_batch_norm", "MISELBO", "log p(x)"), rows)
+
+
+def gaps() -> str:
+    """What the bound leaves to log p(x), for one component and four, seed by seed, in nats."""
     runs, rows = _runs(), []
     for data in DATASETS:
         for batch_norm in ("both", "encoder", "none"):
             row = [data, batch_norm]
-            for key in ("miselbo", "log_likelihood"):
-                one, four = (
-                    [runs[f"{data}/bn={batch_norm}/S={n}/seed={s}"][key] for s in SEEDS]
-                    for n in (1, 4)
-                )
-                row.append(", ".join(f"{b - a:+.1f}" for a, b in zip(one, four, strict=True)))
+            for n in (1, 4):
+                group = [runs[f"{data}/bn={batch_norm}/S={n}/seed={s}"] for s in SEEDS]
+                found = [run["log_likelihood"] - run["miselbo"] for run in group]
+                row.append(", ".join(f"{gap:.1f}" for gap in found))
             rows.append(row)
-    return markdown(("data", "use_batch_norm", "MISELBO", "log p(x)"), rows)
+    return markdown(("data", "use_batch_norm", "gap, S = 1", "gap, S = 4"), rows)
+
+
+def scores_of_four() -> str:
+    """Scores of the mean representation: one component, and what four add, paired by run."""
+    runs, rows = _runs(), []
+    pairs = [
+        (run["scores"]["mean"], runs[name.replace("/S=1/", "/S=4/")]["scores"]["mean"])
+        for name, run in runs.items()
+        if "/S=1/" in name
+    ]
+    for score, label in SCORES.items():
+        found = [(one[score], four[score]) for one, four in pairs if score in one]
+        one, four = np.array(found).T
+        error = (four - one).std(ddof=1) / np.sqrt(len(one))
+        difference = f"{(four - one).mean():+.4f} ± {error:.4f}"
+        rows.append([label, f"{one.mean():.3f}", difference, len(one)])
+    return markdown(("score", "S = 1", "S = 4 minus S = 1", "runs"), rows)
 
 
 def demo() -> str:
@@ -123,12 +158,83 @@ def epochs() -> str:
     return markdown(("data and machine", "model", "seconds an epoch", "ratio", "floor, s"), rows)
 
 
+def likelihoods() -> str:
+    """Milliseconds of the count likelihoods with gradients, scvi-tools' and ours."""
+    rows = []
+    for row in read(RESULTS / "likelihoods.json", {"rows": []})["rows"]:
+        ratio, milliseconds = row["ratio"], row["milliseconds"]
+        rows.append(
+            [
+                row["family"],
+                row["counts"],
+                row["K"],
+                row["threads"],
+                *(f"{milliseconds[name]['median']:.0f}" for name in ("scvi-tools", "scmixvi")),
+                f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
+            ]
+        )
+    header = ("likelihood", "counts", "draws", "threads", "scvi-tools, ms", "scmixvi, ms", "ratio")
+    return markdown(header, rows)
+
+
+def image_steps() -> str:
+    """Seconds of a training step of the image models on a CPU, and how they grow with S."""
+    measured = read(RESULTS / "image_cpu.json", {"cells": []})
+    rows = []
+    for cell in measured["cells"]:
+        growth = measured["growth_in_S"][_setting(cell)][str(cell["n_components"])]
+        released = cell["anchor_seconds"]
+        rows.append(
+            [
+                cell["recipe"],
+                cell["sizes"],
+                cell["n_components"],
+                f"{cell['n_parameters'] / 1e6:.2f}",
+                f"{cell['seconds_per_step']:.3g}",
+                f"{cell['cpu_seconds_per_step']:.3g}",
+                f"{growth:.2f}",
+                f"{cell['floor_seconds']:.2g}",
+                "" if released is None else f"{released:g}",
+                f"{cell['peak_bytes'] / 2**20:.0f}",
+            ]
+        )
+    header = (
+        *("recipe", "sizes", "S", "million weights", "s a step, clock", "s a step, processor"),
+        *("processor, over S = 1", "floor, s", "released code, s", "peak, MiB"),
+    )
+    return markdown(header, rows)
+
+
+def _setting(cell: dict) -> str:
+    return " ".join(cell[key] for key in ("recipe", "sizes", "precision", "mode"))
+
+
+def mlp_mnist() -> str:
+    """The test log-likelihood of the one image model trained so far."""
+    run = read(RESULTS / "mlp_mnist.json", {})
+    seconds = run["fit_seconds"], run["test_seconds"]
+    rows = [
+        ["recipe, S, seed", f"{run['recipe']}, {run['n_components']}, {run['seed']}"],
+        ["epochs", run["epochs"]],
+        ["-log p(x), nats", f"{run['test_nll_nats']:.2f} ± {run['test_nll_standard_error']:.2f}"],
+        ["test images, samples an image", f"{run['n_test_images']}, {run['n_test_samples']}"],
+        ["minutes to train and to test", ", ".join(f"{s['clock'] / 60:.0f}" for s in seconds)],
+        ["of one processor", ", ".join(f"{s['processors'] / 60:.0f}" for s in seconds)],
+    ]
+    return markdown(("", "MNIST"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "representation_scores": representation_scores,
     "batch_norm_bounds": batch_norm_bounds,
     "gains": gains,
+    "gaps": gaps,
+    "scores_of_four": scores_of_four,
     "demo": demo,
     "epochs": epochs,
+    "likelihoods": likelihoods,
+    "image_steps": image_steps,
+    "mlp_mnist": mlp_mnist,
 }
 
 

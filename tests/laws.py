@@ -124,3 +124,40 @@ def assert_jsd_is_bound_difference(log_lik, log_prior, log_q_all, log_weights=No
         average = (weights.exp() * elbos).sum(0)
     difference = miselbo(log_lik, log_prior, log_q_all, log_weights) - average
     torch.testing.assert_close(jsd(log_q_all, log_weights), difference)
+
+
+def assert_log_determinant(flow, z0):
+    """A flow's log|det dz/dz0| is that of the Jacobian by autograd; z0 is `[1, S, 1, D]`."""
+    _, log_det = flow(z0)
+    for s in range(z0.shape[1]):
+
+        def one(point, s=s):
+            points = torch.cat([z0[:, :s], point.reshape(1, 1, 1, -1), z0[:, s + 1 :]], dim=1)
+            return flow(points)[0][0, s, 0]
+
+        jacobian = torch.autograd.functional.jacobian(one, z0[0, s, 0])
+        torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det[0, s, 0])
+
+
+def assert_round_trip(flow, z0):
+    """Component s's inverse leads back to where s drew `[L, S, B, D]`, with one log-determinant."""
+    z, log_det = flow(z0)
+    assert (z - z0).abs().max() > 0.1, "a flow that does nothing proves nothing"
+    back, log_det_there = flow.inverse(z.unsqueeze(2))
+    n_components = z0.shape[1]
+    assert back.shape[2] == (1 if flow.shared else n_components)
+    own = [
+        t.expand(*t.shape[:2], n_components, *t.shape[3:]).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+        for t in (back, log_det_there)
+    ]
+    torch.testing.assert_close(own[0], z0)
+    torch.testing.assert_close(own[1], log_det)
+
+
+def assert_integrates_to_1(log_prob, n_dims=2, half_width=20.0, step=0.1, tolerance=1e-4):
+    """A log density of points `[N, D]`, summed over a grid of D dimensions, has mass 1."""
+    axis = torch.arange(-half_width, half_width + step / 2, step, dtype=torch.float64)
+    points = torch.cartesian_prod(*[axis] * n_dims).reshape(-1, n_dims)
+    with torch.no_grad():
+        mass = log_prob(points).logsumexp(0).exp().item() * step**n_dims
+    assert abs(mass - 1) < tolerance, f"the density has mass {mass}"

@@ -1,8 +1,9 @@
 """Tables of the readme and the documentation are those of the JSON."""
 
+import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks import RESULTS, report
+from benchmarks import RESULTS, figures, report
 
 
 @pytest.mark.parametrize("name", report.TABLES)
@@ -23,10 +24,9 @@ def test_what_the_readme_says_of_the_gains_is_so():
 
     def gains(batch_norm):
         return [
-            runs[f"{data}/bn={batch_norm}/S=4/seed={seed}"]["log_likelihood"]
-            - runs[f"{data}/bn={batch_norm}/S=1/seed={seed}"]["log_likelihood"]
+            gain
             for data in report.DATASETS
-            for seed in report.SEEDS
+            for gain in report.gains_of(data, batch_norm, "log_likelihood")
         ]
 
     assert sum(gain > 0 for gain in gains("none")) == 9
@@ -39,3 +39,28 @@ def test_what_the_readme_says_of_the_gains_is_so():
     ]
     assert round(min(without), 1) == 0.6
     assert round(max(without), 1) == 2.7
+
+
+def test_the_figure_of_gains_shows_every_seed():
+    fig = figures.gains_figure()
+    for ax, batch_norm in zip(fig.axes, figures.SETTINGS, strict=True):
+        shown = [list(line.get_xdata()) for line in ax.lines[: len(report.DATASETS)]]
+        expected = [report.gains_of(d, batch_norm, "log_likelihood") for d in report.DATASETS]
+        assert shown == expected
+    plt.close(fig)
+
+
+def test_what_the_pages_say_of_gaps_and_scores_is_so():
+    """No data set's mean gap shrinks by more than a nat; no score differs by three errors."""
+    runs = report._runs()
+
+    def gap(name):
+        return runs[name]["log_likelihood"] - runs[name]["miselbo"]
+
+    for data in report.DATASETS:
+        names = [n for n in runs if n.startswith(f"{data}/") and "/S=1/" in n]
+        smaller = [gap(n) - gap(n.replace("/S=1/", "/S=4/")) for n in names]
+        assert sum(smaller) / len(smaller) < 1
+    for row in report.scores_of_four().splitlines()[2:]:
+        difference, error = map(float, row.split("|")[3].split("±"))
+        assert abs(difference) < 3 * error

@@ -22,6 +22,7 @@ from scmixvi.image.lightning import (
     last_checkpoint,
     recipe_training,
 )
+from scmixvi.image.memory import keep_freed_memory
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -147,4 +148,6 @@ def main(args: list[str] | None = None) -> ImageCLI:
 
 
 if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     main()

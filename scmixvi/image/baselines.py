@@ -6,17 +6,18 @@ many weights as the mixture's S encoders, trained with L = S importance samples.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from scmixvi.core import MixturePosterior, Stage
+from scmixvi.image.protocols import PosteriorPart
 from scmixvi.image.vae import ImageVAE
 
 
-def ensemble_member(trained: ImageVAE, posterior: nn.Module) -> ImageVAE:
+def ensemble_member(trained: ImageVAE, posterior: PosteriorPart) -> ImageVAE:
     """Put a new posterior in front of a trained model's prior and decoder, which are frozen.
 
     Train the result by itself, as any other model: only the posterior learns.
@@ -28,7 +29,7 @@ def ensemble_member(trained: ImageVAE, posterior: nn.Module) -> ImageVAE:
     posterior
         Freshly initialised, with one component.
     """
-    for part in (trained.prior, trained.decoder):
+    for part in cast("tuple[nn.Module, ...]", (trained.prior, trained.decoder)):
         part.requires_grad_(False).eval()
     return ImageVAE(posterior, trained.prior, trained.decoder)
 
@@ -76,17 +77,19 @@ class EnsemblePosterior(nn.Module):
 
     log_weights = None
 
-    def __init__(self, posteriors: Sequence[nn.Module]) -> None:
+    def __init__(self, posteriors: Sequence[PosteriorPart]) -> None:
         super().__init__()
         described: set[Any] = {(p.n_components, p.latent_sizes, p.image_size) for p in posteriors}
-        if len(described) != 1 or any(p.log_weights is not None for p in posteriors):
+        if len(described) != 1 or any(
+            getattr(p, "log_weights", None) is not None for p in posteriors
+        ):
             raise ValueError(
                 "the posteriors of an ensemble must have the same n_components, latent_sizes and "
                 f"image_size, and uniform weights, but there are {sorted(described)}."
             )
         (n_components, self.latent_sizes, self.image_size) = described.pop()
         self.n_components = n_components * len(posteriors)
-        self.posteriors = nn.ModuleList(posteriors)
+        self.posteriors = nn.ModuleList(cast("Sequence[nn.Module]", posteriors))
 
     def forward(self, x: Tensor) -> MixturePosterior:
         """Map images `[B, C, H, W]` to the mixture of all members' components.

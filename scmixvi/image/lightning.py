@@ -174,13 +174,13 @@ class SafeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """See :func:`scmixvi.image.checkpoints.write_checkpoint`."""
+        """See `scmixvi.image.checkpoints.write_checkpoint`."""
         write_checkpoint(checkpoint, path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """See :func:`scmixvi.image.checkpoints.read_checkpoint`."""
+        """See `scmixvi.image.checkpoints.read_checkpoint`."""
         return read_checkpoint(path)
 
 
@@ -288,7 +288,7 @@ def recipe_training(
     Parameters
     ----------
     recipe
-        Name of a function in :mod:`scmixvi.image.recipes`.
+        Name of a function in `scmixvi.image.recipes`.
     n_components
         S.
     sizes

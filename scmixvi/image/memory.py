@@ -10,7 +10,8 @@ def keep_freed_memory() -> bool:
 
     A step of a PixelCNN on the CPU frees gigabytes of maps and needs them again at once. By default
     glibc hands each block above 32 MB back and gets it anew page by page, which can take as long
-    as the arithmetic. For training programs; nothing in the library calls it by itself.
+    as the arithmetic. For training programs: `python -m scmixvi.image` calls it where there is no
+    GPU, the library never does by itself.
 
     Returns
     -------

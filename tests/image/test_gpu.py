@@ -1,0 +1,76 @@
+"""Image recipes on a GPU: the same bound as on the CPU, training, and files that move back."""
+
+import copy
+
+import lightning as L
+import pytest
+import torch
+
+from scmixvi.core import miselbo
+from scmixvi.image.batches import ImageBatches
+from scmixvi.image.checkpoints import load_vae
+from scmixvi.image.lightning import SafeCheckpoints, recipe_training
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CONV = {"channels": [4] * 5, "n_latent": 4, "n_hidden": 8, "n_features": 4, "n_layers": 2}
+RECIPES = {
+    "mlp": {"n_latent": 4, "encoder_hidden": [16], "decoder_hidden": [16]},
+    "vanilla": CONV,
+    "hierarchical": CONV,
+    "iaf": CONV | {"n_flow_hidden": 8},
+    "vamp": CONV | {"n_pseudo_inputs": 5},
+    "hierarchical_vamp": CONV | {"n_pseudo_inputs": 5},
+    "composite": CONV | {"n_flow_hidden": 8, "n_pseudo_inputs": 5},
+    "cifar_vanilla": CONV,
+}
+
+
+def images(vae, n=6):
+    return torch.rand(n, *vae.image_size).round()
+
+
+def bound_at(vae, x, zs):
+    """MISELBO at given latents, `[B]`."""
+    log_lik, log_prior = vae.decoder(*zs).log_prob(x), vae.prior().log_prob(zs)
+    return miselbo(log_lik, log_prior, vae.posterior(x).log_prob_all(zs))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_bound_is_that_of_the_cpu(recipe):
+    vae = recipe_training(recipe, 3, RECIPES[recipe]).vae.eval()
+    x = images(vae)
+    with torch.no_grad():
+        zs, _ = vae.posterior(x).sample_stratified(2)
+        expected = bound_at(vae, x, zs)
+        found = bound_at(copy.deepcopy(vae).cuda(), x.cuda(), [z.cuda() for z in zs])
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_trains_on_cuda_and_loads_on_the_cpu(recipe, tmp_path):
+    training = recipe_training(recipe, 2, RECIPES[recipe], warmup_epochs=0, learning_rate=5e-3)
+    pixels = (255 * images(training.vae, 64)).byte()
+    trainer = L.Trainer(
+        max_epochs=5,
+        accelerator="gpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        plugins=[SafeCheckpoints()],
+    )
+    loader = ImageBatches(pixels.cuda(), 16, shuffle=True, binarise=False)
+    with torch.no_grad():
+        before = training.cuda().bound(pixels.cuda() / 255).mean()
+    trainer.fit(training, loader)
+    after = training.cuda().bound(pixels.cuda() / 255).mean()
+    assert after > before
+    trainer.save_checkpoint(tmp_path / "gpu.ckpt")
+    loaded = load_vae(tmp_path / "gpu.ckpt")
+    assert next(loaded.parameters()).device.type == "cpu"
+    for name, weight in training.vae.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], weight.cpu(), rtol=0, atol=0)
