@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 ONE_THREAD := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: help demo test lint docs conformance clean
+.PHONY: help demo test lint docs tutorials conformance clean
 .NOTPARALLEL:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test         the test suite"
 	@echo "make lint         linters, formatter check and type checker"
 	@echo "make docs         the documentation, warnings as errors (docs/_build/html)"
+	@echo "make tutorials    run every notebook with few epochs (writes nothing)"
 	@echo "make conformance  scvi-tools' own tests against MixtureSCVI (CONTROL=1: against SCVI)"
 	@echo "make clean        remove environments and everything built"
 	@echo "Another interpreter: PYTHON=python3.12"
@@ -35,11 +36,14 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(RUN) -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
+tutorials: $(VENV)/.dev
+	$(RUN) tutorials/execute.py --smoke
+
 conformance: $(VENV)/.dev
 	$(ONE_THREAD) $(RUN) -m tests.conformance $(if $(CONTROL),--control) $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* .conformance demo docs/_build docs/generated build dist
+	rm -rf .venv .venv-* .conformance demo docs/_build docs/generated docs/_tutorials build dist
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.demo: EXTRAS = cluster

@@ -1,7 +1,9 @@
 """Sphinx configuration. `make docs` builds with warnings as errors, with or without a network."""
 
+import shutil
 import urllib.request
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 project = "scmixvi"
 author = "The scmixvi developers"
@@ -63,3 +65,16 @@ def reachable(url: str) -> bool:
 
 
 intersphinx_mapping = {name: (url, None) for name, url in INVENTORIES.items() if reachable(url)}
+
+
+def copy_tutorials() -> None:
+    """Put the notebooks where Sphinx finds them: it reads nothing outside its own folder."""
+    here = Path(__file__).parent
+    target = here / "_tutorials"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for notebook in sorted((here.parent / "tutorials").glob("*.ipynb")):
+        shutil.copy(notebook, target)
+
+
+copy_tutorials()

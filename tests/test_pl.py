@@ -8,7 +8,8 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 
-from scmixvi import pl
+from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI, pl
 
 mpl.use("agg")
 
@@ -93,3 +94,199 @@ def test_errors_say_what_to_do(adata):
     _, axes = plt.subplots()
     with pytest.raises(ValueError, match="either ax"):
         pl.posterior_diversity(adata, color="cell_type", ax=axes)
+
+
+class Model:
+    """What the plots ask of a MixtureSCVI, with known posteriors of five cells: S = 2, D = 3."""
+
+    def __init__(self, adata):
+        rng = np.random.default_rng(1)
+        self.adata, self.module = adata, type("Module", (), {"n_components": 2})
+        self.means = rng.normal(size=(5, 2, 3))
+        self.variances = rng.uniform(0.1, 2, size=(5, 2, 3))
+        first = np.array([0.5, 0.1, 0.9, 0.5, 0.5])
+        self.weights = np.stack([first, 1 - first], 1)
+        epochs = pd.RangeIndex(20, name="epoch")
+        curves = {
+            "elbo_train": np.linspace(90, 50, 20),
+            "elbo_validation": np.linspace(95, 60, 20),
+            "jsd_train": np.linspace(0, 0.5, 20),
+            "weight_0_train": np.linspace(0.5, 0.4, 20),
+            "weight_1_train": np.linspace(0.5, 0.6, 20),
+            "kl_weight": np.linspace(0, 2, 20).clip(max=1),
+        }
+        self.history = {k: pd.DataFrame({k: v}, index=epochs) for k, v in curves.items()}
+
+    def get_component_weights(self, adata):
+        return self.weights
+
+    def get_latent_representation(self, adata, representation):
+        assert representation == "params"
+        return np.concatenate([self.means.reshape(5, -1), self.variances.reshape(5, -1)], 1)
+
+
+def test_components_are_the_exact_marginals_in_the_plane(adata):
+    model = Model(adata)
+    axes = pl.components(model, ["cell 1", "cell 4"], show=False)
+    background, *stars = axes.collections
+    mixture = np.einsum("ns,nsd->nd", model.weights, model.means)
+    centred, points = mixture - mixture.mean(0), np.asarray(background.get_offsets())
+    plane = np.linalg.lstsq(centred, points, rcond=None)[0]
+    np.testing.assert_allclose(centred @ plane, points, atol=1e-5)
+    largest = np.linalg.svd(centred, compute_uv=False)[:2]
+    np.testing.assert_allclose(np.linalg.norm(points, axis=0), largest, rtol=1e-5)
+    ellipses = iter(axes.patches)
+    for star, cell in zip(stars, (1, 4), strict=True):
+        expected = (model.means[cell] - mixture.mean(0)) @ plane
+        np.testing.assert_allclose(star.get_offsets(), expected, atol=1e-5)
+        np.testing.assert_allclose(star.get_sizes(), 80 * model.weights[cell])
+        for s in range(2):
+            patch = next(ellipses)
+            covariance = plane.T @ np.diag(model.variances[cell, s]) @ plane
+            np.testing.assert_allclose(patch.center, expected[s], atol=1e-5)
+            np.testing.assert_allclose(covariance_of(patch), covariance, rtol=1e-4, atol=1e-5)
+    assert "%" in axes.get_xlabel()
+
+
+def covariance_of(ellipse):
+    """The covariance whose ellipse of one standard deviation this is."""
+    angle = np.radians(ellipse.angle)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return turn @ np.diag([ellipse.width**2 / 4, ellipse.height**2 / 4]) @ turn.T
+
+
+@pytest.mark.parametrize("cells", [[4, 1], np.array([0, 1, 0, 0, 1], bool), -1, "cell 3"])
+def test_cells_are_names_positions_or_a_mask(adata, cells):
+    expected = {"[4, 1]": [4, 1], "-1": [4], "cell 3": [3]}.get(str(cells), [1, 4])
+    model = Model(adata)
+    axes = pl.components(model, cells, color="cell_type", show=False)
+    sizes = [list(star.get_sizes()) for star in axes.collections[-len(expected) :]]
+    np.testing.assert_allclose(sizes, 80 * model.weights[expected])
+
+
+def test_colours_of_the_cells_are_those_of_adata(adata):
+    adata.uns["cell_type_colors"] = ["#ff0000", "#00ff00", "#0000ff"]
+    axes = pl.components(Model(adata), 0, color="cell_type", show=False, alpha=1)
+    handles = axes.get_legend().legend_handles
+    assert mpl.colors.to_hex(handles[1].get_facecolor()[0]) == "#00ff00"
+
+
+def test_components_of_a_trained_model():
+    data = make_adata()
+    MixtureSCVI.setup_anndata(data)
+    model = MixtureSCVI(data, n_components=3, n_hidden=8, n_latent=4)
+    model.train(max_epochs=2, **QUIET)
+    axes = pl.components(model, [5, 7], color="donor", show=False)
+    assert [len(star.get_offsets()) for star in axes.collections[-2:]] == [3, 3]
+    assert len(axes.patches) == 6
+    # The star's centre is the model's own latent representation, in the same plane.
+    latent = model.get_latent_representation()
+    points = np.asarray(axes.collections[0].get_offsets())
+    plane = np.linalg.lstsq(latent - latent.mean(0), points, rcond=None)[0]
+    centre = axes.lines[0].get_xydata()[0]
+    np.testing.assert_allclose(centre, (latent[5] - latent.mean(0)) @ plane, atol=1e-4)
+    jsd, *_ = pl.training(model, ["jsd"], show=False)
+    logged = model.history["jsd_train"].to_numpy(float)[:, 0]
+    np.testing.assert_allclose(jsd.lines[0].get_ydata(), logged)
+
+
+def test_components_errors_say_what_is_there(adata):
+    model = Model(adata)
+    with pytest.raises(KeyError, match="no cell nobody: its cells are cell 0, cell 1"):
+        pl.components(model, ["cell 0", "nobody"])
+    with pytest.raises(KeyError, match="it has cell_type, posterior_diversity"):
+        pl.components(model, 0, color="tissue")
+    with pytest.raises(ValueError, match="no cell"):
+        pl.components(model, [])
+    with pytest.raises(ValueError, match="each of the 5 cells"):
+        pl.components(model, [True, False])
+    with pytest.raises(IndexError, match="below 5"):
+        pl.components(model, [1, 5])
+    assert plt.get_fignums() == []
+
+
+def test_training_draws_the_history(adata):
+    bound, jsd, weights = pl.training(Model(adata), show=False)
+    train, validation = bound.lines
+    np.testing.assert_allclose(train.get_ydata(), -np.linspace(90, 50, 20))
+    np.testing.assert_allclose(validation.get_ydata(), -np.linspace(95, 60, 20))
+    low, high = bound.get_ylim()
+    assert -95 < low < -60 < -50 < high < -45
+    np.testing.assert_allclose(jsd.lines[0].get_ydata(), np.linspace(0, 0.5, 20))
+    np.testing.assert_allclose(jsd.lines[-1].get_ydata(), np.log(2))
+    assert [line.get_ydata()[-1] for line in weights.lines] == [0.4, 0.6, 0.5]
+    shaded = bound.patches[0].get_extents().transformed(bound.transData.inverted())
+    assert (shaded.x0, shaded.x1) == pytest.approx((0, 10))
+    assert {axes.get_xlabel() for axes in (bound, jsd, weights)} == {"epoch"}
+
+
+def test_training_of_plain_scvi_and_into_own_axes(adata):
+    model = Model(adata)
+    model.history = {k: v for k, v in model.history.items() if k.startswith("elbo")}
+    del model.module.n_components
+    (only,) = pl.training(model, show=False)
+    assert only.get_ylabel() == "ELBO (nats a cell)"
+    _, axes = plt.subplots()
+    assert pl.training(model, "bound", ax=axes, show=False) is axes
+    assert len(axes.lines) == 2
+
+
+def test_training_errors_say_what_is_there(adata):
+    model = Model(adata)
+    with pytest.raises(ValueError, match="bound, jsd, weights, but it is loss"):
+        pl.training(model, "loss")
+    with pytest.raises(ValueError, match="one panel, not 3"):
+        pl.training(model, ax=plt.subplots()[1])
+    del model.history["jsd_train"]
+    with pytest.raises(KeyError, match=r"'jsd'.*it has elbo_train, elbo_validation"):
+        pl.training(model, "jsd")
+    model.history = None
+    with pytest.raises(ValueError, match="train it first"):
+        pl.training(model)
+
+
+SCORES = pd.DataFrame(
+    {"ARI": [0.70, 0.72, 0.50, 0.712], "nats": [3.0, 5.0, 9.0, np.nan]},
+    index=["two seeds", "two seeds", "worst", "close"],
+)
+
+
+def test_compare_shows_means_spreads_and_what_may_be_best():
+    axes = pl.compare(SCORES, lower_is_better=["nats"], show=False)
+    cells = {tuple(map(int, text.get_position())): text for text in axes.texts}
+    assert cells[0, 0].get_text() == "0.71 ± 0.01"
+    assert cells[1, 0].get_text() == "4.00 ± 1.41"
+    assert cells[1, 2].get_text() == "–"
+    bold = {place for place, text in cells.items() if text.get_weight() == "bold"}
+    assert bold == {(0, 0), (0, 2), (1, 0)}
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["two seeds", "worst", "close"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ARI ↑", "nats ↓"]
+    shade = axes.images[0].get_array()
+    assert shade[1, 0] == shade[1, 1] == shade[:, 0].min() < shade[0, 0] < shade[2, 0]
+    assert shade.mask.tolist() == [[False, False], [False, False], [False, True]]
+
+
+def test_what_prints_alike_is_bold_alike():
+    scores = pd.DataFrame({"nats": [-680.21, -680.19, -680.4]}, index=list("abc"))
+    for digits, expected in ((1, ["bold", "bold", "normal"]), (2, ["normal", "bold", "normal"])):
+        axes = pl.compare(scores, digits=digits, show=False)
+        assert [text.get_weight() for text in axes.texts] == expected
+
+
+def test_compare_keeps_scanpy_s_manners(tmp_path):
+    _, axes = plt.subplots()
+    assert pl.compare(SCORES, ax=axes, show=False, save=tmp_path / "table.png") is axes
+    assert plt.imread(tmp_path / "table.png").std() > 0
+    assert pl.compare(SCORES.iloc[:1], show=True) is None
+
+
+def test_compare_errors_say_what_is_wrong():
+    with pytest.raises(TypeError, match="DataFrame, a row a model, but it is a dict"):
+        pl.compare({"ARI": 1})
+    with pytest.raises(TypeError, match="do not: model"):
+        pl.compare(SCORES.assign(model="a"))
+    with pytest.raises(ValueError, match="empty"):
+        pl.compare(SCORES.iloc[:0])
+    with pytest.raises(KeyError, match="no column NLL: its columns are ARI, nats"):
+        pl.compare(SCORES, lower_is_better=["NLL"])

@@ -95,7 +95,7 @@ class VAETraining(L.LightningModule):
 
         In training mode by the estimator, otherwise by all components.
         """
-        some = (self.estimator, self.n_drawn) if self.training else ()
+        some = (self.estimator, self.n_drawn) if self.training and self.estimator != "all" else ()
         if beta == 1:
             return self.objective(*self.vae(x, self.n_importance_samples, *some))
         return self.objective(*self.vae(x, 1, *some), beta=beta)

@@ -240,7 +240,15 @@ class MixtureSCVI(SCVI):
             # A query model (scArches) stays as scvi-tools leaves it: statistics of a batch would
             # cancel the covariate's weights, which are all that it trains.
             self.module.train()
-        result = super().train(**arguments)
+        was_trained = self.is_trained_
+        if self.history is None:
+            # scvi-tools adds to the history of a trained model: where there is none (the model
+            # comes from a trained SCVI) it would record nothing.
+            self.is_trained_ = False
+        try:
+            result = super().train(**arguments)
+        finally:
+            self.is_trained_ = self.is_trained_ or was_trained
         if latent_key is not None and has_adata:
             store_latents(self.adata, latent_key, self.get_latent_representation())
             logger.info("stored the latents in adata.obsm[%r]", latent_key)

@@ -21,6 +21,7 @@ from torch.nn.functional import linear, one_hot
 from scmixvi.core import (
     component_elbos,
     draw_components,
+    jsd,
     log_mixture,
     log_weights_from,
     miselbo,
@@ -467,9 +468,22 @@ class MixtureVAE(VAE):
             loss=loss.mean(),
             reconstruction_loss=reconstruction,
             kl_local={MODULE_KEYS.KL_L_KEY: kl_library, MODULE_KEYS.KL_Z_KEY: kl_z},
-            extra_metrics=self._autotune_payload(tensors, inference_outputs),
+            extra_metrics=self._component_metrics(inference_outputs)
+            | self._autotune_payload(tensors, inference_outputs),
             n_obs_minibatch=len(reconstruction),
         )
+
+    @torch.no_grad()
+    def _component_metrics(self, inference_outputs: dict) -> dict[str, Tensor]:
+        """The batch's mean JSD, and mean weights that can change: logged as `jsd`, `weight_0`..."""
+        scores, qz = inference_outputs[SCORES_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
+        if scores is None or self.n_components == 1 or scores.shape[1] != scores.shape[2]:
+            return {}
+        found = {"jsd": jsd(scores, qz.c_log_weights.T).mean()}
+        if self.mixture_weights in ("learned", "amortized"):
+            weights = qz.c_log_weights.exp().mean(0)
+            found |= {f"weight_{s}": weight for s, weight in enumerate(weights)}
+        return found
 
     def _autotune_payload(self, tensors: dict, inference_outputs: dict) -> dict[str, Tensor]:
         if not self.extra_payload_autotune:

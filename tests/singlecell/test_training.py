@@ -14,7 +14,7 @@ def adata():
     return scvi.data.synthetic_iid(batch_size=50, n_genes=20)
 
 
-def trained(plan, **kwargs):
+def trained(plan, n_components=2, mixture_weights="uniform", **kwargs):
     """A model after a few epochs under one plan, seeded."""
 
     class Model(MixtureSCVI):
@@ -23,7 +23,13 @@ def trained(plan, **kwargs):
     scvi.settings.seed = 0
     data = adata()
     Model.setup_anndata(data, batch_key="batch")
-    model = Model(data, n_components=2, n_hidden=8, n_latent=3)
+    model = Model(
+        data,
+        n_components=n_components,
+        mixture_weights=mixture_weights,
+        n_hidden=8,
+        n_latent=3,
+    )
     options = {"max_epochs": 5, "batch_size": 32, "train_size": 0.8, "latent_key": None} | kwargs
     model.train(accelerator="cpu", enable_progress_bar=False, **options)
     return model
@@ -121,3 +127,51 @@ def test_an_epoch_whose_loss_is_not_finite_is_refused_where_steps_are_not_asked(
     monkeypatch.setattr(MixtureTrainingPlan, "training_step", TrainingPlan.training_step)
     with pytest.raises(ValueError, match="in epoch"):
         trained(MixtureTrainingPlan, max_epochs=20, plan_kwargs={"lr": 1e6})
+
+
+def test_history_has_the_components_diversity_and_weights():
+    model = trained(MixtureTrainingPlan, mixture_weights="learned", check_val_every_n_epoch=1)
+    history = {key: frame.to_numpy(float)[:, 0] for key, frame in model.history.items()}
+    for split in ("train", "validation"):
+        assert (history[f"jsd_{split}"] > 0).all()
+        assert (history[f"jsd_{split}"] < np.log(2)).all()
+        weights = history[f"weight_0_{split}"] + history[f"weight_1_{split}"]
+        np.testing.assert_allclose(weights, 1, rtol=1e-5)
+    final = model.get_component_weights().mean(0)
+    np.testing.assert_allclose(history["weight_0_validation"][-1], final[0], rtol=1e-4)
+    assert final[0] != 0.5
+
+
+def test_logged_diversity_is_the_model_s_own():
+    model = trained(MixtureTrainingPlan, check_val_every_n_epoch=1, max_epochs=30)
+    assert not any(key.startswith("weight_") for key in model.history)
+    own = model.get_posterior_diversity(indices=model.validation_indices, n_samples=2000)
+    logged = model.history["jsd_validation"].to_numpy(float)[-1, 0]
+    outputs = [one_draw(model) for _ in range(200)]
+    assert abs(logged - own.mean()) < 5 * np.std(outputs)
+    assert abs(np.mean(outputs) - own.mean()) < 5 * np.std(outputs) / np.sqrt(200)
+
+
+def one_draw(model):
+    """What a validation pass over the held-out cells would log."""
+    (batch,) = model._make_data_loader(
+        adata=model.adata, indices=model.validation_indices, batch_size=100
+    )
+    with torch.inference_mode():
+        return model.module(batch)[2].extra_metrics["jsd"].item()
+
+
+def test_one_component_logs_no_diversity():
+    model = trained(MixtureTrainingPlan, n_components=1)
+    assert not any("jsd" in key for key in model.history)
+
+
+def test_further_training_of_an_upgraded_model_is_recorded():
+    scvi_model = trained(MixtureTrainingPlan, max_epochs=1).to_scvi()
+    model = MixtureSCVI.from_scvi_model(scvi_model, n_components=2)
+    assert model.is_trained_
+    assert model.history is None
+    for n_epochs in (2, 4):
+        model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False, train_size=0.8)
+        assert len(model.history["elbo_train"]) == len(model.history["jsd_train"]) == n_epochs
+    assert model.is_trained_

@@ -1,15 +1,14 @@
-"""Plots in scanpy's style: they take an AnnData and give back matplotlib axes."""
+"""How much the components disagree, on an embedding of the cells."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-__all__ = ["posterior_diversity"]
+from scmixvi.pl._figures import finished, listing, panels
 
 
 def posterior_diversity(
@@ -66,15 +65,12 @@ def posterior_diversity(
     _check(adata, key, basis)
     if ax is not None and names:
         raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")
-    axes = [ax] if ax is not None else _panels(len(names) + 1)
+    axes = [ax] if ax is not None else panels(len(names) + 1)
     for panel, name in zip(axes, names, strict=False):
         sc.pl.embedding(adata, basis, color=name, ax=panel, show=False, **kwargs)
     style = {"vmin": 0, "title": "posterior diversity (JSD, nats)", "cmap": "viridis"} | kwargs
     sc.pl.embedding(adata, basis, color=key, ax=axes[-1], show=False, **style)
-    if save is not None:
-        axes[-1].figure.savefig(save, bbox_inches="tight", dpi=110)
-    if sc.settings.autoshow if show is None else show:
-        plt.show()
+    if finished(axes[-1], show, save):
         return None
     return axes if names else axes[0]
 
@@ -82,18 +78,11 @@ def posterior_diversity(
 def _check(adata: AnnData, key: str, basis: str) -> None:
     if key not in adata.obs:
         raise KeyError(
-            f"adata.obs has no column {key!r}: store it first, "
+            f"adata.obs has no column {key!r} (it has {listing(adata.obs)}): store it first, "
             f"adata.obs[{key!r}] = model.get_posterior_diversity()."
         )
     if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
         raise KeyError(
-            f"adata.obsm has no embedding 'X_{basis}': compute it first, "
+            f"adata.obsm has no embedding 'X_{basis}' (it has {listing(adata.obsm)}): compute it, "
             "for example with sc.pp.neighbors(adata, use_rep='X_mix') and sc.tl.umap(adata)."
         )
-
-
-def _panels(n_panels: int) -> list[Axes]:
-    _, axes = plt.subplots(
-        1, n_panels, figsize=(5.5 * n_panels, 4.2), squeeze=False, layout="constrained"
-    )
-    return list(axes[0])

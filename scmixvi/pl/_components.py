@@ -1,0 +1,154 @@
+"""Where each component of the posterior puts a cell."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from sklearn.decomposition import PCA
+
+from scmixvi.pl._figures import finished, listing, panels
+
+
+def components(
+    model: Any,
+    cells: Sequence[str] | Sequence[int] | np.ndarray,
+    color: str | None = None,
+    *,
+    adata: AnnData | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    **kwargs: Any,
+) -> Axes | None:
+    r"""Posterior of chosen cells, component by component, over all cells.
+
+    Every chosen cell is a star: a dot at the mean of each of its S components, its area in
+    proportion to the component's weight, with the component's ellipse of one standard deviation,
+    and a line to the mean of the mixture.
+
+    The plane is the first two principal components of the mixture means of all cells. A linear
+    projection :math:`W` maps a Gaussian exactly, :math:`N(\mu, \Sigma)` to
+    :math:`N(W^T \mu, W^T \Sigma W)`, so what is drawn is the posterior's true marginal in that
+    plane. A UMAP has no place for a component: it is not a function of the latents. Components
+    that look alike here may still differ in the other directions; the axes say what share of the
+    variance is shown.
+
+    Parameters
+    ----------
+    model
+        A :class:`scmixvi.MixtureSCVI`.
+    cells
+        Which cells to draw: names, positions, or a Boolean mask over all cells.
+    color
+        Key of `obs` that colours the other cells; None is grey.
+    adata
+        Cells to draw and to choose from; None takes the model's own.
+    ax
+        Axes to draw into.
+    show
+        Show the figure and return nothing; None follows `scanpy.settings.autoshow`.
+    save
+        File to write the figure to; its ending chooses the format.
+    **kwargs
+        Arguments of :func:`scanpy.pl.embedding` for the cells in the background.
+
+    Returns
+    -------
+    The axes; None if `show`.
+
+    Raises
+    ------
+    KeyError
+        If a cell or `color` is not in adata.
+    ValueError
+        If no cell is chosen, or a mask has the wrong length.
+    IndexError
+        If a position is out of range.
+
+    Examples
+    --------
+    >>> most = np.argsort(adata.obs["posterior_diversity"])[-5:]
+    >>> scmixvi.pl.components(model, most, color="cell_type")
+    """
+    adata = model.adata if adata is None else adata
+    chosen = _positions(cells, adata)
+    if color is not None and color not in adata.obs:
+        raise KeyError(f"adata.obs has no column {color!r}: it has {listing(adata.obs)}.")
+    weights = model.get_component_weights(adata)
+    params = model.get_latent_representation(adata, representation="params")
+    means, variances = params.reshape(len(params), 2, weights.shape[1], -1).transpose(1, 0, 2, 3)
+    mixture = (weights[..., None] * means).sum(1)
+    plane = PCA(2, random_state=0).fit(mixture)
+    ax = panels(1)[0] if ax is None else ax
+    _draw_background(adata, plane.transform(mixture), color, ax, kwargs)
+    colours = plt.colormaps["tab10" if color is None else "Dark2"].colors
+    for i, cell in enumerate(chosen):
+        _draw_cell(
+            plane, means[cell], variances[cell], weights[cell], colours[i % len(colours)], ax
+        )
+    ax.grid(False)
+    for axis, share in zip((ax.xaxis, ax.yaxis), plane.explained_variance_ratio_, strict=True):
+        axis.set_label_text(f"{axis.get_label_text()} ({share:.0%})")
+    return None if finished(ax, show, save) else ax
+
+
+def _positions(cells: Any, adata: AnnData) -> np.ndarray:
+    wanted = np.atleast_1d(np.asarray(cells))
+    if wanted.dtype == bool:
+        if len(wanted) != adata.n_obs:
+            raise ValueError(
+                f"a mask of cells must have one entry for each of the {adata.n_obs} cells, "
+                f"but it has {len(wanted)}."
+            )
+        wanted = np.flatnonzero(wanted)
+    if wanted.size == 0:
+        raise ValueError("cells chooses no cell: name at least one.")
+    if np.issubdtype(wanted.dtype, np.integer):
+        if wanted.min() < -adata.n_obs or wanted.max() >= adata.n_obs:
+            raise IndexError(
+                f"positions of cells must be below {adata.n_obs}, but they are {listing(wanted)}."
+            )
+        return wanted
+    found = adata.obs_names.get_indexer(wanted.astype(str))
+    if (found < 0).any():
+        raise KeyError(
+            f"adata has no cell {listing(wanted[found < 0])}: its cells are "
+            f"{listing(adata.obs_names, 4)}."
+        )
+    return found
+
+
+def _draw_background(
+    adata: AnnData, points: np.ndarray, color: str | None, ax: Axes, kwargs: dict
+) -> None:
+    """All cells, faintly, by scanpy; colours that adata keeps for `color` are used."""
+    cells = AnnData(obs=adata.obs, obsm={"X_latent PC": points})
+    if color is not None and f"{color}_colors" in adata.uns:
+        cells.uns[f"{color}_colors"] = adata.uns[f"{color}_colors"]
+    style = {"alpha": 0.35, "title": color or "posterior components", "frameon": True} | kwargs
+    sc.pl.embedding(cells, "latent PC", color=color, ax=ax, show=False, **style)
+
+
+def _draw_cell(
+    plane: PCA, means: np.ndarray, variances: np.ndarray, weights: np.ndarray, colour: Any, ax: Axes
+) -> None:
+    """One cell's star: `means` and `variances` `(S, D)`, `weights` `(S,)`."""
+    dots, centre = plane.transform(means), plane.transform(weights[None] @ means)[0]
+    for dot, variance, weight in zip(dots, variances, weights, strict=True):
+        strength = min(1.0, weight * len(weights))  # a component of no weight fades
+        ax.plot(*zip(centre, dot, strict=True), color=colour, alpha=strength, zorder=4)
+        # The projected covariance's axes are where the ellipse's are.
+        length, direction = np.linalg.eigh(plane.components_ * variance @ plane.components_.T)
+        angle = np.degrees(np.arctan2(direction[1, 1], direction[0, 1]))
+        width, height = 2 * np.sqrt(length[::-1])
+        ellipse = Ellipse(dot, width, height, angle=angle, color=colour, zorder=3)
+        ellipse.set_alpha(0.25 * strength)
+        ax.add_patch(ellipse)
+    area = 40 * weights * len(weights)
+    ax.scatter(*dots.T, s=area, color=colour, edgecolor="black", linewidth=0.6, zorder=5)

@@ -1,0 +1,151 @@
+"""How training went: the bound, how far the components spread, and their weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from scmixvi.pl._figures import finished, listing, panels
+
+PANELS = {"bound": "elbo", "jsd": "jsd", "weights": "weight_"}
+"""A panel's name, and how the names of its curves in the history begin."""
+
+SPLITS = {"train": "training cells", "validation": "validation cells"}
+SHOWN_FROM = 0.1
+"""Share of the epochs after which the bound's curves decide the range of its axis."""
+
+
+def training(
+    model: Any,
+    panel: str | Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+) -> Axes | list[Axes] | None:
+    """Bound, posterior diversity and mixture weights against epochs, from `model.history`.
+
+    The bound is MISELBO at KL weight 1 in nats a cell, whatever the weight in training, so its
+    values can be compared across epochs; epochs of the KL warm-up are shaded. The diversity is
+    the mean JSD of the components in nats; the dashed line is its largest value, log S. Curves of
+    training cells are averages over the steps of an epoch, with dropout on. The bound's axis
+    leaves out what lies below the values from a tenth of the epochs on.
+
+    Parameters
+    ----------
+    model
+        A trained :class:`scmixvi.MixtureSCVI`, or any scvi-tools model with an ELBO.
+    panel
+        "bound", "jsd", "weights", or several; None is all that the history has. The weights are
+        in it if they are learned or amortised.
+    ax
+        Axes to draw into; only for a single panel.
+    show
+        Show the figure and return nothing; None follows `scanpy.settings.autoshow`.
+    save
+        File to write the figure to; its ending chooses the format.
+
+    Returns
+    -------
+    A list of axes, one a panel; the axes where `panel` is one name or `ax` is given; None if
+    `show`.
+
+    Raises
+    ------
+    ValueError
+        If a panel is unknown, the model has not been trained, or `ax` is given for several panels.
+    KeyError
+        If the history has no curve for a panel.
+
+    Examples
+    --------
+    >>> model.train(check_val_every_n_epoch=1)
+    >>> scmixvi.pl.training(model)
+    """
+    history = model.history
+    if not history:
+        raise ValueError("the model has no history: train it first, model.train().")
+    curves = {name: _curves(history, start) for name, start in PANELS.items()}
+    names = [panel] if isinstance(panel, str) else panel
+    names = [n for n in PANELS if curves[n]] if names is None else list(names)
+    _check(names, curves, history, ax)
+    axes = [ax] if ax is not None else panels(len(names), 4.2, 3.2)
+    n_components = getattr(model.module, "n_components", 1)
+    for panel_axes, name in zip(axes, names, strict=True):
+        _DRAW[name](curves[name], n_components, panel_axes)
+        _shade_warmup(history, panel_axes)
+        panel_axes.set(xlabel="epoch")
+        panel_axes.legend(frameon=False)
+    if finished(axes[0], show, save):
+        return None
+    return axes[0] if isinstance(panel, str) or ax is not None else axes
+
+
+def _curves(history: dict, start: str) -> dict[str, pd.Series]:
+    """The history's curves whose name begins so and ends in a split, by name."""
+    found = {}
+    for key, frame in history.items():
+        name, _, split = key.rpartition("_")
+        if split in SPLITS and (name.startswith(start) if start[-1] == "_" else name == start):
+            found[key] = frame.iloc[:, 0].astype(float)
+    return found
+
+
+def _check(names: list[str], curves: dict, history: dict, ax: Axes | None) -> None:
+    unknown = [name for name in names if name not in PANELS]
+    if unknown or not names:
+        raise ValueError(
+            f"panel must be one or more of {listing(PANELS)}, but it is {listing(unknown)}."
+        )
+    for name in names:
+        if not curves[name]:
+            raise KeyError(
+                f"the history has no curve for the panel {name!r}: it has {listing(history)}."
+            )
+    if ax is not None and len(names) > 1:
+        raise ValueError(
+            f"ax takes one panel, not {len(names)}: name it, for example training(model, 'bound')."
+        )
+
+
+def _draw_bound(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> None:
+    shown = []
+    for key, curve in curves.items():
+        bound = -curve
+        ax.plot(bound.index, bound, label=SPLITS[key.rpartition("_")[2]])
+        shown.append(bound.iloc[int(SHOWN_FROM * len(bound)) :])
+    values = pd.concat(shown)
+    margin = 0.05 * (values.max() - values.min()) or 1.0
+    ax.set(ylim=(values.min() - margin, values.max() + margin), ylabel="MISELBO (nats a cell)")
+    if n_components == 1:
+        ax.set_ylabel("ELBO (nats a cell)")
+
+
+def _draw_jsd(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> None:
+    for key, curve in curves.items():
+        ax.plot(curve.index, curve, label=SPLITS[key.rpartition("_")[2]])
+    ax.axhline(np.log(n_components), color="grey", linestyle="--", label=f"log {n_components}")
+    ax.set(ylim=(0, 1.05 * np.log(n_components)), ylabel="posterior diversity (nats)")
+
+
+def _draw_weights(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> None:
+    trained = {key: curve for key, curve in curves.items() if key.endswith("_train")}
+    for key, curve in trained.items():
+        ax.plot(curve.index, curve, label=f"component {key.split('_')[1]}")
+    ax.axhline(1 / n_components, color="grey", linestyle="--", label=f"1 / {n_components}")
+    ax.set(ylim=(0, None), ylabel="mean weight of training cells")
+
+
+def _shade_warmup(history: dict, ax: Axes) -> None:
+    if "kl_weight" not in history:
+        return
+    weight = history["kl_weight"].iloc[:, 0].astype(float)
+    warming = weight.index[weight < 1]
+    if len(warming):
+        ax.axvspan(0, warming[-1] + 1, color="grey", alpha=0.12, label="KL warm-up")
+
+
+_DRAW = {"bound": _draw_bound, "jsd": _draw_jsd, "weights": _draw_weights}
