@@ -330,6 +330,19 @@ class MixtureSCVI(SCVI):
         found = torch.cat(rows).numpy()
         return tuple(np.split(found, 2, axis=1)) if return_dist else found
 
+    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> Tensor | float:
+        """Importance-sampled log p(x), as :meth:`scvi.model.SCVI.get_marginal_ll` gives it.
+
+        The mean is over cells. (scvi-tools averages the means of minibatches, so that the cells of
+        a short last one count for more.) Further arguments: :meth:`MixtureVAE.marginal_ll`'s.
+        """
+        bound = inspect.signature(super().get_marginal_ll).bind(*args, **kwargs)
+        bound.apply_defaults()
+        mean = bound.arguments["return_mean"]
+        bound.arguments["return_mean"] = False
+        by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
+        return float(by_cell.mean()) if mean else by_cell
+
     def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
         """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
 

@@ -474,3 +474,16 @@ def test_anndata_is_written_and_read_back(trained, adata, tmp_path):
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = anndata.read_h5ad(tmp_path / "a.h5ad")
     np.testing.assert_array_equal(back.obsm["X_mix"], adata.obsm["X_mix"])
+
+
+def test_the_mean_log_likelihood_is_over_cells_however_they_are_batched(trained):
+    cells = range(7)
+    torch.manual_seed(1)
+    by_cell = trained.get_marginal_ll(
+        indices=cells, n_mc_samples=50, return_mean=False, batch_size=6
+    )
+    torch.manual_seed(1)
+    found = trained.get_marginal_ll(indices=cells, n_mc_samples=50, batch_size=6)
+    assert found == pytest.approx(float(by_cell.mean()), rel=1e-6)
+    unequal = (by_cell[:6].mean() + by_cell[6]) / 2
+    assert abs(found - float(unequal)) > 0.1
