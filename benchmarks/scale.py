@@ -1,7 +1,7 @@
 """Seconds a cell and peak memory from 10,000 to 1,000,000 cells, in memory and from disk.
 
     python -m benchmarks.scale                                   # 10,000 and 100,000 cells
-    python -m benchmarks.scale --n-cells 1000000 --models mixture --max-steps 200
+    python -m benchmarks.scale --n-cells 1000000 --models mixture
     python -m benchmarks.scale --sources annbatch                # with scvi-tools 1.5
 
 Every measurement is a process of its own, so that its peak memory is its own: the most that was

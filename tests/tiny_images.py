@@ -28,6 +28,26 @@ SIZES = {
 }
 
 
+# Sizes for every recipe at 28 x 28 (CIFAR-10: 32 x 32) pixels, as a configuration holds them.
+_TINY_CONV = {
+    "channels": [2, 2, 2, 2, 2],
+    "n_latent": 4,
+    "n_hidden": 8,
+    "n_features": 4,
+    "n_layers": 2,
+}
+TINY_RECIPES = {
+    "mlp": {"n_latent": 4, "encoder_hidden": [16], "decoder_hidden": [16]},
+    "vanilla": _TINY_CONV,
+    "hierarchical": _TINY_CONV,
+    "iaf": _TINY_CONV | {"n_flow_hidden": 8},
+    "vamp": _TINY_CONV | {"n_pseudo_inputs": 5},
+    "hierarchical_vamp": _TINY_CONV | {"n_pseudo_inputs": 5},
+    "composite": _TINY_CONV | {"n_flow_hidden": 8, "n_pseudo_inputs": 5},
+    "cifar_vanilla": _TINY_CONV,
+}
+
+
 def combination(n_levels, flow, prior, decoder, n_components, image_size=(1, 3, 2)):
     """A model of D = 2, 3, 4 latents (top first) with the named parts, in float64."""
     latents = [2, 3, 4][:n_levels]

@@ -9,30 +9,13 @@ import pytest
 import torch
 import yaml
 from idx_files import write_idx
+from tiny_images import TINY_RECIPES
 
 from scmixvi.image.__main__ import CONFIGS, main
 from scmixvi.image.checkpoints import load_vae, write_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import recipe_training
 from scmixvi.image.recipes import RECIPES
-
-TINY_CONV = {
-    "channels": [2, 2, 2, 2, 2],
-    "n_latent": 4,
-    "n_hidden": 8,
-    "n_features": 4,
-    "n_layers": 2,
-}
-TINY = {
-    "mlp": {"n_latent": 4, "encoder_hidden": [16], "decoder_hidden": [16]},
-    "vanilla": TINY_CONV,
-    "hierarchical": TINY_CONV,
-    "iaf": TINY_CONV | {"n_flow_hidden": 8},
-    "vamp": TINY_CONV | {"n_pseudo_inputs": 5},
-    "hierarchical_vamp": TINY_CONV | {"n_pseudo_inputs": 5},
-    "composite": TINY_CONV | {"n_flow_hidden": 8, "n_pseudo_inputs": 5},
-    "cifar_vanilla": TINY_CONV,
-}
 
 
 @pytest.fixture
@@ -51,7 +34,7 @@ def run(monkeypatch, *words):
 
 SHORT = (
     "--model.sizes",
-    json.dumps(TINY["mlp"]),
+    json.dumps(TINY_RECIPES["mlp"]),
     "--data.batch_size=10",
     "--model.n_test_samples=7",
     "--report.n_images=4",
@@ -176,7 +159,7 @@ def real(data_dir):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_twenty_steps_on_real_images(real, tmp_path, recipe):
     dataset = {"cifar_vanilla": "cifar10", "vanilla": "fashion_mnist"}.get(recipe, "mnist")
-    module = recipe_training(recipe, 2, TINY[recipe], warmup_epochs=0, learning_rate=5e-3)
+    module = recipe_training(recipe, 2, TINY_RECIPES[recipe], warmup_epochs=0, learning_rate=5e-3)
     losses = Losses()
     trainer = L.Trainer(
         max_epochs=1,

@@ -5,6 +5,7 @@ import copy
 import lightning as L
 import pytest
 import torch
+from tiny_images import TINY_RECIPES
 
 from scmixvi.core import miselbo
 from scmixvi.image.batches import ImageBatches
@@ -15,17 +16,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-CONV = {"channels": [4] * 5, "n_latent": 4, "n_hidden": 8, "n_features": 4, "n_layers": 2}
-RECIPES = {
-    "mlp": {"n_latent": 4, "encoder_hidden": [16], "decoder_hidden": [16]},
-    "vanilla": CONV,
-    "hierarchical": CONV,
-    "iaf": CONV | {"n_flow_hidden": 8},
-    "vamp": CONV | {"n_pseudo_inputs": 5},
-    "hierarchical_vamp": CONV | {"n_pseudo_inputs": 5},
-    "composite": CONV | {"n_flow_hidden": 8, "n_pseudo_inputs": 5},
-    "cifar_vanilla": CONV,
-}
 
 
 def images(vae, n=6):
@@ -38,9 +28,9 @@ def bound_at(vae, x, zs):
     return miselbo(log_lik, log_prior, vae.posterior(x).log_prob_all(zs))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TINY_RECIPES)
 def test_the_bound_is_that_of_the_cpu(recipe):
-    vae = recipe_training(recipe, 3, RECIPES[recipe]).vae.eval()
+    vae = recipe_training(recipe, 3, TINY_RECIPES[recipe]).vae.eval()
     x = images(vae)
     with torch.no_grad():
         zs, _ = vae.posterior(x).sample_stratified(2)
@@ -49,9 +39,9 @@ def test_the_bound_is_that_of_the_cpu(recipe):
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", TINY_RECIPES)
 def test_trains_on_cuda_and_loads_on_the_cpu(recipe, tmp_path):
-    training = recipe_training(recipe, 2, RECIPES[recipe], warmup_epochs=0, learning_rate=5e-3)
+    training = recipe_training(recipe, 2, TINY_RECIPES[recipe], warmup_epochs=0, learning_rate=5e-3)
     pixels = (255 * images(training.vae, 64)).byte()
     trainer = L.Trainer(
         max_epochs=5,
