@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scvi.dataloaders import DeviceBackedDataSplitter
 from scvi.model import SCVI
+from scvi.model._utils import get_max_epochs_heuristic
 from torch import Tensor
 
 from scmixvi import MixtureSCVI
@@ -115,6 +116,7 @@ def train_stock(adata: ad.AnnData, split: Split, max_epochs: int | None = None) 
     """Train :class:`scvi.model.SCVI` with every default: what its users get."""
     SCVI.setup_anndata(adata)
     model = SCVI(adata)
+    max_epochs = max_epochs or get_max_epochs_heuristic(adata.n_obs)  # a datamodule hides n_obs
     model.train(max_epochs, datamodule=loader(model, split, 128), enable_progress_bar=False)
     return result(model)
 
