@@ -305,7 +305,8 @@ class MixtureSCVI(SCVI):
             )
         if not return_dist and representation == "mean":
             transformed = self.module.latent_distribution == "ln"
-            if transformed or not give_mean:
+            wrapped = not isinstance(self.module, MixtureVAE)
+            if transformed or wrapped or not give_mean:
                 return super().get_latent_representation(
                     adata,
                     indices,
@@ -330,7 +331,7 @@ class MixtureSCVI(SCVI):
         found = torch.cat(rows).numpy()
         return tuple(np.split(found, 2, axis=1)) if return_dist else found
 
-    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> Tensor | float:
+    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> Tensor | np.floating:
         """Importance-sampled log p(x), as :meth:`scvi.model.SCVI.get_marginal_ll` gives it.
 
         The mean is over cells. (scvi-tools averages the means of minibatches, so that the cells of
@@ -341,7 +342,7 @@ class MixtureSCVI(SCVI):
         mean = bound.arguments["return_mean"]
         bound.arguments["return_mean"] = False
         by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
-        return float(by_cell.mean()) if mean else by_cell
+        return np.mean(np.asarray(by_cell)) if mean else by_cell
 
     def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
         """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
