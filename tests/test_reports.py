@@ -79,3 +79,23 @@ def test_what_the_guide_says_of_many_components_is_so():
     assert max(ratios("cortex", "s2s") + ratios("mnist", "s2s")) < 1
     assert max(ratios("cortex", "s2a")) <= 3
     assert min(ratios("mnist", "s2a")) > 3
+
+
+def test_what_the_guide_says_of_the_bounds_of_many_components_is_so():
+    bounds = read(RESULTS / "many_components.json", {})["bounds"]
+
+    def trunks(data):
+        """S to log-likelihoods of the shared encoders."""
+        found = {}
+        for name, row in bounds[data].items():
+            if name.startswith("trunk"):
+                found.setdefault(int(name.split("S = ")[1]), []).append(row["log_likelihood"])
+        return found
+
+    cortex, mnist = trunks("cortex"), trunks("mnist")
+    assert set(cortex) == set(mnist) == {1, 4, 16, 64, 256}
+    gains = [v - cortex[1][0] for s, values in cortex.items() if s > 1 for v in values]
+    assert 3 < min(gains) < max(gains) < 6.05
+    assert max(map(max, cortex.values())) == max(cortex[16])
+    assert max(map(max, mnist.values())) in mnist[4]
+    assert all(v < mnist[1][0] for s in (16, 64, 256) for v in mnist[s])
