@@ -233,6 +233,7 @@ def plot(result: dict, options: argparse.Namespace) -> None:
     for axis in axes.flat:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
     axes[0, 0].legend(frameon=False, fontsize=7)
     figure.savefig(options.out.with_suffix(".png"), dpi=100)
 

@@ -190,8 +190,10 @@ def plot() -> None:
         axis.plot(components, ratio[1], marker="o", label=key)
     axis.axhline(1, color="grey", linestyle="--", linewidth=1)
     axis.set(xscale="log", yscale="log", xlabel="components S", ylabel="seconds an epoch / SCVI's")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_xticks([1, 2, 4, 8], labels=["1", "2", "4", "8"], minor=False)
+    axis.set_yticks([0.35, 0.5, 1, 2], labels=["0.35", "0.5", "1", "2"], minor=False)
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_minor_formatter("")
     axis.legend(frameon=False, fontsize=8)
     figure.savefig(RESULT.with_suffix(".png"), dpi=120)
 
