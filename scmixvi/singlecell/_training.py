@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,6 +67,8 @@ class MixtureTrainingPlan(TrainingPlan):
         self, loss_output: LossOutput, metrics: dict[str, Any], mode: str
     ) -> None:
         """Keep a training step's sums; log them with the last batch of the epoch."""
+        if mode == "train" and self.use_sync_dist:
+            loss_output = self._log_scalars(loss_output)
         if mode != "train" or not self._logs_once_an_epoch:
             super().compute_and_log_metrics(loss_output, metrics, mode)
             return
@@ -74,6 +77,22 @@ class MixtureTrainingPlan(TrainingPlan):
             self._log_epoch(metrics)
         elif len(self._steps) == STEPS_KEPT:
             self._steps = [_pooled(self._steps)]
+
+    def _log_scalars(self, loss_output: LossOutput) -> LossOutput:
+        """Log a training step's scalar extras, and return the rest.
+
+        scvi-tools logs in inference mode, whose tensors cannot be averaged over devices.
+        """
+        for key, value in _scalars(loss_output.extra_metrics or {}).items():
+            self.log(
+                f"{key}_train",
+                value,
+                on_step=self.on_step,
+                on_epoch=self.on_epoch,
+                batch_size=loss_output.n_obs_minibatch,
+                sync_dist=True,
+            )
+        return replace(loss_output, extra_metrics={})
 
     @property
     def _logs_once_an_epoch(self) -> bool:
