@@ -45,12 +45,13 @@ def encode_components(
         loc = torch.stack([e.mean_encoder(h) for e, h in rows], dim=1)
         raw_variance = torch.stack([e.var_encoder(h) for e, h in rows], dim=1)
     # Autocast may hand over bfloat16, in which the bound's differences would drown.
-    loc, raw_variance = _widened(loc), _widened(raw_variance)
+    loc, raw_variance = widened(loc), widened(raw_variance)
     variance = first.var_activation(raw_variance) + first.var_eps
     return loc, variance.sqrt(), hidden
 
 
-def _widened(tensor: Tensor) -> Tensor:
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

@@ -30,7 +30,7 @@ from scmixvi.core import (
 from scmixvi.singlecell._checks import check_many_components, check_mixture_arguments
 from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
-from scmixvi.singlecell._encoders import encode_components
+from scmixvi.singlecell._encoders import encode_components, widened
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, row_sums
 from scmixvi.singlecell._streaming import (
@@ -350,7 +350,7 @@ class MixtureVAE(VAE):
             px = undecoded(self._heads(hidden, rows(scale_factor), px_r), draws)
         else:
             px_scale, px_r, px_rate, px_dropout = (
-                None if out is None else _widened(out).unflatten(0, (*draws, -1))
+                None if out is None else widened(out).unflatten(0, (*draws, -1))
                 for out in self.decoder(
                     self.dispersion, flat_input, rows(scale_factor), *covariates
                 )
@@ -642,10 +642,6 @@ def _fresh_copy(encoder: nn.Module) -> nn.Module:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     return copy
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _repeated(library: Tensor, ql: Distribution | None, n_draws: int) -> Tensor:

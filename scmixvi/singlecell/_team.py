@@ -1,7 +1,7 @@
 """Run a compiled loop on torch's own threads.
 
 Threads of our own would share the processors with torch's, which keep spinning between two of its
-operations: measured, they gain nothing. So the loop joins torch's OpenMP team, through libgomp's
+operations. So the loop joins torch's OpenMP team, through libgomp's
 entry for compiled parallel regions. Where torch does not come with libgomp (it does on Linux) the
 loop runs on the calling thread.
 """

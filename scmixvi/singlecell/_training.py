@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 # spreads the components, so it has to reach 1 well before training ends.
 KL_WARMUP_SHARE = 0.25
 
-# Steps that are kept before they are summed: kept, they would take 0.1 MB each of the heap.
+# Steps that are kept before they are summed, so that memory does not grow with an epoch's steps.
 STEPS_KEPT = 64
 
 
@@ -125,8 +125,8 @@ class MixtureTrainingPlan(TrainingPlan):
                 params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
             )
             if all(p.device.type == "cpu" for p in params):
-                # It asks the driver for GPUs in every step, a quarter of a millisecond where there
-                # is none. The name has changed between versions of torch.
+                # It asks the driver for GPUs in every step. The name has changed between versions
+                # of torch.
                 for name in ("_accelerator", "_cuda"):
                     setattr(optimizer, f"{name}_graph_capture_health_check", _nothing)
             return optimizer

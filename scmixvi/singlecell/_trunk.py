@@ -13,7 +13,7 @@ from scvi.nn import Encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scmixvi.singlecell._encoders import _one_hot_covariates, _widened, _with_covariates
+from scmixvi.singlecell._encoders import _one_hot_covariates, _with_covariates, widened
 
 
 def initial_offsets(encoder: Encoder, n_components: int, spread: float = 1.0) -> Tensor:
@@ -68,8 +68,8 @@ def encode_trunk(
     for layer in norms:
         hidden = _dropout_a_cell(layer, hidden) if isinstance(layer, nn.Dropout) else layer(hidden)
     # Autocast may hand over bfloat16, in which the bound's differences would drown.
-    loc = _widened(encoder.mean_encoder(hidden))
-    raw_variance = _widened(encoder.var_encoder(hidden))
+    loc = widened(encoder.mean_encoder(hidden))
+    raw_variance = widened(encoder.var_encoder(hidden))
     return loc, (encoder.var_activation(raw_variance) + encoder.var_eps).sqrt(), hidden
 
 
