@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import linear
 
 from scmixvi.singlecell import _kernels
-from scmixvi.singlecell._team import in_parallel
+from scmixvi.singlecell._compiled import available
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 
@@ -88,7 +88,7 @@ def can_defer(decoder: nn.Module, gene_likelihood: str, dispersion: str) -> bool
         return False
     if type(decoder) is not DecoderSCVI or type(decoder.px_scale_decoder) is not nn.Sequential:
         return False
-    if torch.compiler.is_compiling() or not _kernels.available():
+    if torch.compiler.is_compiling() or not available():
         return False
     scale, dropout = decoder.px_scale_decoder, decoder.px_dropout_decoder
     kinds = [type(part) for part in (*scale, dropout)]
@@ -148,26 +148,20 @@ class _HeadsLikelihood(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         scores = torch.mm(hidden, weight.T)
         logits = None if logit_weight is None else torch.mm(hidden, logit_weight.T)
-        theta_slope = scores.new_empty(shape if keep else (1, 1, 1))
-        value, library_slope = torch.empty_like(log_library), torch.empty_like(log_library)
-        rows = (
+        scored = _kernels.score(
             scores.view(shape),
             bias,
             None if logits is None else logits.view(shape),
-            None if logits is None else logit_bias,
+            logit_bias,
             theta,
             log_library.exp(),
-            x.contiguous(),
-            *_constant(theta, x.contiguous(), largest),
-            value,
-            library_slope,
-            theta_slope,
+            x,
+            largest,
+            keep,
         )
-        arrays = (None if t is None else t.detach().contiguous().numpy() for t in rows)
-        in_parallel(_kernels.score_rows, len(x), *arrays, keep)
         ctx.save_for_backward(hidden, weight, bias, logit_weight, logit_bias, log_library, theta, x)
-        ctx.slopes = (scores, logits, theta_slope, library_slope) if keep else None
-        return value
+        ctx.slopes = (scores, logits, scored.theta_slope, scored.library_slope) if keep else None
+        return scored.value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -202,15 +196,6 @@ def _theta_gradient(slope: Tensor, grad: Tensor, shape: torch.Size) -> Tensor:
     if shape[0] == 1:
         return torch.mv(slope.flatten(0, 1).T, grad.flatten()).unsqueeze(0)
     return torch.einsum("kbg,kb->bg", slope, grad)
-
-
-def _constant(theta: Tensor, x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """What depends on counts and theta alone, `[B]`, and its slope in theta, `[B, G]`."""
-    if len(theta) == 1:
-        arrays = _kernels.constants(theta[0].detach().numpy(), x.numpy(), largest)
-        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
-    value = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    return value.sum(-1), torch.digamma(x + theta) - torch.digamma(theta)
 
 
 def _differentiable_gradients(heads: Heads, x: Tensor, grad: Tensor) -> list[Tensor | None]:

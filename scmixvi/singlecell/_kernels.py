@@ -14,12 +14,14 @@ With a = -pi and b = a - theta log(1 + v), the zero-inflated likelihood of
 where no term overflows. Rows that hold what is not a number give a value that is not finite.
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from numba import config, njit
+import torch
+from torch import Tensor
 
-from scmixvi.singlecell._team import in_parallel
+from scmixvi.singlecell._compiled import array_at, compiled, thread_entry
+from scmixvi.singlecell._team import HEAD, in_parallel, next_rows
 
 TILE = 256  # genes
 N_TABLED = 64  # counts below this come from a table; in single-cell data that is 99 % of them
@@ -29,25 +31,7 @@ _EPS = np.float32(1e-8)  # scvi.distributions adds it inside every logarithm
 _ROWS_OF_CELL, _ROWS_OF_WORK = 7, 5
 
 
-def _compiled(*fastmath: str) -> Callable:
-    """A compiler whose results are kept on disk where there is a place to keep them."""
-
-    def compile_(function: Callable) -> Callable:
-        options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", *fastmath}}
-        try:
-            return njit(cache=True, **options)(function)
-        except RuntimeError:  # neither the package's folder nor the user's can be written
-            return njit(**options)(function)
-
-    return compile_
-
-
-def available() -> bool:
-    """Whether compiled code runs: with NUMBA_DISABLE_JIT it would be interpreted."""
-    return not config.DISABLE_JIT
-
-
-@_compiled()
+@compiled()
 def _exp(x):
     x = max(min(x, _f(88.0)), _f(-87.0))
     n = np.floor(x * _f(1.4426950408889634) + _f(0.5))
@@ -63,7 +47,7 @@ def _exp(x):
     return p * _i((_i(n) + _i(127)) << _i(23)).view(_f)
 
 
-@_compiled()
+@compiled()
 def _log(x):
     bits = _f(x).view(_i)
     e = _i(_i(bits - _i(0x3F3504F3)) >> _i(23))
@@ -82,7 +66,7 @@ def _log(x):
     return m + p + exponent * _f(0.693359375)
 
 
-@_compiled("reassoc")
+@compiled("reassoc")
 def _total(row):
     total = _f(0)
     for g in range(row.shape[0]):
@@ -90,26 +74,26 @@ def _total(row):
     return total
 
 
-@_compiled()
+@compiled()
 def _load(row, bias, sign, out):
     for i in range(row.shape[0]):
         out[i] = sign * (row[i] + bias[i])
 
 
-@_compiled()
+@compiled()
 def _exponentials(work, top):
     """The softmax's numerators in place of its logits."""
     for i in range(TILE):
         work[i] = _exp(work[i] - top)
 
 
-@_compiled()
+@compiled()
 def _maxima(work, lanes):
     for i in range(TILE):
         lanes[i] = max(lanes[i], work[i])
 
 
-@_compiled()
+@compiled()
 def _zinb(cell, work, mean):
     """Value, and slopes in log mu, pi and theta, of one tile."""
     for i in range(TILE):
@@ -138,7 +122,7 @@ def _zinb(cell, work, mean):
         work[3 * TILE + i] = slope + cell[6 * TILE + i]
 
 
-@_compiled()
+@compiled()
 def _nb(cell, work, mean):
     """As `_zinb` without inflation."""
     for i in range(TILE):
@@ -155,106 +139,31 @@ def _nb(cell, work, mean):
         work[3 * TILE + i] = slope + cell[6 * TILE + i]
 
 
-@_compiled()
+@compiled()
 def _store_mean(row, work, offset):
     for i in range(row.shape[0]):
         row[i] = work[2 * TILE + i] - work[i] * offset
 
 
-@_compiled()
+@compiled()
 def _copy(source, out):
     for i in range(out.shape[0]):
         out[i] = source[i]
 
 
-@_compiled()
-def _of_genes(theta, bias, logit_bias, cells):
+@compiled()
+def _of_genes(theta, bias, logit_bias, inflated, cells):
     """theta, 1 / (theta + eps), eps / (theta + eps) and the biases into the tiles of `cell`."""
     for g in range(theta.shape[0]):
         cell, i = cells[g // TILE], g % TILE
         inverse = _f(1) / (theta[g] + _EPS)
         cell[i], cell[TILE + i], cell[2 * TILE + i] = theta[g], inverse, _EPS * inverse
         cell[3 * TILE + i] = bias[g]
-        if logit_bias is not None:
+        if inflated:
             cell[4 * TILE + i] = logit_bias[g]
 
 
-@_compiled()
-def score_rows(
-    scores,
-    bias,
-    logits,
-    logit_bias,
-    theta,
-    library,
-    x,
-    constant,
-    constant_slope,
-    value,
-    library_slope,
-    theta_slope,
-    keep,
-    start,
-    stop,
-):
-    """Log-likelihood of cells `start` to `stop`, and its slopes in place of what it came from.
-
-    `scores` and `logits` `[K, B, G]` are the heads' products before their biases `[G]`; the mean
-    is library `[K, B]` times softmax(scores + bias). `theta` is `[1 or B, G]`, `constant` `[B]`
-    and its slope in theta `[B, G]`. With `keep` slopes replace scores and logits, and
-    `theta_slope` `[K, B, G]` is filled.
-    """
-    n_rows, _, n_genes = scores.shape
-    n_tiles = (n_genes + TILE - 1) // TILE
-    cells = np.ones((n_tiles, _ROWS_OF_CELL * TILE), _f)
-    works = np.empty((n_tiles, _ROWS_OF_WORK * TILE), _f)
-    cells[:, 5 * TILE :] = _f(0)
-    lanes = np.empty(TILE, _f)
-    for b in range(start, stop):
-        if b == start or theta.shape[0] > 1:
-            _of_genes(theta[b if theta.shape[0] > 1 else 0], bias, logit_bias, cells)
-        for t in range(n_tiles):
-            first, last = t * TILE, min((t + 1) * TILE, n_genes)
-            _copy(x[b, first:], cells[t, 5 * TILE : 5 * TILE + last - first])
-            _copy(constant_slope[b, first:], cells[t, 6 * TILE : 6 * TILE + last - first])
-        for k in range(n_rows):
-            lanes[:] = -_f(np.inf)
-            for t in range(n_tiles):
-                first, last = t * TILE, min((t + 1) * TILE, n_genes)
-                cell, work = cells[t], works[t]
-                work[last - first : TILE] = -_f(200)
-                _load(scores[k, b, first:last], cell[3 * TILE :], _f(1), work)
-                _maxima(work, lanes)
-                if logits is not None:
-                    work[TILE + last - first : 2 * TILE] = _f(0)
-                    _load(logits[k, b, first:last], cell[4 * TILE :], _f(-1), work[TILE:])
-            top, total = lanes.max(), _f(0)
-            for t in range(n_tiles):
-                _exponentials(works[t], top)
-                total += _total(works[t, :TILE])
-            norm, total = _f(1) / total, constant[b]
-            for t in range(n_tiles):
-                if logits is None:
-                    _nb(cells[t], works[t], norm * library[k, b])
-                else:
-                    _zinb(cells[t], works[t], norm * library[k, b])
-                total += _total(works[t, 4 * TILE :])
-            value[k, b] = total
-            if not keep:
-                continue
-            slope = _f(0)
-            for t in range(n_tiles):
-                slope += _total(works[t, 2 * TILE : 3 * TILE])
-            library_slope[k, b] = slope
-            for t in range(n_tiles):
-                first, last = t * TILE, min((t + 1) * TILE, n_genes)
-                _store_mean(scores[k, b, first:last], works[t], norm * slope)
-                _copy(works[t, 3 * TILE :], theta_slope[k, b, first:last])
-                if logits is not None:
-                    _copy(works[t, TILE:], logits[k, b, first:last])
-
-
-@_compiled()
+@compiled()
 def gather_rows(data, indices, indptr, rows, out):
     """Rows of a CSR matrix into zeros; entries that are stored twice are added."""
     if rows.max() >= len(indptr) - 1:
@@ -264,7 +173,7 @@ def gather_rows(data, indices, indptr, rows, out):
             out[i, indices[j]] += _f(data[j])
 
 
-@_compiled()
+@compiled()
 def largest_count(x):
     """The largest of x (flat); -1 if any is not a count: negative, fractional, not a number."""
     lanes, wrong = np.zeros(64, _f), np.zeros(64, _i)
@@ -281,19 +190,19 @@ def largest_count(x):
     return _f(-1) if wrong.any() else lanes.max()
 
 
-@_compiled()
+@compiled()
 def _log_gamma(z):
     """Stirling's series, in float64, from z = 63 on exact to rounding."""
     return (z - 0.5) * np.log(z) - z + (1 / 12 - 1 / (360 * z * z)) / z
 
 
-@_compiled()
+@compiled()
 def _digamma(z):
     square = 1 / (z * z)
     return np.log(z) - 0.5 / z - square * (1 / 12 - square / 120)
 
 
-@_compiled()
+@compiled()
 def _tables(theta, size):
     """sum_{k < x} log((theta + k) / (k + 1)) for x below `size`, and its slope in theta."""
     value, slope = np.zeros((size, theta.shape[0]), _f), np.zeros((size, theta.shape[0]), _f)
@@ -307,33 +216,207 @@ def _tables(theta, size):
     return value, slope
 
 
-@_compiled()
-def _constants(theta, x, table, slope_table, value, slope, start, stop):
-    """Log Gamma(x + theta) / Gamma(theta) / x! summed over genes, and its slopes in theta."""
-    last = table.shape[0] - 1
-    for b in range(start, stop):
-        total = 0.0
-        for g in range(x.shape[1]):
-            count = x[b, g]
-            if count <= last:
-                place = _i(count)
-                total += table[place, g]
-                slope[b, g] = slope_table[place, g]
-            else:
-                wide, shape = np.float64(count), np.float64(theta[g])
-                total += table[last, g] + _log_gamma(wide + shape) - _log_gamma(shape + last)
-                total -= _log_gamma(wide + 1) - _log_gamma(np.float64(last + 1))
-                rest = _digamma(wide + shape) - _digamma(shape + last)
-                slope[b, g] = slope_table[last, g] + _f(rest)
-        value[b] = total
+@compiled()
+def _looked_up(x, table, out):
+    """Entry (count, gene) of a table `[n_tabled, G]`; its last row for counts beyond it."""
+    last, n_genes = _f(table.shape[0] - 1), x.shape[0]
+    entries = table.ravel()
+    for g in range(n_genes):
+        out[g] = entries[_i(min(x[g], last)) * n_genes + g]
 
 
-def constants(theta: np.ndarray, x: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Log Gamma(x + theta) / Gamma(theta) / x!, summed over genes, and its slopes in theta.
+@compiled()
+def constant_of(theta, x, table, slope_table, value, slope, beyond):
+    """Log Gamma(x + theta) / Gamma(theta) / x!, and its slopes in theta.
 
-    theta `[G]`, x `[B, G]` of counts up to `largest` -> `[B]` and `[B, G]`.
+    For one cell: theta, x, value and slope `[G]`, tables from `_tables`; `beyond` `[G]` is room
+    for the places of counts that the tables do not hold.
     """
-    tables = _tables(theta, int(min(largest + 1, N_TABLED)))
-    value, slope = np.empty(len(x), np.float32), np.empty_like(x)
-    in_parallel(_constants, len(x), theta, x, *tables, value, slope)
-    return value, slope
+    _looked_up(x, table, value)
+    _looked_up(x, slope_table, slope)
+    last, n_beyond = table.shape[0] - 1, 0
+    for g in range(x.shape[0]):
+        beyond[n_beyond] = g
+        n_beyond += _i(x[g] > last)
+    for g in beyond[:n_beyond]:
+        wide, shape = np.float64(x[g]), np.float64(theta[g])
+        more = _log_gamma(wide + shape) - _log_gamma(shape + last)
+        value[g] += _f(more - _log_gamma(wide + 1) + _log_gamma(np.float64(last + 1)))
+        slope[g] += _f(_digamma(wide + shape) - _digamma(shape + last))
+
+
+@compiled()
+def _score_cells(
+    scores,
+    bias,
+    logits,
+    logit_bias,
+    inflated,
+    theta,
+    library,
+    x,
+    constant,
+    constant_slope,
+    table,
+    slope_table,
+    value,
+    library_slope,
+    theta_slope,
+    keep,
+    start,
+    stop,
+):
+    """Cells `start` to `stop` of :func:`score`; the constants come from tables if there are any."""
+    n_rows, _, n_genes = scores.shape
+    n_tiles = (n_genes + TILE - 1) // TILE
+    cells = np.ones((n_tiles, _ROWS_OF_CELL * TILE), _f)
+    works = np.empty((n_tiles, _ROWS_OF_WORK * TILE), _f)
+    cells[:, 5 * TILE :] = _f(0)
+    lanes, values, slopes = np.empty(TILE, _f), np.empty(n_genes, _f), np.empty(n_genes, _f)
+    beyond = np.empty(n_genes + 1, _i)
+    for b in range(start, stop):
+        theta_b = theta[b if theta.shape[0] > 1 else 0]
+        if b == start or theta.shape[0] > 1:
+            _of_genes(theta_b, bias, logit_bias, inflated, cells)
+        if table.shape[0] > 0:
+            constant_of(theta_b, x[b], table, slope_table, values, slopes, beyond)
+            same = _total(values)
+        else:
+            same = constant[b]
+            _copy(constant_slope[b], slopes)
+        for t in range(n_tiles):
+            first, last = t * TILE, min((t + 1) * TILE, n_genes)
+            _copy(x[b, first:], cells[t, 5 * TILE : 5 * TILE + last - first])
+            _copy(slopes[first:], cells[t, 6 * TILE : 6 * TILE + last - first])
+        for k in range(n_rows):
+            lanes[:] = -_f(np.inf)
+            for t in range(n_tiles):
+                first, last = t * TILE, min((t + 1) * TILE, n_genes)
+                cell, work = cells[t], works[t]
+                work[last - first : TILE] = -_f(200)
+                _load(scores[k, b, first:last], cell[3 * TILE :], _f(1), work)
+                _maxima(work, lanes)
+                if inflated:
+                    work[TILE + last - first : 2 * TILE] = _f(0)
+                    _load(logits[k, b, first:last], cell[4 * TILE :], _f(-1), work[TILE:])
+            top, total = lanes.max(), _f(0)
+            for t in range(n_tiles):
+                _exponentials(works[t], top)
+                total += _total(works[t, :TILE])
+            norm, total = _f(1) / total, same
+            for t in range(n_tiles):
+                if inflated:
+                    _zinb(cells[t], works[t], norm * library[k, b])
+                else:
+                    _nb(cells[t], works[t], norm * library[k, b])
+                total += _total(works[t, 4 * TILE :])
+            value[k, b] = total
+            if not keep:
+                continue
+            slope = _f(0)
+            for t in range(n_tiles):
+                slope += _total(works[t, 2 * TILE : 3 * TILE])
+            library_slope[k, b] = slope
+            for t in range(n_tiles):
+                first, last = t * TILE, min((t + 1) * TILE, n_genes)
+                _store_mean(scores[k, b, first:last], works[t], norm * slope)
+                _copy(works[t, 3 * TILE :], theta_slope[k, b, first:last])
+                if inflated:
+                    _copy(works[t, TILE:], logits[k, b, first:last])
+
+
+@thread_entry
+def _score_entry(address):
+    """What :func:`score` hands over, into arrays."""
+    block = array_at(address, HEAD + 20, np.int64)[HEAD:]
+    n_rows, n_cells, n_genes, n_thetas, n_tabled, keep = block[:6]
+    at = block[6:]
+    by_row, by_cell, all_ = (n_rows, n_cells), (n_cells, n_genes), (n_rows, n_cells, n_genes)
+    while True:
+        start, stop = next_rows(address)
+        if start >= stop:
+            return
+        _score_cells(
+            array_at(at[0], all_, np.float32),
+            array_at(at[1], n_genes, np.float32),
+            array_at(at[2], all_, np.float32),
+            array_at(at[3], n_genes, np.float32),
+            at[2] != 0,
+            array_at(at[4], (n_thetas, n_genes), np.float32),
+            array_at(at[5], by_row, np.float32),
+            array_at(at[6], by_cell, np.float32),
+            array_at(at[7], n_cells, np.float32),
+            array_at(at[8], by_cell, np.float32),
+            array_at(at[9], (n_tabled, n_genes), np.float32),
+            array_at(at[10], (n_tabled, n_genes), np.float32),
+            array_at(at[11], by_row, np.float32),
+            array_at(at[12], by_row, np.float32),
+            array_at(at[13], all_, np.float32),
+            keep != 0,
+            start,
+            stop,
+        )
+
+
+class Scored(NamedTuple):
+    """Log-likelihood `[K, B]` and its slopes in the log library `[K, B]` and theta `[K, B, G]`."""
+
+    value: Tensor
+    library_slope: Tensor
+    theta_slope: Tensor | None
+
+
+def score(
+    scores: Tensor,
+    bias: Tensor,
+    logits: Tensor | None,
+    logit_bias: Tensor | None,
+    theta: Tensor,
+    library: Tensor,
+    x: Tensor,
+    largest: float,
+    keep: bool,
+) -> Scored:
+    """Log-likelihood of cells, on all threads; its slopes replace what it came from.
+
+    Parameters
+    ----------
+    scores, logits
+        The heads' products before their biases, `[K, B, G]`: the mean is `library` times
+        softmax(scores + bias). No logits is no inflation. With `keep` the likelihood's slopes
+        are in their place afterwards.
+    bias, logit_bias
+        `[G]`.
+    theta
+        Inverse dispersion, `[1, G]` or `[B, G]`.
+    library
+        `[K, B]`, not its logarithm.
+    x
+        Counts up to `largest`, `[B, G]`.
+    largest
+        Of all counts.
+    keep
+        Whether slopes are wanted.
+    """
+    value, library_slope = torch.empty_like(library), torch.empty_like(library)
+    theta_slope = torch.empty_like(scores) if keep else None
+    constant = constant_slope = table = slope_table = None
+    n_tabled = 0
+    if len(theta) == 1:
+        n_tabled = int(min(largest + 1, N_TABLED))
+        tables = _tables(theta[0].detach().numpy(), n_tabled)
+        table, slope_table = (torch.from_numpy(t) for t in tables)
+    else:
+        wide = theta.detach()
+        constant = torch.lgamma(x + wide) - torch.lgamma(wide) - torch.lgamma(x + 1)
+        constant = constant.sum(-1)
+        constant_slope = torch.digamma(x + wide) - torch.digamma(wide)
+    used = (
+        *(scores, bias, logits, logit_bias, theta, library, x, constant, constant_slope),
+        *(table, slope_table, value, library_slope, theta_slope),
+    )
+    used = [None if t is None else t.detach().contiguous() for t in used]
+    sizes = *scores.shape, len(theta), n_tabled, int(keep)
+    addresses = [0 if t is None else t.data_ptr() for t in used]
+    in_parallel(_score_entry, len(x), [*sizes, *addresses])
+    return Scored(value, library_slope, theta_slope)

@@ -14,7 +14,8 @@ from scvi.data import AnnTorchDataset
 from scvi.dataloaders import AnnDataLoader
 from torch.utils.data import Dataset, Subset
 
-from scmixvi.singlecell._kernels import available, gather_rows
+from scmixvi.singlecell._compiled import available
+from scmixvi.singlecell._kernels import gather_rows
 
 
 class InMemoryLoader(AnnDataLoader):

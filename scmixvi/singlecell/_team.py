@@ -1,58 +1,63 @@
-"""Run a compiled loop on torch's own threads.
+"""Run a compiled loop over rows on torch's own threads.
 
 Threads of our own would share the processors with torch's, which keep spinning between two of its
-operations. So the loop joins torch's OpenMP team, through libgomp's
-entry for compiled parallel regions. Where torch does not come with libgomp (it does on Linux) the
-loop runs on the calling thread.
+operations. So the loop joins torch's OpenMP team, through libgomp's entry for compiled parallel
+regions. Where torch does not come with libgomp (it does on Linux) the loop runs on the calling
+thread.
+
+No thread holds Python's lock: what the loop works on is handed over as a block of integers in
+memory, addresses and sizes. Every thread takes the next rows until none is left.
 """
 
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+from scmixvi.singlecell._compiled import array_at, compiled, fetch_and_add
+
+HEAD = 3  # the first integers of a block: rows taken, rows to take at a time, number of rows
+
+_SHARES = 4  # that a thread takes, so that one that is late does not keep the others waiting
 
 
-def in_parallel(loop: Callable[..., None], n_rows: int, *arguments: Any) -> None:
-    """Call `loop(*arguments, start, stop)` on ranges of rows that make up 0 to `n_rows`.
+@compiled()
+def next_rows(address):
+    """In a thread: the next rows, start to stop; none are left once start is not below stop."""
+    head = array_at(address, HEAD, np.int64)
+    start = fetch_and_add(address, head[1])
+    return start, min(start + head[1], head[2])
+
+
+def in_parallel(entry: Any, n_rows: int, arguments: Sequence[int]) -> None:
+    """Call a compiled entry on every thread of torch's team.
 
     Parameters
     ----------
-    loop
-        Compiled code that lets go of the interpreter, and whose ranges do not touch each other.
+    entry
+        A :func:`~scmixvi.singlecell._compiled.thread_entry`. It gets the address of `HEAD`
+        integers followed by the arguments, and works on the rows that :func:`next_rows` gives it
+        until there are none.
     n_rows
         Number of rows.
-    *arguments
-        What comes before the range.
-
-    Raises
-    ------
-    Exception
-        What `loop` raised in any thread; the other ranges are finished first.
+    arguments
+        Sizes, and addresses of memory that the caller keeps alive.
     """
     n_threads = min(torch.get_num_threads(), n_rows)
     library = _libgomp()
-    if library is None or n_threads < 2:
-        loop(*arguments, 0, n_rows)
-        return
-    loop(*arguments, 0, 0)  # so that it is compiled by this thread
-    raised: list[BaseException] = []
-
-    def of_one_thread(_: Any) -> None:
-        try:
-            i, n = library.omp_get_thread_num(), library.omp_get_num_threads()
-            loop(*arguments, n_rows * i // n, n_rows * (i + 1) // n)
-        except BaseException as error:  # nothing may pass through C
-            raised.append(error)
-
-    library.GOMP_parallel(_BODY(of_one_thread), None, n_threads, 0)
-    if raised:
-        raise raised[0]
+    if library is None:
+        n_threads = 1
+    a_time = n_rows if n_threads < 2 else -(-n_rows // (_SHARES * n_threads))
+    block = np.array([0, a_time, n_rows, *arguments], np.int64)
+    if n_threads < 2:
+        entry.ctypes(block.ctypes.data)
+    else:
+        library.GOMP_parallel(entry.address, block.ctypes.data, n_threads, 0)
 
 
 @functools.cache
@@ -62,7 +67,8 @@ def _libgomp() -> ctypes.CDLL | None:
     try:
         # By name: where another library brought one of that name first, torch uses that one too.
         library = ctypes.CDLL(found[0].name, mode=os.RTLD_NOLOAD)
-        library.GOMP_parallel.argtypes = [_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        a_pointer, number = ctypes.c_void_p, ctypes.c_uint
+        library.GOMP_parallel.argtypes = [a_pointer, a_pointer, number, number]
         library.GOMP_parallel.restype = None
     except (IndexError, OSError, AttributeError):
         return None
