@@ -1,10 +1,18 @@
 """Tables of the readme and the documentation are those of the JSON."""
 
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import pytest
 
 from benchmarks import RESULTS, figures, report
+from scmixvi import experiments
+from scmixvi.experiments._common import by_seed, interval, paired
 from scmixvi.records import read
+
+EXPERIMENTS = Path(experiments.__file__).parent / "results"
 
 
 @pytest.mark.parametrize("name", report.TABLES)
@@ -99,3 +107,77 @@ def test_what_the_guide_says_of_the_bounds_of_many_components_is_so():
     assert max(map(max, cortex.values())) == max(cortex[16])
     assert max(map(max, mnist.values())) in mnist[4]
     assert all(v < mnist[1][0] for s in (16, 64, 256) for v in mnist[s])
+
+
+def differences(file, first, second, *keys):
+    """Interval of first minus second over seeds, of a figure at the end of `keys`."""
+    runs = read(EXPERIMENTS / file, {})["runs"]
+
+    def figures(name):
+        return {seed: reduce(getitem, keys, run) for seed, run in by_seed(runs, name).items()}
+
+    values = paired(figures(first), figures(second))
+    assert len(values) == 5
+    return interval(values)
+
+
+def test_what_is_said_of_likelihoods_on_cortex_is_so():
+    over_one, over_ensemble = {}, {}
+    for size in (2, 3, 4, 5):
+        names = f"mixture/S={size}", f"ensemble/S={size}", "mixture/S=1"
+        gain, half = over_one[size] = differences(
+            "cortex.json", names[0], names[2], "log_likelihood"
+        )
+        assert gain > half
+        over_ensemble[size] = differences("cortex.json", names[0], names[1], "log_likelihood")
+        assert abs(over_ensemble[size][0]) < over_ensemble[size][1]
+        assert abs(differences("cortex.json", names[0], names[1], "jsd")[0]) < 0.02
+        wider, half = differences("cortex.json", names[0], names[2], "gap")
+        assert 1 < wider < 2.5
+        assert wider > half
+    assert 2.5 < over_one[2][0] < 3.5
+    assert all(5 < over_one[size][0] < 6 for size in (3, 4, 5))
+
+
+def test_what_is_said_of_scores_on_cortex_is_so():
+    def scores(first, second, representation, score):
+        return differences("cortex.json", first, second, "scores", representation, score)
+
+    beyond = []
+    for size in (2, 3, 4, 5):
+        mixture, ensemble, one = f"mixture/S={size}", f"ensemble/S={size}", "mixture/S=1"
+        gain, half = scores(mixture, one, "params", "svm")
+        assert 0 < gain < 0.01
+        beyond += [size] * (gain > half)
+        assert scores(mixture, ensemble, "params", "svm")[0] < 0
+        for score in ("ari", "nmi"):
+            difference, half = scores(mixture, one, "params", score)
+            assert abs(difference) < half
+        worse, half = scores(mixture, one, "moments", "svm_train_to_test")
+        assert -0.045 < worse < -0.025
+        assert -worse > half
+        assert scores(mixture, one, "mean", "svm_train_to_test")[0] > -0.005
+        assert scores(mixture, one, "params", "svm_train_to_test")[0] > 0
+    assert beyond == [3]
+
+
+def test_what_is_said_of_monotone_likelihoods_is_so():
+    def over_one(data, size, estimator):
+        names = f"{data}/S={size}", f"{data}/S=1"
+        return differences("monotone.json", *names, estimator)
+
+    for size in (2, 3, 4, 5):
+        gain, half = over_one("sc_mixology", size, "log_likelihood_eq17")
+        assert abs(gain) < half
+        gain, half = differences(
+            "cortex.json", f"mixture/S={size}", "mixture/S=1", "log_likelihood_eq17"
+        )
+        assert abs(gain) < half
+        gain, half = over_one("pbmc68k", size, "log_likelihood")
+        assert abs(gain) < half
+    for size in (4, 5):
+        gain, half = over_one("pbmc68k", size, "log_likelihood_eq17")
+        assert -2 < gain < -1.5
+        assert -gain > half
+    gain, half = over_one("sc_mixology", 5, "log_likelihood")
+    assert 3 < gain - half < 4 < gain < gain + half < 6
