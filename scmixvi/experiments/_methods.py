@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import torch
 from scvi.model import SCVI
+from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi import MixtureSCVI, datasets
 from scmixvi.experiments import _biology as biology
@@ -125,8 +126,10 @@ class Methods:
             register(cls, self.adata)
             model = cls(self.adata, **sizes)
             keep = {"latent_key": None} if cls is MixtureSCVI else {}
+            # scvi-tools' own default, which it cannot find when a datamodule is given
+            epochs = self.protocol.max_epochs or get_max_epochs_heuristic(self.adata.n_obs)
             model.train(
-                self.protocol.max_epochs,
+                epochs,
                 datamodule=singlecell.loader(model, split, BATCH_SIZE),
                 enable_progress_bar=False,
                 **keep,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import Namespace
 
 import anndata as ad
 import numpy as np
@@ -13,7 +14,7 @@ from torch.distributions import Normal
 from counts import make_adata
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import _biology as biology
-from scmixvi.experiments import _singlecell, integration
+from scmixvi.experiments import _methods, _singlecell, integration
 
 
 def test_genes_are_called_as_long_as_the_expected_share_of_errors_allows():
@@ -153,3 +154,15 @@ def test_scib_scores_tell_types_apart_and_batches_mixed():
     assert good["Total"] == pytest.approx(
         0.6 * good["Bio conservation"] + 0.4 * good["Batch correction"], abs=2e-4
     )
+
+
+def test_without_a_number_of_epochs_models_train_for_the_default_of_scvi_tools(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(_methods, "get_max_epochs_heuristic", lambda n_cells: n_cells // 20)
+    adata = make_adata(60)
+    arguments = Namespace(seed=0, smoke=False, result=tmp_path / "integration.json")
+    methods = _methods.Methods(arguments, "data", adata, integration.PAPER)
+    assert len(methods("scvi").held_out) == 6
+    kept = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)
+    assert kept["n_epochs"] == 3
