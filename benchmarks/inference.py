@@ -11,7 +11,9 @@ get_normalized_expression(weights="importance", n_samples_overall=5000), on synt
 2000 genes. Models alternate within a round. Seconds of "importance" grow with cells times anchors,
 1024 of them by default, and both are measured apart: all anchors for `--some` cells, and all cells
 with `--anchors` anchors, each in a process of its own for its peak memory. SCVI is run on `--some`
-cells alone, for its memory grows with both.
+cells alone, for its memory grows with both, and not at all with `--mixture-alone`:
+
+    python -m benchmarks.inference --queries importance --mixture-alone --anchors 1024
 """
 
 import argparse
@@ -133,12 +135,9 @@ def importance(case: dict[str, Any]) -> dict[str, float]:
 def importance_rows(arguments: argparse.Namespace) -> list[dict]:
     """Both models on some cells; MixtureSCVI on all anchors, and on all cells."""
     some, few = arguments.some, arguments.anchors
-    cases = [
-        ("SCVI", some, few),
-        ("S = 4", some, few),
-        ("S = 4", some, ANCHORS),
-        ("S = 4", arguments.n_cells, few),
-    ]
+    cases = [("S = 4", arguments.n_cells, few)]
+    if not arguments.mixture_alone:
+        cases = [("SCVI", some, few), ("S = 4", some, few), ("S = 4", some, ANCHORS), *cases]
     rows = []
     for model, cells, anchors in cases:
         case = {"model": model, "cells": cells, "anchors": anchors, "threads": arguments.threads}
@@ -146,6 +145,16 @@ def importance_rows(arguments: argparse.Namespace) -> list[dict]:
             rows.append(case | {"draws": N_DRAWS} | pool.apply(importance, (case,)))
         print(rows[-1], flush=True)
     return rows
+
+
+def with_others(rows: list[dict], before: list[dict]) -> list[dict]:
+    """Rows, after those of earlier runs that are not measured again."""
+
+    def case(row: dict) -> tuple:
+        return tuple(row[key] for key in ("model", "cells", "anchors", "threads"))
+
+    again = {case(row) for row in rows}
+    return [row for row in before if case(row) not in again] + rows
 
 
 def main() -> None:
@@ -156,6 +165,7 @@ def main() -> None:
     parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
     parser.add_argument("--some", type=int, default=128, help="cells where few suffice")
     parser.add_argument("--anchors", type=int, default=32, help="where all 1024 take too long")
+    parser.add_argument("--mixture-alone", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -163,7 +173,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     for query in arguments.queries:
         if query == "importance":
-            content: Any = {"rows": importance_rows(arguments)}
+            rows = importance_rows(arguments)
+            before = read(arguments.result, {}).get(query, {"rows": []})["rows"]
+            content: Any = {"rows": with_others(rows, before)}
         else:
             content = beside(query, arguments)
             print(query, content["SCVI_over_mixture"], flush=True)

@@ -33,12 +33,11 @@ def encode_components(
     hidden: the last hidden layer, `[n, S, n_hidden]`.
     """
     first = encoders[0]
-    if can_stack(encoders):
-        # Also for one encoder: scvi-tools copies x to join it with no covariates.
+    if len(encoders) > 1 and can_stack(encoders):
         hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
         heads = [_joined_head(e) for e in encoders]
-        weight = _stacked([w for w, _ in heads])
-        bias = _stacked([b for _, b in heads])
+        weight = torch.stack([w for w, _ in heads])
+        bias = torch.stack([b for _, b in heads])
         loc, raw_variance = _batched_linear(hidden, weight, bias).chunk(2, dim=-1)
     else:
         hidden = torch.stack([e.encoder(x, *cat_list) for e in encoders], dim=1)
@@ -54,16 +53,6 @@ def encode_components(
 def widened(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in float64 where it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Side by side on axis 0, not copied if there is one."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Under each other on a new axis 0, not copied if there is one."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _joined_head(encoder: Encoder) -> tuple[Tensor, Tensor]:
@@ -130,11 +119,11 @@ def _stacked_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
     """S linear layers: `[n, F]` or `[n, S, F] -> [n, S, n_out]`."""
     has_bias = layers[0].bias is not None
     if hidden.dim() == 2:
-        bias = _joined([m.bias for m in layers]) if has_bias else None
-        joined = functional.linear(hidden, _joined([m.weight for m in layers]), bias)
+        bias = torch.cat([m.bias for m in layers]) if has_bias else None
+        joined = functional.linear(hidden, torch.cat([m.weight for m in layers]), bias)
         return joined.unflatten(1, (len(layers), -1))
-    bias = _stacked([m.bias for m in layers]) if has_bias else None
-    return _batched_linear(hidden, _stacked([m.weight for m in layers]), bias)
+    bias = torch.stack([m.bias for m in layers]) if has_bias else None
+    return _batched_linear(hidden, torch.stack([m.weight for m in layers]), bias)
 
 
 def _batched_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -149,20 +138,19 @@ def _stacked_batch_norm(layers: Sequence[nn.BatchNorm1d], hidden: Tensor) -> Ten
     statistics = None, None
     if first.track_running_stats:
         statistics = (
-            _joined([m.running_mean for m in layers]),
-            _joined([m.running_var for m in layers]),
+            torch.cat([m.running_mean for m in layers]),
+            torch.cat([m.running_var for m in layers]),
         )
-    weight = _joined([m.weight for m in layers]) if first.affine else None
-    bias = _joined([m.bias for m in layers]) if first.affine else None
+    weight = torch.cat([m.weight for m in layers]) if first.affine else None
+    bias = torch.cat([m.bias for m in layers]) if first.affine else None
     use_batch = first.training or not first.track_running_stats
     normed = functional.batch_norm(
         hidden, *statistics, weight, bias, use_batch, first.momentum, first.eps
     )
     if first.training and first.track_running_stats:
         for m, mean, var in zip(layers, *(s.chunk(len(layers)) for s in statistics), strict=True):
-            if len(layers) > 1:  # one layer's own were updated in place
-                m.running_mean.copy_(mean)
-                m.running_var.copy_(var)
+            m.running_mean.copy_(mean)
+            m.running_var.copy_(var)
             m.num_batches_tracked += 1
     return normed
 
