@@ -1,7 +1,11 @@
 """Tables of the integration experiment."""
 
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown
-from scmixvi.experiments._tables import Runs, joined, seeds
+from scmixvi.experiments._tables import Runs, finish, joined, pick, seeds
 
 DATA_SETS = ("cortex", "sc_mixology", "pbmc68k")
 METHODS = {
@@ -103,3 +107,22 @@ def ambiguity_table(runs: Runs) -> str:
                 owner = "no model" if name == "total count" else label
                 rows.append([data, owner, name, *(cell(v, 3) for v in values)])
     return markdown(["", "", "score", *kinds], rows)
+
+
+def integration_figure(runs: Runs, path: Path) -> None:
+    """Every seed's bio-conservation by method, a panel a data set; batch correction where it is."""
+    fig, axes = plt.subplots(1, len(DATA_SETS), figsize=(3.2 * len(DATA_SETS), 3), sharey=True)
+    for ax, data in zip(axes, DATA_SETS, strict=True):
+        empty = True
+        for name, marker in (("Bio conservation", "o"), ("Batch correction", "^")):
+            found = {m: list(pick(runs, f"{data}/{m}/scores", name).values()) for m in METHODS}
+            points = [(v, place) for place, m in enumerate(METHODS) for v in found[m]]
+            if points:
+                ax.scatter(*zip(*points, strict=True), marker=marker, alpha=0.6, label=name)
+                empty = False
+        if empty:
+            ax.text(0.5, 0.5, NOT_RUN, ha="center", transform=ax.transAxes)
+        ax.set(title=data, xlabel="score, higher is better")
+        ax.set_yticks(range(len(METHODS)), list(METHODS.values()))
+    axes[0].invert_yaxis()
+    finish(fig, sorted(axes, key=lambda ax: -len(ax.collections)), path)

@@ -96,12 +96,15 @@ def _step(by_size: dict[int, Values], size: int) -> list[str]:
     ]
 
 
-def monotone_figure(nlls: NLLs, path: Path) -> None:
-    """NLL minus that of S = 1, a panel a data set."""
-    fig, axes = plt.subplots(1, len(nlls), figsize=(2.8 * len(nlls), 3))
-    for ax, (data, by_size) in zip(axes, nlls.items(), strict=True):
-        relative = {s: dict(enumerate(paired(values, by_size[1]))) for s, values in by_size.items()}
-        errorbars(ax, relative, None)
+def monotone_figure(nlls: dict[str, NLLs], path: Path) -> None:
+    """NLL minus that of S = 1 by each estimator, a panel a data set."""
+    data_sets = list(nlls["Eq. 17"])
+    fig, axes = plt.subplots(1, len(data_sets), figsize=(2.8 * len(data_sets), 3))
+    for ax, data in zip(axes, data_sets, strict=True):
+        for estimator, found in nlls.items():
+            one = found[data][1]
+            relative = {s: dict(enumerate(paired(v, one))) for s, v in found[data].items()}
+            errorbars(ax, relative, estimator)
         ax.axhline(0, color="0.7", linewidth=0.8)
         ax.set(title=data, xlabel="S", xticks=SIZES)
         ax.title.set_fontsize(9)

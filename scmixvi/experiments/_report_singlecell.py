@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scmixvi.experiments import cortex, integration
 from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
-from scmixvi.experiments._report_integration import integration_tables
+from scmixvi.experiments._report_integration import integration_figure, integration_tables
 from scmixvi.experiments._report_monotone import (
     ESTIMATORS,
     all_nlls,
@@ -21,6 +21,7 @@ def write(results: Path, output: Path) -> None:
     cortex_figure(runs, output / "cortex.png")
     nlls = {estimator: all_nlls(results, estimator) for estimator in ESTIMATORS}
     (output / "monotone.md").write_text(monotone_tables(nlls))
-    monotone_figure(nlls["Eq. 17"], output / "monotone.png")
-    tables = integration_tables(load(results, integration.RESULT.name))
-    (output / "integration.md").write_text(tables)
+    monotone_figure(nlls, output / "monotone.png")
+    runs = load(results, integration.RESULT.name)
+    (output / "integration.md").write_text(integration_tables(runs))
+    integration_figure(runs, output / "integration.png")

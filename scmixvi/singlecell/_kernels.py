@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scmixvi.singlecell._compiled import array_at, compiled, thread_entry
-from scmixvi.singlecell._team import HEAD, in_parallel, next_rows
+from scmixvi.singlecell._compiled import HEAD, array_at, compiled, next_rows, thread_entry
+from scmixvi.singlecell._team import in_parallel
 
 TILE = 256  # genes
 N_TABLED = 64  # counts below this come from a table; in single-cell data that is 99 % of them

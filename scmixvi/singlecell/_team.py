@@ -12,37 +12,25 @@ memory, addresses and sizes. Every thread takes the next rows until none is left
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from scmixvi.singlecell._compiled import array_at, compiled, fetch_and_add
-
-HEAD = 3  # the first integers of a block: rows taken, rows to take at a time, number of rows
-
 _SHARES = 4  # that a thread takes, so that one that is late does not keep the others waiting
 
 
-@compiled()
-def next_rows(address):
-    """In a thread: the next rows, start to stop; none are left once start is not below stop."""
-    head = array_at(address, HEAD, np.int64)
-    start = fetch_and_add(address, head[1])
-    return start, min(start + head[1], head[2])
-
-
-def in_parallel(entry: Any, n_rows: int, arguments: Sequence[int]) -> None:
+def in_parallel(entry: Callable[[], Any], n_rows: int, arguments: Sequence[int]) -> None:
     """Call a compiled entry on every thread of torch's team.
 
     Parameters
     ----------
     entry
         A :func:`~scmixvi.singlecell._compiled.thread_entry`. It gets the address of `HEAD`
-        integers followed by the arguments, and works on the rows that :func:`next_rows` gives it
-        until there are none.
+        integers followed by the arguments, and works on the rows that
+        :func:`~scmixvi.singlecell._compiled.next_rows` gives it until there are none.
     n_rows
         Number of rows.
     arguments
@@ -55,9 +43,9 @@ def in_parallel(entry: Any, n_rows: int, arguments: Sequence[int]) -> None:
     a_time = n_rows if n_threads < 2 else -(-n_rows // (_SHARES * n_threads))
     block = np.array([0, a_time, n_rows, *arguments], np.int64)
     if n_threads < 2:
-        entry.ctypes(block.ctypes.data)
+        entry().ctypes(block.ctypes.data)
     else:
-        library.GOMP_parallel(entry.address, block.ctypes.data, n_threads, 0)
+        library.GOMP_parallel(entry().address, block.ctypes.data, n_threads, 0)
 
 
 @functools.cache

@@ -2,9 +2,11 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import pytest
 from scipy import stats
 
+from scmixvi.experiments import _report_integration
 from scmixvi.experiments import _report_monotone as monotone
 from scmixvi.experiments import _report_singlecell as report
 
@@ -115,6 +117,30 @@ def test_integration_tables(folder):
     assert "| cortex | MixtureSCVI | 1.00 | 0.00 | 50.00 |" in text
     assert "| cortex | MixtureSCVI | JSD | 0.600 | 0.600 | 0.600 |" in text
     assert "| cortex | no model | total count | 1.000 |" in text
+
+
+def test_the_integration_figure_shows_every_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    runs = {
+        f"sc_mixology/scvi/scores/seed={seed}": {
+            "Bio conservation": 0.5 + seed / 10,
+            "Batch correction": 0.25,
+        }
+        for seed in (0, 1)
+    } | {"cortex/pca/scores/seed=0": {"Bio conservation": 0.75}}
+    _report_integration.integration_figure(runs, tmp_path / "integration.png")
+    shown = {
+        ax.get_title(): [points.get_offsets().tolist() for points in ax.collections]
+        for ax in plt.gcf().axes
+    }
+    monkeypatch.undo()
+    plt.close()
+    assert shown == {
+        "cortex": [[[0.75, 0]]],
+        "sc_mixology": [[[0.5, 1], [0.6, 1]], [[0.25, 1], [0.25, 1]]],
+        "pbmc68k": [],
+    }
+    assert (tmp_path / "integration.png").stat().st_size > 0
 
 
 def test_without_any_result_every_cell_is_not_run(tmp_path):

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from scmixvi.singlecell import _team
-from scmixvi.singlecell._compiled import array_at, thread_entry
+from scmixvi.singlecell._compiled import HEAD, array_at, next_rows, thread_entry
 
 
 @thread_entry
 def double(address):
-    block = array_at(address, _team.HEAD + 2, np.int64)
-    x = array_at(block[_team.HEAD], block[2], np.float64)
-    counts = array_at(block[_team.HEAD + 1], block[2], np.int64)
+    block = array_at(address, HEAD + 2, np.int64)
+    x = array_at(block[HEAD], block[2], np.float64)
+    counts = array_at(block[HEAD + 1], block[2], np.int64)
     while True:
-        start, stop = _team.next_rows(address)
+        start, stop = next_rows(address)
         if start >= stop:
             return
         for i in range(start, stop):
