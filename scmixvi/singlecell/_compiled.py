@@ -5,7 +5,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, cfunc, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -53,7 +52,7 @@ def _fetch_and_add(_: Any, address: Any, number: Any) -> tuple:
     """Add to the integer at an address and return what it was; atomic."""
 
     def generate(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        place = builder.inttoptr(arguments[0], arguments[1].type.as_pointer())
         return builder.atomic_rmw("add", place, arguments[1], "monotonic")
 
     return types.int64(types.int64, types.int64), generate
