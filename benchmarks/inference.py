@@ -33,7 +33,7 @@ import torch
 
 import scmixvi
 from benchmarks import RESULTS
-from benchmarks._timing import summary
+from benchmarks._timing import ratios, summary
 from benchmarks.scale import forget_peak, peak_mb, quiet
 from benchmarks.singlecell import synthetic
 from scmixvi.records import environment, read, write
@@ -130,13 +130,11 @@ def against_components(arguments: argparse.Namespace) -> dict:
     for query, ask in queries.items():
         calls = {name: partial(ask, model) for name, model in found.items()}
         taken = interleaved(calls, arguments.rounds)
-        baseline = taken["SCVI"]["processor"]
+        ratio = ratios({name: units["processor"] for name, units in taken.items()}, "SCVI")
         content["queries"][query] = {
             name: {
                 **{unit: summary(values) for unit, values in units.items()},
-                "processor_ratio_to_SCVI": summary(
-                    [a / b for a, b in zip(units["processor"], baseline, strict=True)]
-                ),
+                "processor_ratio_to_SCVI": ratio[name],
             }
             for name, units in taken.items()
         }

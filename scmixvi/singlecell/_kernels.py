@@ -229,8 +229,8 @@ def _looked_up(x, table, out):
 def constant_of(theta, x, table, slope_table, value, slope, beyond):
     """Log Gamma(x + theta) / Gamma(theta) / x!, and its slopes in theta.
 
-    For one cell: theta, x, value and slope `[G]`, tables from `_tables`; `beyond` `[G]` is room
-    for the places of counts that the tables do not hold.
+    For one cell: theta, x, value and slope `[G]`, tables from `_tables`; `beyond` `[G + 1]` is
+    room for the places of counts that the tables do not hold.
     """
     _looked_up(x, table, value)
     _looked_up(x, slope_table, slope)
