@@ -102,6 +102,20 @@ def assert_unbiased_weights(log_ratios, log_evidence, n_errors=4.0):
     assert ((weights.mean(0) - 1).abs() <= n_errors * error + 1e-9).all()
 
 
+def assert_same_mean(one, other, n_errors=2.0, largest=6.0):
+    """Two estimates of a vector, each its mean and squared errors `[n]`, have one expectation.
+
+    By the root mean square of the differences in units of their errors, which is about 1.
+    """
+    variance = one[1] + other[1]
+    assert (variance > 0).any(), "an estimate that never varies tests nothing"
+    known = variance > 1e-10 * variance.max()
+    errors = (one[0] - other[0])[known] / variance[known].sqrt()
+    assert errors.square().mean().sqrt() < n_errors, f"{errors.square().mean().sqrt():.2f} errors"
+    assert errors.abs().max() < largest, f"{errors.abs().max():.2f} errors"
+    torch.testing.assert_close(one[0][~known], other[0][~known], atol=1e-2, rtol=1e-2)
+
+
 def assert_every_parameter_has_gradient(module, loss):
     """Each parameter of `module` gets a finite gradient from `loss` that is not all zero."""
     module.zero_grad()

@@ -7,7 +7,7 @@ D latent dimensions of one level.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -114,10 +114,18 @@ def _draw_own(base: Distribution, n_samples: int, drawn: Tensor) -> Tensor:
 
 def _indexed(base: Distribution, index: tuple) -> Distribution | None:
     """The members of a batch of Gaussians at `index`; None for other distributions."""
-    if not isinstance(base, Independent) or not isinstance(base.base_dist, Normal):
+    if not _is_normal(base):
         return None
     loc, scale = (p.expand(base.batch_shape + base.event_shape)[index] for p in _normal(base))
     return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+def _is_normal(base: Distribution) -> TypeGuard[Independent]:
+    return (
+        type(base) is Independent
+        and type(base.base_dist) is Normal
+        and base.reinterpreted_batch_ndims == 1
+    )
 
 
 def _normal(base: Independent) -> tuple[Tensor, Tensor]:
@@ -128,9 +136,18 @@ def _log_prob_all(base: Distribution, z: Tensor) -> Tensor:
     """Scores `[L, A, S, B]` of z `[L, A, B, D]`; in passes over A where no gradient is needed."""
     n_components = base.batch_shape[-2]
     places = max(1, MAX_NUMBERS_A_PASS * z.shape[1] // max(1, z.numel() * n_components))
+    score = _normal_scorer(base) if _is_normal(base) else base.log_prob
     if torch.is_grad_enabled() or base.batch_shape[:-2] or places >= z.shape[1]:
-        return base.log_prob(z.unsqueeze(2))
-    return torch.cat([base.log_prob(part.unsqueeze(2)) for part in z.split(places, 1)], dim=1)
+        return score(z.unsqueeze(2))
+    return torch.cat([score(part.unsqueeze(2)) for part in z.split(places, 1)], dim=1)
+
+
+def _normal_scorer(base: Independent) -> Callable[[Tensor], Tensor]:
+    """Log density of diagonal Gaussians: what does not depend on z is computed once."""
+    loc, scale = _normal(base)
+    precision = scale.reciprocal()
+    constant = -0.5 * math.log(2 * math.pi) * loc.shape[-1] - scale.log().sum(-1)
+    return lambda z: constant - 0.5 * ((z - loc) * precision).square().sum(-1)
 
 
 class MixturePosterior:

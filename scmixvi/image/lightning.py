@@ -95,10 +95,12 @@ class VAETraining(L.LightningModule):
 
         In training mode by the estimator, otherwise by all components.
         """
-        some = (self.estimator, self.n_drawn) if self.training and self.estimator != "all" else ()
-        if beta == 1:
-            return self.objective(*self.vae(x, self.n_importance_samples, *some))
-        return self.objective(*self.vae(x, 1, *some), beta=beta)
+        n_samples = self.n_importance_samples if beta == 1 else 1
+        some: tuple[Any, ...] = ()
+        if self.training and self.estimator != "all":
+            some = self.estimator, self.n_drawn, n_samples == 1 and self.objective is miselbo
+        terms = self.vae(x, n_samples, *some)
+        return self.objective(*terms) if beta == 1 else self.objective(*terms, beta=beta)
 
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         """Loss of a batch: minus the mean bound, in nats an image."""

@@ -10,10 +10,14 @@ from typing import cast
 
 from torch import Tensor, nn
 from torch.distributions import Independent
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.posterior import Flow
 from scmixvi.image.nets import StackedLinear, chosen, mlp
+
+_NOT_SEPARABLE = (_DropoutNd, _BatchNorm)
 
 
 class TopEncoder(Level):
@@ -142,6 +146,15 @@ class AmortizedPosterior(nn.Module):
         self.latent_sizes = tuple(level.n_latent for level in levels)
         self.floats_per_row = sum(getattr(level, "floats_per_row", 0) for level in levels)
         self.register_buffer("log_weights", log_weights, persistent=False)
+
+    @property
+    def separable(self) -> bool:
+        """Whether some components can be encoded apart and mean the same as among all.
+
+        Not where each has a flow of its own, or a layer draws a mask or averages over a batch.
+        """
+        own_flows = any(flow is not None and not flow.shared for flow in self.flows)
+        return not own_flows and not any(isinstance(m, _NOT_SEPARABLE) for m in self.modules())
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> MixturePosterior:
         """Encode images `[B, C, H, W]`; the encoders run here, once, for any number of draws.

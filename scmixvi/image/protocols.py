@@ -20,7 +20,11 @@ class JointDensity(Protocol):
 
 
 class PosteriorPart(Protocol):
-    """What an :class:`ImageVAE` asks of its posterior."""
+    """What an :class:`ImageVAE` asks of its posterior.
+
+    One that encodes drawn components apart from the others, exactly as among them, may say so by
+    an attribute `separable`: True lets training take path gradients.
+    """
 
     n_components: int
     latent_sizes: tuple[int, ...]

@@ -87,6 +87,76 @@ def test_bounds_against_the_integral(sharing):
         assert ((found["all"].mean(0) - found["s2a"].mean(0)).abs() < 4 * error).all()
 
 
+@pytest.mark.parametrize("sharing", ["separate", "trunk"])
+@pytest.mark.parametrize("name", ["mlp", "composite"])
+def test_path_gradients_are_unbiased(name, sharing):
+    """Their mean is the gradient of the whole bound, though they leave the scores' own out."""
+    weights = [0.4, 0.1, 0.2, 0.05, 0.25] if name == "mlp" else None
+    model = tiny_images.recipe(name, S, encoder_sharing=sharing, weights=weights)
+    parameters, x = list(model.parameters()), IMAGES[:2]
+
+    def gradients(n_draws, *arguments):
+        found = []
+        for _ in range(n_draws):
+            loss = -miselbo(*model(x, 1, *arguments)).mean()
+            each = torch.autograd.grad(loss, parameters, allow_unused=True)
+            pairs = zip(each, parameters, strict=True)
+            found.append(torch.cat([(p * 0 if g is None else g).flatten() for g, p in pairs]))
+        found = torch.stack(found).detach()
+        return found.mean(0), found.var(0) / n_draws
+
+    n_draws = 300 if name == "mlp" else 150
+    laws.assert_same_mean(gradients(n_draws), gradients(3 * n_draws, "s2a", A, True))
+
+
+def test_path_gradients_leave_the_value_alone_and_the_undrawn_encoders_out():
+    model, x = tiny_images.recipe("mlp", S), IMAGES[:B]
+    torch.manual_seed(1)
+    plain = model(x, 1, "s2a", A)
+    torch.manual_seed(1)
+    path = model(x, 1, "s2a", A, path_gradient=True)
+    for a, b in zip(plain[:3], path[:3], strict=True):
+        torch.testing.assert_close(a, b)
+    miselbo(*path).mean().backward()
+    touched = (model.posterior.levels[0].head.weight.grad.abs().sum((1, 2)) > 0).sum()
+    assert touched == A
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match="right for L = 1 alone"):
+        model(x, 2, "s2a", A, path_gradient=True)
+
+
+def test_encoders_that_look_at_the_batch_are_not_separable():
+    model, x = tiny_images.recipe("mlp", S), IMAGES[:B]
+    assert model.posterior.separable
+    assert not tiny_images.combination(1, "coupling", "normal", "mlp", 3).posterior.separable
+    model.posterior.levels[0].features.add_module("mask", torch.nn.Dropout(0.5))
+    assert not model.posterior.separable
+    terms = model(x, 1, "s2a", A, path_gradient=True)
+    miselbo(*terms).mean().backward()
+    assert (model.posterior.levels[0].head.weight.grad.abs().sum((1, 2)) > 0).all()
+
+
+def test_training_takes_path_gradients_where_they_are_right():
+    model, asked = tiny_images.recipe("mlp", S).float(), []
+    forward = model.forward
+    model.forward = lambda *arguments: asked.append(arguments[1:]) or forward(*arguments)
+    x = IMAGES[:B].float()
+    for objective, n_samples in ((miselbo, 1), (miselbo, 2), (siwelbo, 1)):
+        training = VAETraining(
+            model, objective, n_samples, warmup_epochs=0, estimator="s2a", n_drawn=A
+        )
+        training.bound(x)
+        training.eval().bound(x)
+    assert asked == [
+        (1, "s2a", A, True),
+        (1,),
+        (2, "s2a", A, False),
+        (2,),
+        (1, "s2a", A, False),
+        (1,),
+    ]
+
+
 def test_a_trunk_grows_by_one_vector_a_component():
     def n_weights(n_components):
         return sum(p.numel() for p in trunk("mlp", n_components).posterior.parameters())
