@@ -44,6 +44,7 @@ bibtex_reference_style = "author_year"
 html_theme = "sphinx_book_theme"
 html_title = "scmixvi"
 html_copy_source = False
+html_theme_options = {"navbar_persistent": []}  # the sidebar has a search button already
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

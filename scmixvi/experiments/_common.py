@@ -112,16 +112,21 @@ def trained(
     once, and an interrupted experiment loses at most the training that was going on. `train` is
     called after :func:`prepare`, and so is what follows: it must not matter whether it was.
     """
-    folder = arguments.result.with_suffix(".smoke" if arguments.smoke else ".weights")
-    path = folder / f"{name.replace('/', ',')},seed={arguments.seed}.pt"
+    path = place_of(arguments, name)
     if not path.exists():
         prepare(arguments.seed)
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(".part")
         torch.save(train(), whole)
         os.replace(whole, path)
     prepare(arguments.seed)
     return torch.load(path, weights_only=True)
+
+
+def place_of(arguments: argparse.Namespace, name: str) -> Path:
+    """Where :func:`trained` keeps what it has trained."""
+    folder = arguments.result.with_suffix(".smoke" if arguments.smoke else ".weights")
+    return folder / f"{name.replace('/', ',')},seed={arguments.seed}.pt"
 
 
 # ---------------------------------------------------------------- over seeds

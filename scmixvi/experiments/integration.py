@@ -49,7 +49,14 @@ import torch
 
 from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
-from scmixvi.experiments._common import by_seed, parse, recorded, run_missing, trained
+from scmixvi.experiments._common import (
+    by_seed,
+    parse,
+    place_of,
+    recorded,
+    run_missing,
+    trained,
+)
 from scmixvi.experiments._methods import (
     BATCH,
     LABEL,
@@ -115,8 +122,7 @@ def outcome(methods: Methods, method: str) -> dict[str, torch.Tensor]:
 def against(methods: Methods, method: str, other: int) -> dict:
     """Agreement with the outcome of another seed."""
     here = outcome(methods, method)
-    elsewhere = Namespace(**{**vars(methods.arguments), "seed": other})
-    there = trained(elsewhere, f"{methods.name}/{method}/outcome", _missing)
+    there = torch.load(_place_of_outcome(methods, method, other), weights_only=True)
     found = {"ari": biology.agreement(here["clusters"], there["clusters"])}
     if "changes" in here:
         found |= biology.rank_agreement(
@@ -125,10 +131,20 @@ def against(methods: Methods, method: str, other: int) -> dict:
     return found
 
 
-def _missing() -> dict:
-    raise FileNotFoundError(
-        "the outcome of that seed is recorded but its file is gone: delete the seed's runs."
-    )
+def _place_of_outcome(methods: Methods, method: str, seed: int) -> Path:
+    elsewhere = Namespace(**{**vars(methods.arguments), "seed": seed})
+    return place_of(elsewhere, f"{methods.name}/{method}/outcome")
+
+
+def _is_kept(methods: Methods, method: str, seed: int) -> bool:
+    """Whether another seed's outcome is still there; the JSON does not hold it."""
+    kept = _place_of_outcome(methods, method, seed).exists()
+    if not kept:
+        print(
+            f"{methods.name}/{method}: the file of seed {seed}'s clusters is gone, so that nothing "
+            "new is compared with them. Delete that seed's runs from the JSON to run it again."
+        )
+    return kept
 
 
 def jobs(methods: Methods, seeds_before: list[int], with_scib: bool) -> dict[str, Callable]:
@@ -144,6 +160,8 @@ def jobs(methods: Methods, seeds_before: list[int], with_scib: bool) -> dict[str
             found[f"{here}/ambiguous"] = partial(ambiguous, methods, method)
         found[f"{here}/outcome"] = partial(_summary, methods, method)
         for other in seeds_before:
+            if not _is_kept(methods, method, other):
+                continue
             found[f"{here}/against={other}"] = partial(against, methods, method, other)
     return found
 

@@ -133,6 +133,11 @@ def test_smoke_run_compares_seeds_and_resumes(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     smoke(path, 1)
     assert capsys.readouterr().out == ""
+    path.with_suffix(".smoke").joinpath("pbmc68k,pca,outcome,seed=0.pt").unlink()
+    runs = smoke(path, 2)
+    assert "pbmc68k/pca/against=1/seed=2" in runs
+    assert "pbmc68k/pca/against=0/seed=2" not in runs
+    assert "pbmc68k/pca: the file of seed 0's clusters is gone" in capsys.readouterr().out
 
 
 def test_what_to_install_is_said(tmp_path, monkeypatch):
