@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import RESULTS
+from scmixvi.experiments import _common
+from scmixvi.experiments._common import by_seed, paired
 from scmixvi.experiments.report import markdown
 from scmixvi.records import read
 
@@ -181,6 +183,24 @@ def many_components() -> str:
     )
 
 
+def same_bounds() -> str:
+    """What training in other ways adds to held-out bounds, paired by seed, in nats a cell."""
+    runs, rows = read(RESULTS / "same_bounds.json", {"runs": {}})["runs"], []
+    for label, first, second in (
+        ("fast minus plain", "fast", "plain"),
+        ("bf16 products minus float32", "bf16", "fast"),
+    ):
+        for data in DATASETS:
+            for n in (1, 4):
+                one, other = (by_seed(runs, f"{data}/S={n}/{path}") for path in (first, second))
+                figures = []
+                for key in ("miselbo", "log_likelihood"):
+                    found = [{s: run[key] for s, run in each.items()} for each in (one, other)]
+                    figures.append(_common.cell(paired(*found), sign=True))
+                rows.append([label, data, n, *figures, len(one)])
+    return markdown(("training", "data", "S", "MISELBO", "log p(x)", "seeds"), rows)
+
+
 def likelihoods() -> str:
     """Milliseconds of the count likelihoods with gradients, scvi-tools' and ours."""
     rows = []
@@ -341,6 +361,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "epochs": epochs,
     "many_components": many_components,
+    "same_bounds": same_bounds,
     "likelihoods": likelihoods,
     "image_steps": image_steps,
     "mlp_mnist": mlp_mnist,

@@ -62,6 +62,7 @@ def _write_file(path: Path, n_cells: int, seed: int) -> None:
             block = synthetic(min(BLOCK, n_cells - start), seed=seed + start)
             if start == 0:
                 write_elem(file, "/", block)
+                file.pop("raw", None)  # write_h5ad leaves it out where there is none
             else:
                 ad.io.sparse_dataset(file["X"]).append(block.X)
         obs = ad.AnnData(shape=(n_cells, 0)).obs

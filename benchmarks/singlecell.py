@@ -224,6 +224,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(query, {n: r["median"] for n, r in taken["ratio_to_SCVI"].items()})
     threads, device = torch.get_num_threads(), result["environment"]["device"]
     key = f"{arguments.data}, {adata.n_obs} cells, {device}, {threads} threads"
+    if arguments.matmul_precision != "highest":
+        key += f', products "{arguments.matmul_precision}"'
     table(key, result)
     write(RESULT, {**read(RESULT, {}), key: result})
 
@@ -236,6 +238,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--matmul-precision",
+        choices=["highest", "high", "medium"],
+        default="highest",
+        help="torch.set_float32_matmul_precision, for all models",
+    )
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--plot", action="store_true")
     arguments = parser.parse_args()
@@ -243,6 +251,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    torch.set_float32_matmul_precision(arguments.matmul_precision)
     if not arguments.plot:
         run(arguments)
     plot()

@@ -115,6 +115,37 @@ def test_what_the_guide_says_of_the_bounds_of_many_components_is_so():
     assert all(s2s[s] < 0 for s in (16, 64, 256))
 
 
+def test_what_is_said_of_the_two_dimensional_targets_is_so():
+    runs = read(EXPERIMENTS / "density2d.json", {})["runs"]
+    pairs, light = ("bimodal", "bimodal, s = 0.5"), "light mode (0.2)"
+
+    def run(target, family):
+        return runs[f"{target}/{family}/seed=0"]
+
+    others = ("iwvi", "iaf", "ensemble", "dm_pmc")
+    for target in ("ring", *pairs):
+        best = run(target, "mixture")
+        for key in ("kl_q_p", "kl_p_q"):
+            assert best[key] < 0.4
+            assert all(best[key] < run(target, family)[key] for family in others)
+        assert round(best["evidence_mean"], 3) == 1
+        spread = [run(target, family)["evidence_sd"] for family in others]
+        right = [
+            s
+            for s, f in zip(spread, others, strict=True)
+            if abs(run(target, f)["evidence_mean"] - 1) < 0.01
+        ]
+        assert sum(s < best["evidence_sd"] for s in right) <= 1
+    for target in pairs:
+        assert 0.165 < run(target, "mixture")["mass"][light] < 0.205
+        assert run(target, "dm_pmc")["mass"][light] < 0.001
+        light_of_flow = run(target, "iaf")["mass"][light]
+        assert min(light_of_flow, 1 - light_of_flow) < 0.01
+    assert run("bimodal, s = 0.5", "ensemble")["mass"][light] < 0.01
+    assert max(run("ring", "iaf")["mass"].values()) > 0.4
+    assert run("ring", "dm_pmc")["kl_p_q"] < 2
+
+
 def differences(file, first, second, *keys):
     """Interval of first minus second over seeds, of a figure at the end of `keys`."""
     runs = read(EXPERIMENTS / file, {})["runs"]

@@ -121,6 +121,7 @@ def assert_trains_from(datamodule, n_obs):
 
 def test_annbatch(tmp_path, files):
     pytest.importorskip("annbatch")
+    pytest.importorskip("zarrs")
     if not hasattr(MixtureSCVI, "setup_annbatch"):
         pytest.skip("scvi-tools before 1.5 has no setup_annbatch")
     if version("annbatch") >= "0.3":
