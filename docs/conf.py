@@ -41,6 +41,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!scmixvi\.).*")]
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
+default_role = "code"  # single backticks in docstrings are code
 html_theme = "sphinx_book_theme"
 html_title = "scmixvi"
 html_copy_source = False
