@@ -28,7 +28,7 @@ N_TABLED = 64  # counts below this come from a table; in single-cell data that i
 
 _f, _i = np.float32, np.int32
 _EPS = np.float32(1e-8)  # scvi.distributions adds it inside every logarithm
-_ROWS_OF_CELL, _ROWS_OF_WORK = 7, 5
+_ROWS_OF_CELL, _ROWS_OF_WORK = 7, 6
 
 
 @compiled()
@@ -106,20 +106,36 @@ def _zinb(cell, work, mean):
         a = work[TILE + i]
         b = a - theta * log1p
         exp_a, exp_b = _exp(-abs(a)), _exp(-abs(b))
-        over_a, over_b = _f(1) / (_f(1) + exp_a), _f(1) / (_f(1) + exp_b)
+        one_a, one_b = _f(1) + exp_a, _f(1) + exp_b
+        over = _f(1) / (one_a * one_b)
+        over_a, over_b = over * one_b, over * one_a
         share_a = over_a if a > _f(0) else exp_a * over_a
         share_b = over_b if b > _f(0) else exp_b * over_b
         zero = x == _f(0)
         share = share_b if zero else _f(1)
         largest = max(b, _f(0)) if zero else b
-        ratio = (_f(1) + exp_b if zero else _f(1)) * over_a
+        work[5 * TILE + i] = (one_b if zero else _f(1)) * over_a
         weight = share * theta
-        value = largest - max(a, _f(0)) + _log(ratio) + x * (_log(floored) - log1p)
+        value = largest - max(a, _f(0)) + x * (_log(floored) - log1p)
         work[4 * TILE + i] = value + _f(0) * (a + b)
         work[2 * TILE + i] = v * shrink * (x * theta * inverse / floored - weight)
         work[TILE + i] = share_a - share
         slope = inverse * shrink * (weight * v - x) - share * log1p
         work[3 * TILE + i] = slope + cell[6 * TILE + i]
+
+
+@compiled()
+def _log_of_product(ratios):
+    """Sum of the logarithms of a tile of numbers from 1/2 to 2, 16 of them in one logarithm."""
+    half = TILE // 2
+    while half >= TILE // 16:
+        low, high = ratios[:half], ratios[half : 2 * half]
+        for i in range(half):
+            low[i] *= high[i]
+        half //= 2
+    for i in range(TILE // 16):
+        ratios[i] = _log(ratios[i])
+    return _total(ratios[: TILE // 16])
 
 
 @compiled()
@@ -309,7 +325,9 @@ def _score_cells(
                     _zinb(cells[t], works[t], norm * library[k, b])
                 else:
                     _nb(cells[t], works[t], norm * library[k, b])
-                total += _total(works[t, 4 * TILE :])
+                total += _total(works[t, 4 * TILE : 5 * TILE])
+                if inflated:
+                    total += _log_of_product(works[t, 5 * TILE :])
             value[k, b] = total
             if not keep:
                 continue
