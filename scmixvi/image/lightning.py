@@ -59,12 +59,17 @@ class VAETraining(L.LightningModule):
     estimator, n_drawn
         Of the training loss, as :class:`~scmixvi.image.ImageVAE` takes them: "all", or draw from
         `n_drawn` components ("s2a", "s2s"). Validation draws from all.
+    path_gradient
+        Whether encoders get their gradient through the draws alone, see
+        :class:`~scmixvi.image.ImageVAE`. None is with "s2a" alone, where it is right: for
+        `miselbo` with L = 1.
 
     Raises
     ------
     ValueError
-        If a number is out of range, the estimator is unknown, or the objective takes no `beta`
-        though there is a warm-up.
+        If a number is out of range, the estimator is unknown, the objective takes no `beta`
+        though there is a warm-up, or path gradients are asked for with another objective than
+        `miselbo` or with L > 1.
     """
 
     def __init__(
@@ -78,10 +83,19 @@ class VAETraining(L.LightningModule):
         origin: dict[str, Any] | None = None,
         estimator: Literal["all", "s2a", "s2s"] = "all",
         n_drawn: int = 2,
+        path_gradient: bool | None = None,
     ) -> None:
         super().__init__()
         _check_settings(objective, n_importance_samples, warmup_epochs, learning_rate)
         check_estimator(estimator, n_drawn, vae.n_components)
+        is_right = objective is miselbo and n_importance_samples == 1
+        if path_gradient and not is_right:
+            raise ValueError(
+                "path gradients are right for the objective miselbo with n_importance_samples = 1 "
+                "alone: pass those, or path_gradient=False."
+            )
+        chosen = estimator == "s2a" and is_right if path_gradient is None else path_gradient
+        self.path_gradient = chosen
         self.estimator, self.n_drawn = estimator, n_drawn
         self.vae, self.objective = vae, objective
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
@@ -97,8 +111,8 @@ class VAETraining(L.LightningModule):
         """
         n_samples = self.n_importance_samples if beta == 1 else 1
         some: tuple[Any, ...] = ()
-        if self.training and self.estimator != "all":
-            some = self.estimator, self.n_drawn, n_samples == 1 and self.objective is miselbo
+        if self.training and (self.path_gradient or self.estimator != "all"):
+            some = self.estimator, self.n_drawn, self.path_gradient
         terms = self.vae(x, n_samples, *some)
         return self.objective(*terms) if beta == 1 else self.objective(*terms, beta=beta)
 
@@ -298,6 +312,7 @@ def recipe_training(
     n_test_samples: int = 5000,
     estimator: Literal["all", "s2a", "s2s"] = "all",
     n_drawn: int = 2,
+    path_gradient: bool | None = None,
 ) -> VAETraining:
     """Training of one of the paper's models, by name.
 
@@ -311,7 +326,7 @@ def recipe_training(
         Further arguments of the recipe; None for the paper's.
     objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
         See :class:`VAETraining`.
-    estimator, n_drawn
+    estimator, n_drawn, path_gradient
         See :class:`VAETraining`.
 
     Raises
@@ -330,6 +345,7 @@ def recipe_training(
         origin,
         estimator,
         n_drawn,
+        path_gradient,
     )
 
 

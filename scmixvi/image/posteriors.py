@@ -17,8 +17,6 @@ from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.posterior import Flow
 from scmixvi.image.nets import StackedLinear, chosen, mlp
 
-_NOT_SEPARABLE = (_DropoutNd, _BatchNorm)
-
 
 class TopEncoder(Level):
     """q(z | x) of the top level, S Gaussians.
@@ -148,13 +146,14 @@ class AmortizedPosterior(nn.Module):
         self.register_buffer("log_weights", log_weights, persistent=False)
 
     @property
-    def separable(self) -> bool:
-        """Whether some components can be encoded apart and mean the same as among all.
+    def allows_path_gradients(self) -> bool:
+        """Whether scores can be had a second time, with the weights held constant.
 
-        Not where each has a flow of its own, or a layer draws a mask or averages over a batch.
+        Not where a layer draws a mask or averages over the batch, for it would not be the same
+        mixture, and not with a flow, for it would have to be inverted.
         """
-        own_flows = any(flow is not None and not flow.shared for flow in self.flows)
-        return not own_flows and not any(isinstance(m, _NOT_SEPARABLE) for m in self.modules())
+        plain = all(flow is None for flow in self.flows)
+        return plain and not any(isinstance(m, _DropoutNd | _BatchNorm) for m in self.modules())
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> MixturePosterior:
         """Encode images `[B, C, H, W]`; the encoders run here, once, for any number of draws.

@@ -22,8 +22,8 @@ class JointDensity(Protocol):
 class PosteriorPart(Protocol):
     """What an :class:`ImageVAE` asks of its posterior.
 
-    One that encodes drawn components apart from the others, exactly as among them, may say so by
-    an attribute `separable`: True lets training take path gradients.
+    An attribute `allows_path_gradients` may say that encoding the same images twice gives the
+    same, whichever components are encoded.
     """
 
     n_components: int

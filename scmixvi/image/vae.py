@@ -109,10 +109,11 @@ class ImageVAE(nn.Module):
         n_drawn
             A; not looked at with "all".
         path_gradient
-            With "s2a": encoders get their gradient through the draws alone, so that those of the
-            components not drawn need no backward pass. Unbiased for `miselbo` with L = 1, where
-            the gradient left out has expectation 0 (Roeder et al. 2017), and for no other
-            objective. Without effect where the posterior is not `separable`.
+            Encoders get their gradient through the draws alone: of "s2a", those of the components
+            not drawn need no backward pass. Unbiased for `miselbo` with L = 1, where the gradient
+            left out has expectation 0 (Roeder et al. 2017), and for no other objective. Without
+            effect with "s2s", and with posteriors that do not allow it: those with a flow, dropout
+            or batch norm.
 
         Returns
         -------
@@ -137,15 +138,18 @@ class ImageVAE(nn.Module):
                 "path gradients are right for L = 1 alone: pass n_importance_samples=1 (it is "
                 f"{n_importance_samples}) or path_gradient=False."
             )
+        path_gradient &= getattr(self.posterior, "allows_path_gradients", False)
         if estimator == "all" or n_drawn == self.n_components:
+            if path_gradient:
+                return self._path_terms(self.posterior(x), x)
             return self._terms(self.posterior(x), self.prior(), x, n_importance_samples)
         log_weights = getattr(self.posterior, "log_weights", None)
         drawn = draw_components(self.n_components, n_drawn, log_weights, x.device)
-        if estimator == "s2a":
-            if path_gradient and getattr(self.posterior, "separable", False):
-                return self._path_terms(x, drawn)
-            return self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
-        return self._terms(self.posterior(x, drawn), self.prior(), x, n_importance_samples)
+        if estimator == "s2s":
+            return self._terms(self.posterior(x, drawn), self.prior(), x, n_importance_samples)
+        if path_gradient:
+            return self._path_terms(self.posterior(x, drawn), x)
+        return self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
 
     @torch.no_grad()
     def nll(
@@ -309,9 +313,9 @@ class ImageVAE(nn.Module):
         log_lik = self.decoder(*zs).log_prob(x)
         return BoundTerms(log_lik, prior.log_prob(zs), log_q_all, posterior.log_weights)
 
-    def _path_terms(self, x: Tensor, drawn: Tensor) -> BoundTerms:
-        """Draw from some encoders; score under all, whose weights are constants there."""
-        zs, _ = self.posterior(x, drawn).sample_stratified(1)
+    def _path_terms(self, drawn_from: MixturePosterior, x: Tensor) -> BoundTerms:
+        """Draw once from some components; score under all, whose weights are constants there."""
+        zs, _ = drawn_from.sample_stratified(1)
         scores = _Scores(self.posterior)
         weights = {name: weight.detach() for name, weight in scores.named_parameters()}
         log_q_all = functional_call(scores, weights, (x, zs))
