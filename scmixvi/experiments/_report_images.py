@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from scmixvi.experiments import big_iwae, image_nll, latents
+from scmixvi.experiments import big_iwae, image_nll, latents, path_gradients
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown, paired
 from scmixvi.experiments._image_training import Scheme
 from scmixvi.experiments._paper_images import (
@@ -147,6 +147,37 @@ def _gain(runs: Runs, dataset: str, s: int, key: str, **format: object) -> str:
         return NOT_SHOWN
     both = [values(runs, f"{dataset}/{name}/S={s}", key) for name in ("mixture", "ensemble")]
     return cell(paired(*both), sign=True, **format)
+
+
+# ---------------------------------------------------------------- path gradients
+
+
+def path_gradients_tables(runs: Runs, smoke: bool) -> str:
+    """Test log-likelihood and validation bound by either gradient, and their paired difference."""
+    known = sorted({int(name.split("S=")[1].split("/")[0]) for name in runs}) or [1, 2, 4]
+    rows = []
+    for key, label in (
+        ("nll_pooled", "NLL, all draws inside one logarithm"),
+        ("nll", "NLL by Eq. 17"),
+        ("val_bound", "best MISELBO on validation images"),
+    ):
+        found = {
+            gradient: [_trained_figure(runs, f"mnist/S={s}/{gradient}", key) for s in known]
+            for gradient in path_gradients.GRADIENTS
+        }
+        for gradient, by_size in found.items():
+            cells = [cell(list(v.values()), digits=2) for v in by_size]
+            rows.append([f"{label}: {gradient} gradient", *cells])
+        pairs = zip(found["path"], found["whole"], strict=True)
+        gains = [cell(paired(*both), digits=2, sign=True) for both in pairs]
+        rows.append([f"{label}: path minus whole", *gains])
+    return "\n".join([markdown(["MNIST", *(f"S = {s}" for s in known)], rows), note(runs, smoke)])
+
+
+def _trained_figure(runs: Runs, name: str, key: str) -> dict[int, float]:
+    """Seed to a figure of the test, or of the training it came from."""
+    found = by_seed(runs, name).items()
+    return {seed: run.get(key, run["trainings"][0].get(key)) for seed, run in found}
 
 
 # ---------------------------------------------------------------- big IWAE
@@ -311,6 +342,7 @@ def _save(fig: plt.Figure, path: Path) -> None:
 
 TABLES: dict[str, Callable[[Runs, bool], str]] = {
     "latents": latents_tables,
+    "path_gradients": path_gradients_tables,
     "big_iwae": big_iwae_tables,
     "image_nll": image_nll_tables,
 }

@@ -15,6 +15,7 @@ from scmixvi.experiments import (
     image_nll,
     latents,
     monotone_images,
+    path_gradients,
 )
 from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
 from scmixvi.image.lightning import recipe_training
@@ -244,6 +245,28 @@ def test_latents_smoke(small_data, capsys, monkeypatch):
     mixtures = written(images)
     for s in (1, 2):
         assert mixtures[f"mnist/S={s}/seed=3"]["nll"] == runs[f"mnist/mixture/S={s}/seed=3"]["nll"]
+
+
+def test_path_gradients_smoke(small_data, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        path_gradients,
+        "recipe_training",
+        lambda *a, **k: made.append(recipe_training(*a, **k)) or made[-1],
+    )
+    result = small_data / "path_gradients.json"
+    words = (path_gradients, "--result", str(result), "--components", "1", "2")
+    run(capsys, *words)
+    runs = written(result)
+    assert set(runs) == {f"mnist/S={s}/{g}/seed=3" for s in (1, 2) for g in ("whole", "path")}
+    assert [m.path_gradient for m in made] == [False, True] * 2
+    for s in (1, 2):
+        whole, path = (runs[f"mnist/S={s}/{g}/seed=3"] for g in ("whole", "path"))
+        assert whole["nll"] == pytest.approx(path["nll"], rel=0.05), "same start, few steps"
+        assert whole["nll"] != path["nll"]
+    assert run(capsys, *words) == "", "nothing is run twice"
+    table = _report_images.path_gradients_tables(runs, True)
+    assert table.count("path minus whole") == 3
 
 
 def test_big_iwae_smoke(small_data, capsys, monkeypatch):
