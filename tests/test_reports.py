@@ -146,6 +146,21 @@ def test_what_is_said_of_the_two_dimensional_targets_is_so():
     assert run("ring", "dm_pmc")["kl_p_q"] < 2
 
 
+def test_what_is_said_of_path_gradients_is_so():
+    runs = read(EXPERIMENTS / "path_gradients.json", {})["runs"]
+    pairs = [(n.replace("/path/", "/whole/"), n) for n in runs if "/path/" in n]
+    assert len(pairs) == 6
+    likelihoods = [runs[w]["nll_pooled"] - runs[p]["nll_pooled"] for w, p in pairs]
+    bounds = [
+        runs[p]["trainings"][0]["val_bound"] - runs[w]["trainings"][0]["val_bound"]
+        for w, p in pairs
+    ]
+    assert 0.3 <= round(min(likelihoods), 1) <= round(max(likelihoods), 1) <= 0.6
+    assert 0.7 <= round(min(bounds), 1) <= round(max(bounds), 1) <= 1.0
+    assert all(b > n for b, n in zip(bounds, likelihoods, strict=True))
+    assert {runs[n]["trainings"][0]["epochs"] for n in runs} == {20}
+
+
 def differences(file, first, second, *keys):
     """Interval of first minus second over seeds, of a figure at the end of `keys`."""
     runs = read(EXPERIMENTS / file, {})["runs"]
