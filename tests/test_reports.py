@@ -233,3 +233,59 @@ def test_what_is_said_of_monotone_likelihoods_is_so():
         assert -gain > half
     gain, half = over_one("sc_mixology", 5, "log_likelihood")
     assert 3 < gain - half < 4 < gain < gain + half < 6
+
+
+def integration(data, first, second, job, *keys):
+    name = f"{data}/{{}}/{job}"
+    return differences("integration.json", name.format(first), name.format(second), *keys)
+
+
+def test_what_is_said_of_integration_scores_is_so():
+    for data in report.DATASETS:
+        gain, half = integration(data, "mixture", "scvi", "scores", "Bio conservation")
+        assert abs(gain) < half
+        over_pca, half = integration(data, "mixture", "pca", "scores", "Bio conservation")
+        assert (over_pca < -half) if data == "pbmc68k" else (over_pca > half)
+    for other in ("scvi", "ensemble"):
+        gain, half = integration("sc_mixology", "mixture", other, "scores", "Batch correction")
+        assert gain > half
+        if other == "scvi":
+            assert (round(gain, 2), round(half, 2)) == (0.04, 0.02)
+
+
+def test_what_is_said_of_other_seeds_is_so():
+    runs = read(EXPERIMENTS / "integration.json", {})["runs"]
+
+    def agreement(data, method, key):
+        found = [run[key] for name, run in runs.items() if f"{data}/{method}/against=" in name]
+        assert len(found) == 10
+        return sum(found) / len(found)
+
+    for data in report.DATASETS:
+        clusters = [agreement(data, method, "ari") for method in ("mixture", "scvi")]
+        assert abs(clusters[0] - clusters[1]) < 0.06
+        ranks = {m: agreement(data, m, "de_spearman") for m in ("scvi", "mixture", "ensemble")}
+        assert 0 < ranks["mixture"] - ranks["scvi"] < ranks["ensemble"] - ranks["scvi"]
+
+
+def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
+    runs = read(EXPERIMENTS / "integration.json", {})["runs"]
+    null = [run for name, run in runs.items() if "/null/" in name]
+    assert len(null) == 2 * 5 * len(report.DATASETS)
+    calls = [share for run in null for at in ("0.05", "0.1", "0.2") for share in run[at]]
+    assert max(calls) < 5e-5
+    for data in report.DATASETS:
+        auroc = {
+            method: [run for name, run in runs.items() if f"{data}/{method}/ambiguous/" in name]
+            for method in ("scvi", "mixture")
+        }
+        assert max(run["thinned"]["JSD"] for run in auroc["mixture"]) < 0.2
+        for found in auroc.values():
+            assert min(run["thinned"]["entropy"] for run in found) > 0.85
+        gain, half = integration(data, "mixture", "scvi", "ambiguous", "doublet", "variance")
+        assert gain > half
+        for run in auroc["mixture"]:
+            assert run["doublet"]["variance"] < run["doublet"]["total count"]
+        for score in ("entropy", "variance"):
+            gain, _ = integration(data, "mixture", "scvi", "ambiguous", "doublet, thinned", score)
+            assert abs(gain) < 0.05
