@@ -289,3 +289,15 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
         for score in ("entropy", "variance"):
             gain, _ = integration(data, "mixture", "scvi", "ambiguous", "doublet, thinned", score)
             assert abs(gain) < 0.05
+
+
+def test_what_is_said_of_fast_and_plain_training_is_so():
+    runs = read(RESULTS / "same_bounds.json", {})["runs"]
+    for first, second in (("fast", "plain"), ("bf16", "fast")):
+        for data in report.DATASETS:
+            for size in (1, 4):
+                names = [f"{data}/S={size}/{path}" for path in (first, second)]
+                for key in ("miselbo", "log_likelihood"):
+                    both = [{s: r[key] for s, r in by_seed(runs, n).items()} for n in names]
+                    gain, half = interval(paired(*both))
+                    assert abs(gain) < max(half, 0.05)
