@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import RESULTS
 from scmixvi.experiments import _common
-from scmixvi.experiments._common import by_seed, paired
+from scmixvi.experiments._tables import load, pick
 from scmixvi.experiments.report import markdown
 from scmixvi.records import read
 
@@ -185,19 +185,18 @@ def many_components() -> str:
 
 def same_bounds() -> str:
     """What training in other ways adds to held-out bounds, paired by seed, in nats a cell."""
-    runs, rows = read(RESULTS / "same_bounds.json", {"runs": {}})["runs"], []
+    runs, rows = load(RESULTS, "same_bounds.json"), []
     for label, first, second in (
         ("fast minus plain", "fast", "plain"),
         ("bf16 products minus float32", "bf16", "fast"),
     ):
         for data in DATASETS:
             for n in (1, 4):
-                one, other = (by_seed(runs, f"{data}/S={n}/{path}") for path in (first, second))
                 figures = []
                 for key in ("miselbo", "log_likelihood"):
-                    found = [{s: run[key] for s, run in each.items()} for each in (one, other)]
-                    figures.append(_common.cell(paired(*found), sign=True))
-                rows.append([label, data, n, *figures, len(one)])
+                    both = [pick(runs, f"{data}/S={n}/{path}", key) for path in (first, second)]
+                    figures.append(_common.cell(_common.paired(*both), sign=True))
+                rows.append([label, data, n, *figures, len(both[0])])
     return markdown(("training", "data", "S", "MISELBO", "log p(x)", "seeds"), rows)
 
 

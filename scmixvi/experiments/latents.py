@@ -68,7 +68,7 @@ def mixture(models: Models, n_components: int, sizes: dict[str, Any]) -> tuple[I
     """S encoders trained jointly, and the record of the training."""
 
     def make() -> VAETraining:
-        return recipe_training("mlp", n_components, sizes, **_settings(models))
+        return recipe_training("mlp", n_components, sizes, **settings(models))
 
     vae, record = models.trained(f"mixture_S{n_components}", make)
     return vae, [record]
@@ -80,7 +80,7 @@ def separate(models: Models, n_components: int, sizes: dict[str, Any]) -> tuple[
 
     def make() -> VAETraining:
         member = ensemble_member(first, recipes.mlp(**sizes).posterior.to(chosen_device()))
-        return VAETraining(member, **_settings(models))
+        return VAETraining(member, **settings(models))
 
     members = [first]
     for i in range(2, n_components + 1):
@@ -90,7 +90,8 @@ def separate(models: Models, n_components: int, sizes: dict[str, Any]) -> tuple[
     return ensemble(members).eval(), records
 
 
-def _settings(models: Models) -> dict[str, Any]:
+def settings(models: Models) -> dict[str, Any]:
+    """What the scheme says of a training, as :class:`VAETraining` takes it."""
     return {
         "warmup_epochs": models.scheme.warmup_epochs,
         "learning_rate": models.scheme.learning_rate,

@@ -2,7 +2,8 @@
 
 Trains mixtures twice, by the whole gradient of MISELBO and by path gradients
 (:class:`scmixvi.image.lightning.VAETraining`), from the same weights and with the same images in
-the same order, and records bound and negative log-likelihood on the test images.
+the same order, and records the bound on the validation images and the negative log-likelihood of
+the test images.
 
     python -m scmixvi.experiments.path_gradients --seed 0 --epochs 20
 """
@@ -39,8 +40,7 @@ def figures(
             "mlp",
             n_components,
             sizes,
-            warmup_epochs=models.scheme.warmup_epochs,
-            learning_rate=models.scheme.learning_rate,
+            **latents.settings(models),
             path_gradient=GRADIENTS[gradient],
         )
 
