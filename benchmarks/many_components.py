@@ -113,7 +113,7 @@ def image_model(model: Model, smoke: bool) -> tuple[ImageVAE, dict[str, Any]]:
     torch.manual_seed(SEED)
     small = {"n_latent": 4, "encoder_hidden": (8,), "decoder_hidden": (8,)} if smoke else {}
     drawing = {key: model[key] for key in ("estimator", "n_drawn") if key in model}
-    drawing["path_gradient"] = True  # as VAETraining does for this objective
+    drawing["path_gradient"] = model["estimator"] == "s2a"  # as VAETraining does
     vae = recipes.mlp(model["n_components"], encoder_sharing=model["encoder_sharing"], **small)
     return vae, drawing
 
