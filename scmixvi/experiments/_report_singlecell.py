@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from scmixvi.experiments import cortex, integration
+from scmixvi.experiments import cortex, decoders, integration
 from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
+from scmixvi.experiments._report_decoders import decoders_figure, decoders_tables
 from scmixvi.experiments._report_integration import integration_figure, integration_tables
 from scmixvi.experiments._report_monotone import (
     ESTIMATORS,
@@ -15,10 +16,13 @@ from scmixvi.experiments._tables import load
 
 
 def write(results: Path, output: Path) -> None:
-    """Write `cortex`, `monotone` and `integration` as .md, and figures as .png."""
+    """Write `cortex`, `decoders`, `monotone` and `integration` as .md, and figures as .png."""
     runs = load(results, cortex.RESULT.name)
     (output / "cortex.md").write_text(cortex_tables(runs))
     cortex_figure(runs, output / "cortex.png")
+    runs = load(results, decoders.RESULT.name)
+    (output / "decoders.md").write_text(decoders_tables(runs))
+    decoders_figure(runs, output / "decoders.png")
     nlls = {estimator: all_nlls(results, estimator) for estimator in ESTIMATORS}
     (output / "monotone.md").write_text(monotone_tables(nlls))
     monotone_figure(nlls, output / "monotone.png")

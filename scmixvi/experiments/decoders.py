@@ -1,0 +1,208 @@
+"""Decoder or posterior: where a mixture's gain comes from (not in the paper).
+
+An importance-sampled log-likelihood depends on the decoder, which is the model, and on the
+encoder, which is only its proposal. :mod:`scmixvi.experiments.cortex` and
+:mod:`scmixvi.experiments.monotone` estimate it from 1000 draws of each model's own encoders, and
+so cannot tell a better decoder from a better proposal. Here every test cell gets a proposal of its
+own (:mod:`scmixvi.experiments._adaptive`), by which log p(x) is known to a few hundredths of a
+nat, whatever the encoder. The same is done for some of the training cells, since an encoder may fit
+those and not others. What is left to compare are decoders (log p(x)) and posteriors (the gap
+from log p(x) down to MISELBO, the whole variational gap).
+
+Rows, for every data set and seed (which sets the split and the initialisation):
+
+mixture/S=1, 4
+    trained as in :mod:`scmixvi.experiments.cortex`;
+ensemble/S=4
+    cortex: the encoder of S = 1 and three more, against that model's decoder;
+default/S=1, 4
+    cortex and sc_mixology: MixtureSCVI with its own defaults (batch norm, KL warm-up, batches of
+    128, scvi-tools' number of epochs).
+
+    python -m scmixvi.experiments.decoders --seed 0
+"""
+
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import torch
+from torch import Tensor
+
+from scmixvi import MixtureSCVI
+from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments import cortex, monotone
+from scmixvi.experiments._adaptive import Evidence, evidence
+from scmixvi.experiments._common import run_missing, trained
+from scmixvi.experiments._singlecell import Split, Training
+from scmixvi.singlecell._module import SCORES_KEY, UNTRANSFORMED_KEY
+
+RESULT = Path(__file__).parent / "results" / "decoders.json"
+COMPONENTS = (1, 4)
+N_TEST, N_TRAINING, BATCH = 203, 81, 27
+MODELS = ("mixture", "ensemble", "default")
+WITH_DEFAULTS = ("cortex", "sc_mixology")
+
+
+def cells(name: str, seed: int, smoke: bool) -> tuple[ad.AnnData, Split, Training]:
+    """A registered data set, its split, and how the paper's models are trained on it."""
+    if name == "cortex":
+        protocol = cortex.SMOKE if smoke else cortex.PAPER
+        adata, _ = cortex.load(smoke)
+        MixtureSCVI.setup_anndata(adata)
+        n_train, n_validation, training = (
+            protocol.n_train,
+            protocol.n_validation,
+            protocol.training,
+        )
+    else:
+        adata = monotone.data_sets(monotone.SMOKE if smoke else monotone.PAPER)[name]()
+        n_train, n_validation = (
+            round(share * adata.n_obs)
+            for share in (monotone.TRAIN_SHARE, monotone.VALIDATION_SHARE)
+        )
+        training = (monotone.SMOKE if smoke else monotone.PAPER).training
+        training = replace(training, batch_size=math.ceil(n_train / monotone.STEPS_AN_EPOCH))
+    return adata, singlecell.random_split(adata.n_obs, n_train, n_validation, seed), training
+
+
+@torch.inference_mode()
+def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str, float]:
+    """Log p(x) of cells by proposals of their own, averaged over cells; nats a cell.
+
+    Parameters
+    ----------
+    model
+        Any latent dimension; observed library sizes.
+    indices
+        Cells.
+    **sizes
+        Passed on to :func:`scmixvi.experiments._adaptive.evidence`.
+    """
+    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=BATCH)
+    found = [_evidence_of(model.module, tensors, sizes) for tensors in batches]
+    whole = Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    return {
+        "log_p": whole.log_likelihood.mean().item(),
+        "effective_share": whole.effective.mean().item(),
+        "smallest_effective_share": whole.effective.min().item(),
+        "still_rising": whole.still_rising.mean().item(),
+    }
+
+
+def _evidence_of(module: torch.nn.Module, tensors: dict, sizes: dict[str, int]) -> Evidence:
+    encoded = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
+
+    def log_densities(z: Tensor) -> tuple[Tensor, Tensor]:
+        library = encoded["library"].expand(len(z), *encoded["library"].shape)
+        drawn = {**encoded, "z": z, UNTRANSFORMED_KEY: z, SCORES_KEY: None, "library": library}
+        inputs = module._get_generative_input(tensors, drawn)
+        decoded = module.generative(**inputs, counts=tensors["X"])
+        log_lik, log_prior, log_q, _ = module._bound_terms(tensors, drawn, decoded)
+        return (log_lik + log_prior)[:, 0], log_q[:, 0, 0]
+
+    return evidence(log_densities, lambda n: encoded["qz"].sample((n,)), **sizes)
+
+
+def train_default(adata: ad.AnnData, split: Split, epochs: int | None, n_components: int) -> dict:
+    """Train MixtureSCVI with every default: what its users get."""
+    model = MixtureSCVI(adata, n_components=n_components)
+    epochs = epochs or singlecell.get_max_epochs_heuristic(adata.n_obs)
+    model.train(
+        epochs,
+        datamodule=singlecell.loader(model, split, 128),
+        latent_key=None,
+        enable_progress_bar=False,
+    )
+    return singlecell.result(model)
+
+
+def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
+    """Name to job for every model on one data set."""
+    smoke, seed = arguments.smoke, arguments.seed
+    adata, split, training = cells(name, seed, smoke)
+    sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {}
+
+    rng = np.random.default_rng(seed)
+    groups = {
+        "test": np.sort(rng.permutation(split.test)[:N_TEST]),
+        "training": np.sort(rng.permutation(split.train)[:N_TRAINING]),
+    }
+
+    def figures(model: MixtureSCVI, n_epochs: int) -> dict:
+        found = {}
+        for group, indices in groups.items():
+            bounds = singlecell.bounds(model, indices, 12 if smoke else 1000)
+            log_p = converged(model, indices, **sizes)
+            found[group] = {
+                **log_p,
+                "gap": log_p["log_p"] - bounds["miselbo"],
+                "own_draws": bounds["log_likelihood"],
+                "miselbo": bounds["miselbo"],
+                "jsd": bounds["jsd"],
+                "n_cells": len(indices),
+            }
+        return {"n_epochs": n_epochs, **found}
+
+    def mixture(size: int) -> dict:
+        train = partial(singlecell.train_mixture, adata, split, training, size)
+        return trained(arguments, f"{name}/mixture/S={size}", train)
+
+    def mixture_job(size: int) -> dict:
+        weights = mixture(size)
+        model = singlecell.papers_model(adata, size, weights["state"])
+        return figures(model, weights["n_epochs"])
+
+    def member(number: int) -> dict:
+        base = mixture(1)["state"]
+
+        def train() -> dict:
+            torch.manual_seed(singlecell.member_seed(seed, number))
+            return singlecell.train_member(adata, split, training, base)
+
+        return trained(arguments, f"{name}/member={number}", train)
+
+    def ensemble_job() -> dict:
+        members = [member(number) for number in range(2, COMPONENTS[-1] + 1)]
+        state = singlecell.ensemble(mixture(1)["state"], [m["state"] for m in members])
+        n_epochs = mixture(1)["n_epochs"] + sum(m["n_epochs"] for m in members)
+        return figures(singlecell.papers_model(adata, COMPONENTS[-1], state), n_epochs)
+
+    def default_job(size: int) -> dict:
+        train = partial(train_default, adata, split, 2 if smoke else None, size)
+        weights = trained(arguments, f"{name}/default/S={size}", train)
+        model = singlecell.with_weights(MixtureSCVI(adata, n_components=size), weights["state"])
+        return figures(model, weights["n_epochs"])
+
+    found: dict[str, Callable[[], dict]] = {}
+    if "mixture" in arguments.models:
+        found |= {f"{name}/mixture/S={s}": partial(mixture_job, s) for s in COMPONENTS}
+    if "ensemble" in arguments.models and name == "cortex":
+        found[f"{name}/ensemble/S={COMPONENTS[-1]}"] = ensemble_job
+    if "default" in arguments.models and name in WITH_DEFAULTS:
+        found |= {f"{name}/default/S={s}": partial(default_job, s) for s in COMPONENTS}
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and compare what is not yet in the JSON for this seed."""
+    names = ("cortex", *monotone.data_sets(monotone.PAPER))
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="tiny and meaningless, for tests")
+    parser.add_argument("--result", type=Path, default=RESULT, help="JSON to write or complete")
+    parser.add_argument("--data", nargs="+", choices=names, help="some data sets only")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="some only")
+    arguments = parser.parse_args(argv)
+    singlecell.quiet()
+    for name in arguments.data or (["cortex"] if arguments.smoke else names):
+        run_missing(arguments, jobs(arguments, name))
+
+
+if __name__ == "__main__":
+    main()
