@@ -160,6 +160,18 @@ def epochs() -> str:
     return markdown(("data and machine", "model", "seconds an epoch", "ratio", "floor, s"), rows)
 
 
+def epoch_parts() -> str:
+    """Cells a second, and per cent of a training run's seconds by what they go to."""
+    rows, parts = [], None
+    for name, measured in read(RESULTS / "singlecell.json", {}).items():
+        for row in measured["training"]:
+            parts = parts or list(row["shares"])
+            model = "scvi.model.SCVI" if row["model"] == "SCVI" else f"MixtureSCVI, {row['model']}"
+            shares = [f"{100 * row['shares'][part]:.0f}" for part in parts]
+            rows.append([name, model, f"{row['cells_a_second']:,}", *shares])
+    return markdown(("data and machine", "model", "cells a second", *(parts or [])), rows)
+
+
 def many_components() -> str:
     """A step and the held-out bounds of few and many components, for both families."""
     found, rows = read(RESULTS / "many_components.json", {}), []
@@ -359,6 +371,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scores_of_four": scores_of_four,
     "demo": demo,
     "epochs": epochs,
+    "epoch_parts": epoch_parts,
     "many_components": many_components,
     "same_bounds": same_bounds,
     "likelihoods": likelihoods,
