@@ -144,7 +144,7 @@ class VampPrior(Level):
 
     References
     ----------
-    Tomczak & Welling 2018, "VAE with a VampPrior"; Kviman et al. 2023, Eq. 8.
+    Tomczak & Welling 2018, "VAE with a VampPrior"; Kviman et al. 2022, Eq. 8.
     """
 
     log_weights: Tensor | None

@@ -1,7 +1,7 @@
 """The paper's image models, composed from parts; every size is a keyword with the paper's value.
 
 A recipe is a function `(n_components=1, **sizes) -> ImageVAE`. The architectures are those of
-Tomczak & Welling 2018 and of Kviman et al. 2023, section 4.2 and appendices C and D.
+Tomczak & Welling 2018 and of Kviman et al. 2022, section 4.2 and appendices C and D.
 """
 
 from collections.abc import Callable, Sequence
