@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from scmixvi.records import environment, read, write
+from scmixvi.records import environment, locked, read, write
 
 NOT_RUN = "not run"
 
@@ -92,14 +92,15 @@ def run_missing(
         figures = job()
         seconds = round(time.perf_counter() - start, 1)
         figures |= {"seconds": seconds, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-        # Read again: another seed may have been written meanwhile.
-        runs = recorded(arguments.result, arguments.smoke)["runs"]
-        content = {
-            "environment": environment(device),
-            "smoke": arguments.smoke,
-            "runs": runs | {key: figures},
-        }
-        write(arguments.result, content)
+        with locked(arguments.result):
+            # Read again: another process may have written meanwhile.
+            runs = recorded(arguments.result, arguments.smoke)["runs"]
+            content = {
+                "environment": environment(device),
+                "smoke": arguments.smoke,
+                "runs": runs | {key: figures},
+            }
+            write(arguments.result, content)
         print(f"{key}: {seconds} s", flush=True)
 
 
@@ -116,7 +117,7 @@ def trained(
     if not path.exists():
         prepare(arguments.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".part")
+        whole = path.with_suffix(f".{os.getpid()}.part")
         torch.save(train(), whole)
         os.replace(whole, path)
     prepare(arguments.seed)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -46,6 +47,22 @@ def test_what_another_process_wrote_meanwhile_is_kept(arguments):
 
     _common.run_missing(arguments, {"a": job})
     assert set(json.loads(arguments.result.read_text())["runs"]) == {"a/seed=3", "a/seed=4"}
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path):
+    def run(seed):
+        words = ["--seed", str(seed), "--smoke"]
+        arguments = _common.parse("Doc.", tmp_path / "x.json", words)
+        _common.run_missing(arguments, {f"a{i}": draw for i in range(40)})
+
+    processes = [get_context("fork").Process(target=run, args=(seed,)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(json.loads((tmp_path / "x.json").read_text())["runs"]) == 3 * 40
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_smoke_and_real_runs_do_not_mix(arguments):
