@@ -209,6 +209,11 @@ class Models:
         self.data.setup()
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What figures of these models depend on besides data set, model and seed."""
+        return asdict(self.scheme) | self.trainer_settings | {"samples": self.n_test_samples}
+
+    @property
     def test_images(self) -> Tensor:
         """The test images, binarised where the data set is, `[N, C, H, W]`; few in a smoke run."""
         batches = self.data.test_dataloader()

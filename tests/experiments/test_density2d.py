@@ -59,8 +59,8 @@ def test_smoke_run_resumes_and_reports(tmp_path, monkeypatch, capsys):
     density2d.main(arguments)
     content = json.loads(result.read_text())
     assert set(content["runs"]) == {"bimodal/iwvi/seed=3", "bimodal/mixture/seed=3"}
-    assert content["environment"]["scmixvi"]
     run = content["runs"]["bimodal/mixture/seed=3"]
+    assert run["environment"]["scmixvi"]
     assert sum(run["mass"].values()) == pytest.approx(1, abs=1e-3)
     capsys.readouterr()
     density2d.main(arguments)

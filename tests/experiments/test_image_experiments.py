@@ -282,7 +282,10 @@ def run(capsys, module, *words):
 def written(path):
     content = json.loads(path.read_text())
     assert content["smoke"]
-    assert content["environment"]["scmixvi"]
+    for run in content["runs"].values():
+        assert run["environment"]["scmixvi"]
+        assert run["settings"]["epochs"] == run["trainings"][0]["scheme"]["epochs"]
+        assert run["settings"]["samples"] == run["n_test_samples"]
     return content["runs"]
 
 
@@ -301,6 +304,8 @@ def test_latents_smoke(small_data, capsys, monkeypatch):
     assert 0 < by_name["ensemble"]["jsd"] < np.log(2)
     assert by_name["vae"]["nll"] == same[0]["nll"] != by_name["ensemble"]["nll"]
     assert run(capsys, *words) == "", "nothing is run twice"
+    with pytest.raises(ValueError, match="with splits = 2, not 3: use the same arguments"):
+        run(capsys, *words[:-1], "3")
 
     images = small_data / "monotone_images.json"
     monkeypatch.setattr(Models, "_fit", lambda *_: pytest.fail("the checkpoints are there"))
@@ -361,6 +366,10 @@ def test_image_nll_smoke_stops_and_goes_on(small_data, capsys):
     bits = runs["mnist/vanilla/S=1/seed=3"]
     assert bits["bits_per_dim"] == pytest.approx(bits["nll"] / 784 / np.log(2), rel=1e-4)
     assert run(capsys, image_nll, *words) == ""
+    for word, value in (("--epochs", "3"), ("--samples", "2"), ("--precision", "bf16-mixed")):
+        name = word.strip("-")
+        with pytest.raises(ValueError, match=f"with {name} = .*, not {value}: use the same"):
+            run(capsys, image_nll, *words, word, value)
 
 
 def test_cifar_smoke_on_a_subset_is_called_one(small_data, capsys):
