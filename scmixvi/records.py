@@ -3,12 +3,15 @@
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 PACKAGES = ("scmixvi", "scvi-tools", "torch", "lightning", "anndata", "scanpy")
 
@@ -43,6 +46,14 @@ def read(path: Path, default: Any) -> Any:
 def write(path: Path, content: Any) -> None:
     """Replace the file at `path` in one step, making its folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(path.name + ".part")
+    whole = path.with_name(f"{path.name}.{os.getpid()}.part")
     whole.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(whole, path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of such a block of theirs: to read `path`, change and write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield

@@ -2,7 +2,8 @@
 
 An experiment is a table of jobs: a name, and a function that returns figures. Its JSON holds them
 under `NAME/seed=SEED`; what is there is not run again. Every job starts from the seed, so that a
-resumed experiment finds what an uninterrupted one would have found.
+resumed experiment finds what an uninterrupted one would have found. Beside its figures every run
+has its environment and settings.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from scmixvi.records import environment, read, write
+from scmixvi.records import environment, locked, read, write
 
 NOT_RUN = "not run"
 
@@ -65,6 +65,7 @@ def run_missing(
     arguments: argparse.Namespace,
     jobs: Mapping[str, Callable[[], dict[str, Any]]],
     device: torch.device | str = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the jobs that the JSON lacks for this seed, in order, and write after each.
 
@@ -77,30 +78,46 @@ def run_missing(
         :func:`prepare`.
     device
         Where it runs.
+    settings
+        What the figures depend on besides name and seed, such as the number of epochs.
 
     Raises
     ------
     ValueError
-        If smoke runs and real ones would be mixed.
+        If smoke runs and real ones would be mixed, or runs of other settings: those whose names
+        begin alike up to the first slash (a data set) stand in one table.
     """
+    settings = dict(settings or {})
     for name, job in jobs.items():
         key = f"{name}/seed={arguments.seed}"
-        if key in recorded(arguments.result, arguments.smoke)["runs"]:
+        if key in _comparable(arguments, name, settings)["runs"]:
             continue
         prepare(arguments.seed)
         start = time.perf_counter()
         figures = job()
         seconds = round(time.perf_counter() - start, 1)
-        figures |= {"seconds": seconds, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-        # Read again: another seed may have been written meanwhile.
-        runs = recorded(arguments.result, arguments.smoke)["runs"]
-        content = {
-            "environment": environment(device),
-            "smoke": arguments.smoke,
-            "runs": runs | {key: figures},
-        }
-        write(arguments.result, content)
+        figures |= {"seconds": seconds, "environment": environment(device), "settings": settings}
+        with locked(arguments.result):
+            # Read again: another process may have written meanwhile.
+            content = _comparable(arguments, name, settings)
+            write(arguments.result, content | {"runs": content["runs"] | {key: figures}})
         print(f"{key}: {seconds} s", flush=True)
+
+
+def _comparable(
+    arguments: argparse.Namespace, name: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The JSON, once it is sure that its runs have these settings, as far as they say."""
+    content, group = recorded(arguments.result, arguments.smoke), name.split("/")[0] + "/"
+    for key, run in content["runs"].items():
+        found = run.get("settings", {}) if key.startswith(group) else {}
+        for setting, value in settings.items():
+            if found.get(setting, value) != value:
+                raise ValueError(
+                    f"{arguments.result} holds {key} with {setting} = {found[setting]}, not "
+                    f"{value}: use the same arguments, or pass another --result."
+                )
+    return content
 
 
 def trained(
@@ -116,7 +133,7 @@ def trained(
     if not path.exists():
         prepare(arguments.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".part")
+        whole = path.with_suffix(f".{os.getpid()}.part")
         torch.save(train(), whole)
         os.replace(whole, path)
     prepare(arguments.seed)

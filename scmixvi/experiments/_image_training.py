@@ -5,6 +5,8 @@ Every model has a folder of its own. Training goes on from `last.ckpt` there, th
 """
 
 import argparse
+import hashlib
+import json
 import math
 import time
 import warnings
@@ -18,7 +20,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from scmixvi.image import ImageVAE
 from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
@@ -138,13 +140,24 @@ def until_deadline() -> Iterator[None]:
 class EpochWatch(Callback):
     """Say every half minute how far training is, and stop it at the deadline.
 
-    It acts after validation, when the checkpoint of the epoch is written.
+    That is after validation, when the checkpoint of the epoch is written. A bound that is not
+    finite stops it before, so that the last checkpoint is of the epoch before.
     """
 
     def __init__(self, name: str, deadline: Deadline) -> None:
         self.name, self.deadline = name, deadline
         self.start = self.said = time.monotonic()
         self.n_epochs = 0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raise FloatingPointError if the bound is not finite."""
+        bound = float(trainer.callback_metrics[MONITORED])
+        if not math.isfinite(bound):
+            raise FloatingPointError(
+                f"the validation bound of {self.name} is {bound} after epoch "
+                f"{trainer.current_epoch + 1}: train with a lower --learning-rate, into another "
+                "--result."
+            )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print a line; ask the trainer to stop if time is up."""
@@ -196,6 +209,11 @@ class Models:
         self.data.setup()
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What figures of these models depend on besides data set, model and seed."""
+        return asdict(self.scheme) | self.trainer_settings | {"samples": self.n_test_samples}
+
+    @property
     def test_images(self) -> Tensor:
         """The test images, binarised where the data set is, `[N, C, H, W]`; few in a smoke run."""
         batches = self.data.test_dataloader()
@@ -223,12 +241,14 @@ class Models:
         OutOfTime
             If the deadline came before the end.
         ValueError
-            If the folder holds a training by another scheme.
+            If the folder holds a training by another scheme, or of another model.
+        FloatingPointError
+            If the validation bound or a gradient is not finite.
         """
         folder = self.folder / name
-        _check_scheme(folder, self.scheme)
         start_random(self.seed, name)
         module, record = make(), folder / "trained.json"
+        _check_training(folder, asdict(self.scheme) | {"origin": module.origin})
         if not record.exists():
             self.deadline.check()
             write(record, self._fit(module, folder))
@@ -243,7 +263,8 @@ class Models:
         differ.
 
         What is done is kept in the model's folder after every 100 images, and every 100 images
-        have a random state of their own: an interrupted test ends as a whole one would.
+        have a random state of their own: an interrupted test ends as a whole one would. What was
+        kept of other weights is not used (files that do not say of which are).
 
         Parameters
         ----------
@@ -265,9 +286,10 @@ class Models:
             If the deadline came before the end.
         """
         path = self.folder / name / f"nll_by_component_L{self.n_test_samples}x{n_repeats}.pt"
-        strata = torch.empty(vae.n_components * n_repeats, 0)
-        if path.exists():
-            strata = read_checkpoint(path)["state_dict"]["nll"]
+        strata, weights = torch.empty(vae.n_components * n_repeats, 0), fingerprint(vae)
+        kept = read_checkpoint(path) if path.exists() else {"weights": None}
+        if kept.get("weights", weights) == weights:
+            strata = kept["state_dict"]["nll"]
         images, said = self.test_images, time.monotonic()
         for start in range(strata.shape[1], len(images), TEST_BATCH):
             self.deadline.check()
@@ -275,7 +297,7 @@ class Models:
             x = images[start : start + TEST_BATCH].to(chosen_device())
             repeats = [vae.nll_by_component(x, self.n_test_samples) for _ in range(n_repeats)]
             strata = torch.cat([strata, torch.cat(repeats).cpu()], dim=1)
-            write_checkpoint({"state_dict": {"nll": strata}}, path)
+            write_checkpoint({"state_dict": {"nll": strata}, "weights": weights}, path)
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
@@ -289,8 +311,9 @@ class Models:
         }
 
     def _fit(self, module: VAETraining, folder: Path) -> dict[str, Any]:
-        stopping, best = early_stopping(self.scheme.patience), best_checkpoint(str(folder))
+        stopping = early_stopping(self.scheme.patience)
         watch = EpochWatch(str(folder), self.deadline)
+        checkpoints = [best_checkpoint(str(folder)), last_checkpoint(str(folder))]
         settings = {
             "max_epochs": self.scheme.epochs,
             "default_root_dir": folder,
@@ -302,29 +325,41 @@ class Models:
             "enable_progress_bar": False,
             "logger": False,
             "plugins": [SafeCheckpoints()],
-            "callbacks": [stopping, best, last_checkpoint(str(folder)), watch],
+            "callbacks": [stopping, watch, *checkpoints],
         }
         trainer = L.Trainer(**settings | self.trainer_settings)
         last = folder / "last.ckpt"
         if last.exists():
             _say_where_it_lies(last)
-        with warnings.catch_warnings():
-            for expected in ("many workers", "not empty", "in eval mode"):
-                warnings.filterwarnings("ignore", f".*{expected}")
-            trainer.fit(module, datamodule=self.data, ckpt_path=last if last.exists() else None)
+            stopping.load_state_dict(read_checkpoint(last)["callbacks"][stopping.state_key])
+        if stopping.wait_count < stopping.patience:
+            with warnings.catch_warnings():
+                for expected in ("many workers", "not empty", "in eval mode"):
+                    warnings.filterwarnings("ignore", f".*{expected}")
+                trainer.fit(module, datamodule=self.data, ckpt_path=last if last.exists() else None)
+        epochs = read_checkpoint(last)["epoch"] + 1
         stopped_early = stopping.wait_count >= stopping.patience
-        if trainer.current_epoch < self.scheme.epochs and not stopped_early:
+        if epochs < self.scheme.epochs and not stopped_early:
             raise OutOfTime
         return {
             "name": folder.name,
-            "epochs": trainer.current_epoch,
+            "epochs": epochs,
             "best_epoch": read_checkpoint(folder / "best.ckpt")["epoch"] + 1,
-            "val_bound": round(float(best.best_model_score), 4),
+            "val_bound": round(float(stopping.best_score), 4),
             "stopped_early": stopped_early,
             "scheme": asdict(self.scheme),
             "device": environment(chosen_device())["device"],
             **self.trainer_settings,
         }
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A digest of a model's weights: another one for other weights."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _say_where_it_lies(last: Path) -> None:
@@ -338,13 +373,15 @@ def _say_where_it_lies(last: Path) -> None:
     write_checkpoint(checkpoint, last)
 
 
-def _check_scheme(folder: Path, scheme: Scheme) -> None:
-    path, wanted = folder / "scheme.json", asdict(scheme)
+def _check_training(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse a folder that says something else of its training; say it in a new one."""
+    path, wanted = folder / "scheme.json", json.loads(json.dumps(wanted))
     found = read(path, wanted)
-    if found != wanted:
-        name = next(name for name in wanted if found.get(name) != wanted[name])
-        raise ValueError(
-            f"{folder} holds a training with {name} = {found.get(name)}, not {wanted[name]}: "
-            "use the same arguments, or name another folder (--checkpoints)."
-        )
-    write(path, wanted)
+    for name, value in wanted.items():
+        if found.get(name, value) != value:
+            raise ValueError(
+                f"{folder} holds a training with {name} = {found[name]}, not {value}: "
+                "use the same arguments, or name another folder (--checkpoints)."
+            )
+    if not path.exists():
+        write(path, wanted)

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in MODELS
             if s > 1 or name == "mixture"
         }
-        _common.run_missing(options, jobs, chosen_device())
+        _common.run_missing(options, jobs, chosen_device(), models.settings)
 
 
 if __name__ == "__main__":

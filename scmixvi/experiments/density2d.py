@@ -21,9 +21,9 @@ each mode, and mean and standard deviation over repeats of the evidence estimate
     python -m scmixvi.experiments.density2d --seed 0
 """
 
-import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from scmixvi.core import MixturePosterior, Stage, component_elbos, log_mixture, miselbo
-from scmixvi.records import environment, read, write
+from scmixvi.experiments._common import parse, run_missing
 
 RESULT = Path(__file__).parent / "results" / "density2d.json"
 N_COMPONENTS, N_FLOW_STEPS, N_IWVI_SAMPLES = 30, 30, 30
@@ -233,25 +233,22 @@ def _some_draws(posterior: MixturePosterior, n: int = 400) -> list[list[float]]:
     return posterior.sample(n)[0][:, 0].tolist()
 
 
-def main() -> None:
-    """Fit what is not yet in the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="a few steps, for tests")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    for target_name, make in TARGETS.items():
-        target = make()
-        for method in METHODS:
-            key = f"{target_name}/{method}/seed={arguments.seed}"
-            content = read(arguments.result, {"runs": {}})
-            if key in content["runs"]:
-                continue
-            torch.manual_seed(arguments.seed)
-            posterior = approximate(method, target, 100 if arguments.smoke else N_STEPS)
-            content["runs"][key] = figures(target, posterior)
-            write(arguments.result, {"environment": environment("cpu"), "runs": content["runs"]})
-            print(key, {k: v for k, v in content["runs"][key].items() if k != "draws"}, flush=True)
+def job(target: str, method: str, n_steps: int) -> dict:
+    """Fit one approximation of one target, and what is recorded of it."""
+    density = TARGETS[target]()
+    return figures(density, approximate(method, density, n_steps))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fit what is not yet in the JSON for this seed."""
+    arguments = parse(__doc__, RESULT, argv)
+    n_steps = 100 if arguments.smoke else N_STEPS
+    jobs = {
+        f"{target}/{method}": partial(job, target, method, n_steps)
+        for target in TARGETS
+        for method in METHODS
+    }
+    run_missing(arguments, jobs)
 
 
 if __name__ == "__main__":

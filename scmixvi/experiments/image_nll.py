@@ -123,9 +123,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for dataset, recipe, s in cells(options):
             if dataset not in found:
                 found[dataset] = models_of(dataset, options, deadline)
-            sizes = SMOKE_SIZES[recipe] if options.smoke else {}
-            job = partial(figures, found[dataset], recipe, s, sizes, options.compile)
-            _common.run_missing(options, {f"{dataset}/{recipe}/S={s}": job}, chosen_device())
+            models, sizes = found[dataset], SMOKE_SIZES[recipe] if options.smoke else {}
+            job = partial(figures, models, recipe, s, sizes, options.compile)
+            jobs = {f"{dataset}/{recipe}/S={s}": job}
+            _common.run_missing(options, jobs, chosen_device(), models.settings)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for s in COMPONENTS
                 for name in MODELS
             }
-            _common.run_missing(options, jobs, chosen_device())
+            settings = models.settings | {"splits": options.splits}
+            _common.run_missing(options, jobs, chosen_device(), settings)
 
 
 if __name__ == "__main__":

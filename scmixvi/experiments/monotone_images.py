@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             jobs = {
                 f"{dataset}/S={s}": partial(figures, models, s, sizes) for s in latents.COMPONENTS
             }
-            _common.run_missing(options, jobs, chosen_device())
+            _common.run_missing(options, jobs, chosen_device(), models.settings)
 
 
 if __name__ == "__main__":

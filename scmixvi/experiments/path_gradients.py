@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for s in options.components
                 for gradient in GRADIENTS
             }
-            _common.run_missing(options, jobs, chosen_device())
+            _common.run_missing(options, jobs, chosen_device(), models.settings)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import math
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def test_a_resumed_experiment_finds_what_an_uninterrupted_one_finds(arguments, t
     _common.run_missing(arguments, {"a": draw, "b": draw})
     whole = json.loads(arguments.result.read_text())
     assert set(whole["runs"]) == {"a/seed=3", "b/seed=3"}
-    assert torch.__version__.startswith(whole["environment"]["torch"])
+    environment = whole["runs"]["a/seed=3"]["environment"]
+    assert torch.__version__.startswith(environment["torch"])
     assert whole["runs"]["a/seed=3"]["torch"] == whole["runs"]["b/seed=3"]["torch"]
 
     again = _common.parse("Doc.", tmp_path / "y.json", ["--seed", "3", "--smoke"])
@@ -48,11 +50,65 @@ def test_what_another_process_wrote_meanwhile_is_kept(arguments):
     assert set(json.loads(arguments.result.read_text())["runs"]) == {"a/seed=3", "a/seed=4"}
 
 
+def test_processes_that_write_at_once_lose_nothing(tmp_path):
+    def run(seed):
+        words = ["--seed", str(seed), "--smoke"]
+        arguments = _common.parse("Doc.", tmp_path / "x.json", words)
+        _common.run_missing(arguments, {f"a{i}": draw for i in range(40)})
+
+    processes = [get_context("fork").Process(target=run, args=(seed,)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(json.loads((tmp_path / "x.json").read_text())["runs"]) == 3 * 40
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_smoke_and_real_runs_do_not_mix(arguments):
     _common.run_missing(arguments, {"a": draw})
     arguments.smoke = False
     with pytest.raises(ValueError, match="holds smoke runs and cannot take real ones"):
         _common.run_missing(arguments, {"b": draw})
+
+
+def test_runs_of_other_settings_do_not_mix(arguments, tmp_path):
+    def run(name, seed=3, **settings):
+        words = ["--smoke", "--seed", str(seed), "--result", str(tmp_path / "x.json")]
+        other = _common.parse("Doc.", tmp_path, words)
+        _common.run_missing(other, {name: draw}, settings=settings)
+        return json.loads(arguments.result.read_text())["runs"]
+
+    run("mnist/a", epochs=10, samples=5)
+    for name, seed in (("mnist/a", 3), ("mnist/a", 4), ("mnist/b", 3)):
+        with pytest.raises(ValueError, match=r"a/seed=3 with epochs = 10, not 20: .* --result\."):
+            run(name, seed, epochs=20, samples=5)
+    runs = run("mnist/a", 4, epochs=10, samples=5)
+    assert runs["mnist/a/seed=4"]["settings"] == {"epochs": 10, "samples": 5}
+    assert len(run("cifar10/a", epochs=20)) == 3, "data sets have settings of their own"
+    assert len(run("mnist/c", epochs=10, splits=2)) == 4, "what no run says is no other setting"
+
+
+def test_runs_without_settings_are_left_alone(arguments):
+    before = {"environment": {"torch": "1.0"}, "smoke": True, "runs": {"a/seed=0": {"nll": 1.0}}}
+    arguments.result.write_text(json.dumps(before))
+    _common.run_missing(arguments, {"a": draw}, settings={"epochs": 10})
+    after = json.loads(arguments.result.read_text())
+    assert after["environment"] == before["environment"], "of the runs that have none themselves"
+    assert after["runs"]["a/seed=0"] == {"nll": 1.0}
+    assert after["runs"]["a/seed=3"]["settings"] == {"epochs": 10}
+
+
+def test_settings_are_compared_again_before_writing(arguments):
+    other = _common.parse("Doc.", arguments.result, ["--seed", "4", "--smoke"])
+
+    def job():
+        _common.run_missing(other, {"a": draw}, settings={"epochs": 20})
+        return draw()
+
+    with pytest.raises(ValueError, match="a/seed=4 with epochs = 20, not 10"):
+        _common.run_missing(arguments, {"a": job}, settings={"epochs": 10})
 
 
 def test_weights_are_trained_once(arguments):

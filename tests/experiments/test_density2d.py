@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import pytest
@@ -54,16 +55,15 @@ def test_smoke_run_resumes_and_reports(tmp_path, monkeypatch, capsys):
     result = tmp_path / "density2d.json"
     monkeypatch.setattr(density2d, "TARGETS", {"bimodal": density2d.bimodal})
     monkeypatch.setattr(density2d, "METHODS", ("iwvi", "mixture"))
-    arguments = ["density2d", "--smoke", "--seed", "3", "--result", str(result)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    density2d.main()
+    arguments = ["--smoke", "--seed", "3", "--result", str(result)]
+    density2d.main(arguments)
     content = json.loads(result.read_text())
     assert set(content["runs"]) == {"bimodal/iwvi/seed=3", "bimodal/mixture/seed=3"}
-    assert content["environment"]["scmixvi"]
     run = content["runs"]["bimodal/mixture/seed=3"]
+    assert run["environment"]["scmixvi"]
     assert sum(run["mass"].values()) == pytest.approx(1, abs=1e-3)
     capsys.readouterr()
-    density2d.main()
+    density2d.main(arguments)
     assert capsys.readouterr().out == "", "nothing is run twice"
     monkeypatch.setattr(
         sys, "argv", ["report", "--results", str(tmp_path), "--output", str(tmp_path / "out")]
@@ -73,3 +73,37 @@ def test_smoke_run_resumes_and_reports(tmp_path, monkeypatch, capsys):
     assert "not run" in table
     assert f"{run['kl_q_p']:.3f}" in table
     assert (tmp_path / "out" / "density2d.png").stat().st_size > 10_000
+
+
+def test_smoke_runs_are_not_kept_as_real_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(density2d, "job", lambda *_: {"kl_q_p": 0.0})
+    result = tmp_path / "density2d.json"
+    density2d.main(["--smoke", "--result", str(result)])
+    with pytest.raises(ValueError, match="holds smoke runs and cannot take real ones"):
+        density2d.main(["--result", str(result)])
+
+
+def test_the_committed_runs_are_real_and_take_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(density2d, "job", lambda *_: {"kl_q_p": 0.0})
+    result = shutil.copy(density2d.RESULT, tmp_path)
+    before = json.loads(density2d.RESULT.read_text())
+    density2d.main(["--seed", "7", "--result", str(result)])
+    after = json.loads((tmp_path / "density2d.json").read_text())
+    assert len(after["runs"]) == len(before["runs"]) + 15
+    assert before["runs"].items() <= after["runs"].items()
+    with pytest.raises(ValueError, match="holds real runs and cannot take smoke ones"):
+        density2d.main(["--seed", "8", "--smoke", "--result", str(result)])
+
+
+def test_what_others_write_during_a_fit_is_kept(tmp_path, monkeypatch):
+    words = ["--smoke", "--result", str(tmp_path / "density2d.json")]
+    others = iter([["--seed", "1"]])
+
+    def job(*_):
+        for seed in others:
+            density2d.main([*words, *seed])
+        return {}
+
+    monkeypatch.setattr(density2d, "job", job)
+    density2d.main(words)
+    assert len(json.loads((tmp_path / "density2d.json").read_text())["runs"]) == 2 * 15

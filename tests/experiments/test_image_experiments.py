@@ -18,7 +18,7 @@ from scmixvi.experiments import (
     path_gradients,
 )
 from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
-from scmixvi.image.lightning import recipe_training
+from scmixvi.image.lightning import VAETraining, recipe_training
 
 TINY = {"n_latent": 3, "encoder_hidden": (8,), "decoder_hidden": (8,)}
 
@@ -109,6 +109,69 @@ def test_a_training_by_another_scheme_is_not_taken_for_this_one(small_data):
     models(small_data).trained("a", make)
     with pytest.raises(ValueError, match="epochs = 3, not 4: use the same arguments, or name"):
         models(small_data, epochs=4).trained("a", make)
+
+
+def test_a_training_that_has_stopped_early_is_not_trained_on(small_data):
+    def too_fast():
+        return recipe_training("mlp", 2, TINY, warmup_epochs=0, learning_rate=0.5)
+
+    found = models(small_data, epochs=30, patience=1)
+    vae, record = found.trained("a", too_fast)
+    assert record["stopped_early"]
+    assert record["epochs"] < 30
+    (found.folder / "a" / "trained.json").unlink()  # as if interrupted before it was written
+    again, same = found.trained("a", too_fast)
+    assert same == record
+    torch.testing.assert_close(weights(again), weights(vae), rtol=0, atol=0)
+
+
+def test_a_bound_that_is_not_finite_is_not_taken_for_a_deadline(small_data, monkeypatch):
+    found = models(small_data)
+    found.deadline = After(1)
+    with pytest.raises(OutOfTime):
+        found.trained("a", make)
+    found.deadline = Deadline()
+    own = VAETraining.bound
+
+    def broken(self, *arguments):
+        return own(self, *arguments) * (1 if self.training else float("nan"))
+
+    monkeypatch.setattr(VAETraining, "bound", broken)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="is nan after epoch 2: train with a lower"):
+            found.trained("a", make)
+    kept = torch.load(found.folder / "a" / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0, "the epoch before is what there is to go on from"
+
+
+def test_a_training_of_another_model_is_not_taken_for_this_one(small_data):
+    def other():
+        return recipe_training("mlp", 2, TINY | {"weights": [0.9, 0.1]}, warmup_epochs=1)
+
+    found = models(small_data)
+    found.trained("a", make)
+    found.trained("a", make)
+    with pytest.raises(ValueError, match="origin = .*, not .*0.9.*: use the same arguments"):
+        found.trained("a", other)
+    path = found.folder / "a" / "scheme.json"
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "origin"})
+    )
+    found.trained("a", make)
+    assert "origin" not in json.loads(path.read_text()), "a folder from before is left as it is"
+
+
+def test_the_test_of_other_weights_is_not_taken_for_this_ones(small_data):
+    found = models(small_data)
+    vae, _ = found.trained("a", make)
+    first = found.nll("a", vae)
+    other = make().vae.eval()
+    second = found.nll("a", other)
+    assert second["nll"] != first["nll"]
+    assert found.nll("a", vae) == first
+    (path,) = found.folder.glob("a/nll_*.pt")
+    torch.save({"state_dict": torch.load(path)["state_dict"]}, path)
+    assert found.nll("a", other) == first, "a file from before does not say of which weights it is"
 
 
 def test_no_time_no_training(small_data):
@@ -219,7 +282,10 @@ def run(capsys, module, *words):
 def written(path):
     content = json.loads(path.read_text())
     assert content["smoke"]
-    assert content["environment"]["scmixvi"]
+    for run in content["runs"].values():
+        assert run["environment"]["scmixvi"]
+        assert run["settings"]["epochs"] == run["trainings"][0]["scheme"]["epochs"]
+        assert run["settings"]["samples"] == run["n_test_samples"]
     return content["runs"]
 
 
@@ -238,6 +304,8 @@ def test_latents_smoke(small_data, capsys, monkeypatch):
     assert 0 < by_name["ensemble"]["jsd"] < np.log(2)
     assert by_name["vae"]["nll"] == same[0]["nll"] != by_name["ensemble"]["nll"]
     assert run(capsys, *words) == "", "nothing is run twice"
+    with pytest.raises(ValueError, match="with splits = 2, not 3: use the same arguments"):
+        run(capsys, *words[:-1], "3")
 
     images = small_data / "monotone_images.json"
     monkeypatch.setattr(Models, "_fit", lambda *_: pytest.fail("the checkpoints are there"))
@@ -298,6 +366,10 @@ def test_image_nll_smoke_stops_and_goes_on(small_data, capsys):
     bits = runs["mnist/vanilla/S=1/seed=3"]
     assert bits["bits_per_dim"] == pytest.approx(bits["nll"] / 784 / np.log(2), rel=1e-4)
     assert run(capsys, image_nll, *words) == ""
+    for word, value in (("--epochs", "3"), ("--samples", "2"), ("--precision", "bf16-mixed")):
+        name = word.strip("-")
+        with pytest.raises(ValueError, match=f"with {name} = .*, not {value}: use the same"):
+            run(capsys, image_nll, *words, word, value)
 
 
 def test_cifar_smoke_on_a_subset_is_called_one(small_data, capsys):
