@@ -35,7 +35,12 @@ from scmixvi.singlecell._checks import (
     check_query_genes,
 )
 from scmixvi.singlecell._convert import components_from_one, one_of_components, tell_apart, twin
-from scmixvi.singlecell._files import check_model_file, replace_files
+from scmixvi.singlecell._files import (
+    PICKLING,
+    check_model_file,
+    check_staged_file,
+    replace_files,
+)
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
@@ -598,16 +603,33 @@ class MixtureSCVI(SCVI):
                 data.obsm.update(theirs)
 
     def save(
-        self, dir_path: str, prefix: str | None = None, overwrite: bool = False, **kwargs: Any
+        self,
+        dir_path: str,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole."""
+        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and `overwrite` is False, or if :meth:`load` would refuse the file.
+        """
+        save_kwargs = {"pickle_module": PICKLING} | (save_kwargs or {})
+        further = (save_anndata, save_kwargs, *args)
         if os.path.exists(dir_path) and not overwrite:
-            super().save(dir_path, prefix, overwrite, **kwargs)  # raises scvi-tools' message
-        parent = os.path.dirname(os.path.abspath(dir_path))
-        os.makedirs(parent, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as staging:
-            super().save(staging, prefix, True, **kwargs)
-            replace_files(staging, dir_path)
+            super().save(dir_path, prefix, overwrite, *further, **kwargs)  # raises its message
+        target = os.path.realpath(dir_path)
+        beside = target if os.path.isdir(target) else os.path.dirname(target)
+        os.makedirs(beside, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".saving-") as staging:
+            super().save(staging, prefix, True, *further, **kwargs)
+            check_staged_file(staging, prefix)
+            replace_files(staging, target)
 
     @classmethod
     def load(

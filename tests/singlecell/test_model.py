@@ -1,12 +1,16 @@
 """MixtureSCVI as users meet it: training, latents, files, scArches, SCVI and back."""
 
+import datetime
+import errno
 import inspect
 import math
 import os
 import pickle
+from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -14,9 +18,11 @@ from scvi.dataloaders import DataSplitter
 from scvi.model import SCANVI, SCVI
 from scvi.train import TrainingPlanConfig
 from torch.distributions import Normal
+from torch.nn import functional
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._files import element_wise
 
 
 @pytest.fixture
@@ -267,6 +273,88 @@ def test_saving_replaces_only_by_whole_files(trained, tmp_path, monkeypatch):
         trained.save(target, overwrite=True)
     assert (target / "model.pt").read_bytes() == good
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_saving_through_a_link_to_another_file_system(trained, adata, tmp_path, monkeypatch):
+    """Files can only be replaced by those of the same file system, so they are written there."""
+    for name in ("home", "disk"):
+        os.mkdir(tmp_path / name)
+    os.symlink(tmp_path / "disk" / "model", tmp_path / "home" / "model")
+    replace = os.replace
+
+    def within_one_disk(source, target):
+        if (tmp_path / "disk") not in Path(source).parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within_one_disk)
+    for _ in range(2):
+        trained.save(tmp_path / "home" / "model", overwrite=True)
+        MixtureSCVI.load(tmp_path / "home" / "model", adata)
+    assert os.listdir(tmp_path / "disk") == ["model"]
+    assert os.listdir(tmp_path / "disk" / "model") == ["model.pt"]
+
+
+def test_saving_takes_arguments_by_place_as_scvi_does(trained, tmp_path):
+    trained.save(tmp_path / "model", "a_", True, True)
+    assert sorted(os.listdir(tmp_path / "model")) == ["a_adata.h5ad", "a_model.pt"]
+
+
+CATEGORIES = {
+    "intervals": [pd.Interval(0, 1), pd.Interval(1, 2.5)],
+    "dates": [datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)],
+    "times": [datetime.datetime(2024, 1, 1, 3), datetime.datetime(2024, 1, 2)],
+    "time stamps": [pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-02")],
+    "spans": [datetime.timedelta(1), datetime.timedelta(2)],
+}
+
+
+@pytest.mark.parametrize("categories", CATEGORIES.values(), ids=CATEGORIES)
+def test_categories_of_every_kind_are_saved(make_model, adata, tmp_path, categories):
+    codes = adata.obs["batch"].cat.codes
+    adata.obs["when"] = pd.Series([categories[i] for i in codes], adata.obs_names, dtype=object)
+    make_model(n_components=2, batch_key="when").save(tmp_path / "model")
+    loaded = MixtureSCVI.load(tmp_path / "model", adata)
+    saved = loaded.adata_manager.get_state_registry("batch").categorical_mapping
+    assert pd.Index(saved).equals(pd.Index(categories))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"var_activation": f} for f in (torch.exp, torch.sigmoid, functional.relu)),
+        *({"var_activation": f} for f in (functional.softplus, torch.nn.Softplus())),
+        *(
+            {"extra_decoder_kwargs": {"activation_fn": cls}}
+            for cls in (torch.nn.Identity, torch.nn.ELU)
+        ),
+    ],
+    ids=["exp", "sigmoid", "relu", "softplus", "Softplus", "Identity", "ELU"],
+)
+def test_activations_are_saved(make_model, adata, tmp_path, arguments):
+    make_model(n_components=2, **arguments).save(tmp_path / "model")
+    module = MixtureSCVI.load(tmp_path / "model", adata).module
+    if "var_activation" in arguments:
+        found, expected = module.z_encoder_1.var_activation, arguments["var_activation"]
+        assert found is expected or type(found) is type(expected) is torch.nn.Softplus
+
+
+def test_saving_refuses_what_loading_would(make_model, adata, tmp_path):
+    """While the model is still there, and what was saved before too."""
+    make_model(n_components=2).save(tmp_path / "model")
+    good = (tmp_path / "model" / "model.pt").read_bytes()
+    model = make_model(n_components=2, var_activation=torch.cosh)
+    for name in ("model", "new"):
+        with pytest.raises(ValueError, match=r"not saved.*names builtins\.getattr.*Use categories"):
+            model.save(tmp_path / name, overwrite=True)
+    assert (tmp_path / "model" / "model.pt").read_bytes() == good
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_file_names_functions_of_torch_only_from_a_list():
+    assert element_wise("tanh") is torch.tanh
+    with pytest.raises(ValueError, match="'load' is none of torch's abs, "):
+        element_wise("load")
 
 
 class Evil:
