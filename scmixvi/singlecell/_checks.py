@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from torch import Tensor
 
 from scmixvi.core import check_estimator, log_weights_from
 
@@ -84,6 +85,17 @@ def check_counts(counts: Any, needs_library: bool) -> None:
                 f"{n_empty} cells have no counts at all, so their library size is 0: remove them, "
                 "for example with sc.pp.filter_cells(adata, min_counts=1)."
             )
+
+
+def check_encoded(loc: Tensor) -> None:
+    """Raise ValueError if component means `[n, S, D]` of queried cells are not finite."""
+    n_bad = int((~loc.isfinite()).flatten(1).any(1).sum())
+    if n_bad:
+        raise ValueError(
+            f"{n_bad} of {len(loc)} cells of a minibatch have no finite latents: their counts or "
+            "covariates are negative, NaN or infinite, or the model's weights are not finite. "
+            "Query with raw counts, as at registration."
+        )
 
 
 def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) -> None:

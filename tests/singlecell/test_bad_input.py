@@ -135,3 +135,22 @@ def test_queries_before_training(make_model):
     ):
         with pytest.raises(RuntimeError, match="Please train the model first"):
             query()
+
+
+@pytest.mark.parametrize("sharing", ["separate", "trunk"])
+@pytest.mark.parametrize("value", [np.nan, -3.0])
+def test_query_cells_with_bad_counts(make_model, value, sharing):
+    model = make_model(n_components=2, encoder_sharing=sharing)
+    model.train(1, **QUIET)
+    query = with_entry(value)
+    for method, arguments in (
+        (model.get_latent_representation, {}),
+        (model.get_latent_representation, {"representation": "params"}),
+        (model.get_component_weights, {}),
+        (model.get_posterior_diversity, {}),
+        (model.get_elbo, {}),
+        (model.get_marginal_ll, {"n_mc_samples": 4}),
+        (model.get_normalized_expression, {}),
+    ):
+        with pytest.raises(ValueError, match="1 of .* no finite latents: their counts or covari"):
+            method(query, **arguments)
