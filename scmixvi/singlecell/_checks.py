@@ -1,5 +1,6 @@
 """Bad input, said in one sentence before anything is changed."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,19 @@ def check_many_components(
             f"gives {mixture_weights} weights no right gradient: use uniform or given weights, "
             "or estimator='all'."
         )
+
+
+def check_component(component: Any, n_components: int) -> int:
+    """Return the number of a component; raise ValueError for what is none."""
+    try:
+        number = -1 if isinstance(component, bool) else operator.index(component)
+    except TypeError:
+        number = -1
+    if not 0 <= number < n_components:
+        raise ValueError(
+            f"component must be one of 0 to {n_components - 1}, but it is {component!r}."
+        )
+    return number
 
 
 def check_finite(counts: Any, where: str) -> None:

@@ -28,13 +28,21 @@ from torch.distributions import (
 )
 
 from scmixvi.singlecell._checks import (
+    check_component,
     check_counts,
     check_finite,
     check_many_components,
     check_mixture_arguments,
     check_query_genes,
 )
-from scmixvi.singlecell._convert import components_from_one, one_of_components, tell_apart, twin
+from scmixvi.singlecell._convert import (
+    components_from_one,
+    data_of,
+    of_component,
+    one_of_components,
+    tell_apart,
+    twin,
+)
 from scmixvi.singlecell._files import (
     PICKLING,
     check_model_file,
@@ -527,6 +535,7 @@ class MixtureSCVI(SCVI):
             mixture_kwargs.get("n_importance_samples", 1),
             mixture_kwargs.get("mixture_weights", "uniform"),
         )
+        adata = data_of(scvi_model, adata)
         model = twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
         state = components_from_one(scvi_model.module.state_dict(), n_components)
         model.module.load_state_dict(state, strict=False)
@@ -541,38 +550,51 @@ class MixtureSCVI(SCVI):
         Parameters
         ----------
         component
-            Which encoder, 0 to S - 1. None takes the one with the best ELBO of its own, averaged
-            over (at most 2000 of) the model's cells.
+            Which encoder, 0 to S - 1. None takes the one with the best ELBO of its own among those
+            that have weight, averaged over several draws for (at most 2000 of) the model's cells,
+            or those of `adata` where it has none. The same model gives the same one every time.
         adata
-            Data to attach; the model's own by default.
+            Data to attach; the model's own by default. Of minified data a copy is attached, with
+            the parameters of that encoder.
 
         Raises
         ------
         ValueError
-            If there is no such component, no adata, or a trunk whose layers have no bias.
+            If there is no such component, no adata, a trunk whose layers have no bias, or if none
+            is named and the model's data are minified without counts, which have no ELBO.
         """
+        data = data_of(self, adata)
         if component is None:
-            component = self._best_component()
-        if component not in range(self.module.n_components):
-            raise ValueError(
-                f"component must be one of 0 to {self.module.n_components - 1}, "
-                f"but it is {component!r}."
-            )
-        model = twin(SCVI, self, adata)
+            component = self._best_component(data)
+        component = check_component(component, self.module.n_components)
         state = one_of_components(self.module.state_dict(), component)
+        model = twin(SCVI, self, of_component(data, component, self.module.n_latent))
         model.module.load_state_dict(state, strict=False)
         return model
 
     @torch.inference_mode()
-    def _best_component(self, max_cells: int = 2000) -> int:
-        if self.module.n_components == 1 or (
-            self.module.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR
-        ):
+    def _best_component(self, data: AnnData, max_cells: int = 2000, n_draws: int = 10) -> int:
+        module = self.module
+        if module.n_components == 1:
             return 0
-        indices = np.linspace(0, self.adata.n_obs - 1, min(max_cells, self.adata.n_obs)).astype(int)
-        loader = self._make_data_loader(adata=self.adata, indices=indices)
-        bounds = torch.cat([self.module.component_bounds(batch) for batch in loader], dim=1)
-        return int(bounds.mean(1).argmax())
+        if module.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            raise ValueError(
+                "the data are minified without counts, so that no component is known to be the "
+                f"best: name one of 0 to {module.n_components - 1} as `component`."
+            )
+        adata = self._validate_anndata(data) if self.adata is None else self.adata
+        indices = np.linspace(0, adata.n_obs - 1, min(max_cells, adata.n_obs)).astype(int)
+        module.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            bounds = sum(
+                module.component_bounds(batch).sum(1)
+                for batch in self._make_data_loader(adata=adata, indices=indices)
+                for _ in range(n_draws)
+            )
+        if not isinstance(module.mixture_weights, str):
+            bounds[torch.tensor(module.mixture_weights) == 0] = -torch.inf
+        return int(bounds.argmax())
 
     # ---------------------------------------------------------------- files and minified data
 

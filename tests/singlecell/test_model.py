@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._convert import one_of_components
 from scmixvi.singlecell._files import element_wise
 
 
@@ -508,14 +509,12 @@ def test_from_scvi_model_refuses_other_models(trained):
         MixtureSCVI.from_scvi_model(trained)
 
 
-@pytest.mark.parametrize("component", [0, 2, None])
+@pytest.mark.parametrize("component", [0, 2, np.int64(1), None])
 def test_to_scvi_is_that_component(trained, component):
-    torch.manual_seed(0)
     stock = trained.to_scvi(component)
     assert type(stock) is SCVI
     means = trained.get_latent_representation(representation="components").reshape(60, 3, 3)
-    torch.manual_seed(0)
-    chosen = trained._best_component() if component is None else component
+    chosen = trained._best_component(trained.adata) if component is None else component
     np.testing.assert_allclose(stock.get_latent_representation(), means[:, chosen], atol=1e-5)
     one = MixtureSCVI.from_scvi_model(stock, 1)
     assert float(one.get_elbo()) == pytest.approx(float(stock.get_elbo()), abs=2)
@@ -527,9 +526,62 @@ def test_scanvi_starts_from_to_scvi(trained):
     assert len(scanvi.predict()) == 60
 
 
-def test_to_scvi_names_the_components(trained):
-    with pytest.raises(ValueError, match="component must be one of 0 to 2"):
-        trained.to_scvi(3)
+@pytest.mark.parametrize("component", [3, -1, 1.0, np.float64(2), True, np.True_, "1"])
+def test_to_scvi_names_the_components(trained, component):
+    with pytest.raises(ValueError, match="component must be one of 0 to 2, but it is"):
+        trained.to_scvi(component)
+
+
+def test_weights_without_that_component_are_refused():
+    with pytest.raises(ValueError, match="no component 7"):
+        one_of_components({"z_encoder.a": torch.zeros(1)}, 7)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "amortized"])
+@pytest.mark.parametrize("kind", ["", "_with_counts"])
+def test_to_scvi_of_minified_data_is_that_component(make_model, weights, kind):
+    model = make_model(n_components=3, mixture_weights=weights)
+    model.train(2, **QUIET)
+    params = model.get_latent_representation(representation="params").reshape(60, 2, 3, 3)
+    model.minify_adata("latent_posterior_parameters" + kind)
+    stock = model.to_scvi(1)
+    mean, variance = stock.get_latent_representation(return_dist=True)
+    np.testing.assert_allclose(mean, params[:, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(variance, params[:, 1, 1], rtol=1e-4)
+    assert stock.get_normalized_expression().shape == (60, 23)
+    assert model.adata.obsm["scvi_latent_qzv"].shape == (60, 9)
+    assert model.get_component_weights().shape == (60, 3)
+    if kind:
+        assert type(model.to_scvi()) is SCVI
+    else:
+        with pytest.raises(ValueError, match="minified without counts.*name one of 0 to 2"):
+            model.to_scvi()
+
+
+def test_to_scvi_of_a_model_without_data(trained, adata, tmp_path):
+    trained.save(tmp_path / "model")
+    best = trained._best_component(adata)
+    loaded = MixtureSCVI.load(tmp_path / "model", adata=False)
+    for component in (None, 1):
+        with pytest.raises(ValueError, match="the model carries no adata: pass"):
+            loaded.to_scvi(component)
+    stock = loaded.to_scvi(adata=make_adata())
+    means = trained.get_latent_representation(representation="components").reshape(60, 3, 3)
+    np.testing.assert_allclose(stock.get_latent_representation(), means[:, best], atol=1e-5)
+
+
+def test_the_best_component_is_the_same_every_time_and_has_weight(make_model):
+    """And asking for it leaves the random numbers alone."""
+    model = make_model(n_components=3, mixture_weights=[0.0, 0.5, 0.5])
+    model.train(1, **QUIET)
+    with torch.no_grad():
+        for encoder in model.module.z_encoders[1:]:
+            encoder.mean_encoder.bias.add_(5.0)
+    before = torch.get_rng_state()
+    best = {model._best_component(model.adata) for _ in range(5)}
+    assert len(best) == 1
+    assert best < {1, 2}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_best_component_has_the_best_bound(trained):
@@ -537,7 +589,7 @@ def test_the_best_component_has_the_best_bound(trained):
         for name, parameter in trained.module.named_parameters():
             if name.startswith(("z_encoder.mean_encoder", "z_encoder_1.mean_encoder")):
                 parameter.add_(5.0)
-    assert trained._best_component() == 2
+    assert trained._best_component(trained.adata) == 2
 
 
 def test_summary_names_the_mixture(trained, capsys):
