@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from torch import Tensor
 
@@ -99,6 +100,30 @@ def check_counts(counts: Any, needs_library: bool) -> None:
                 f"{n_empty} cells have no counts at all, so their library size is 0: remove them, "
                 "for example with sc.pp.filter_cells(adata, min_counts=1)."
             )
+
+
+def check_covariates(covariates: Any) -> None:
+    """Raise ValueError if continuous covariates in a table hold NaN or infinity."""
+    if not isinstance(covariates, pd.DataFrame):
+        return
+    for name, values in covariates.items():
+        n_bad = int((~np.isfinite(values.to_numpy(float))).sum())
+        if n_bad:
+            raise ValueError(
+                f"the continuous covariate adata.obs[{name!r}] holds {n_bad} entries that are NaN "
+                "or infinite: fill them in, remove those cells, or leave the covariate out."
+            )
+
+
+def check_size_factors(factors: Any, name: str) -> None:
+    """Raise ValueError unless size factors are finite and above 0."""
+    values = np.asarray(factors, dtype=float)
+    n_bad = int((~(np.isfinite(values) & (values > 0))).sum())
+    if n_bad:
+        raise ValueError(
+            f"the size factor adata.obs[{name!r}] holds {n_bad} entries that are NaN, infinite or "
+            "not above 0: compute it again, or remove those cells."
+        )
 
 
 def check_encoded(loc: Tensor) -> None:

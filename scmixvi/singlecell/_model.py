@@ -30,10 +30,12 @@ from torch.distributions import (
 from scmixvi.singlecell._checks import (
     check_component,
     check_counts,
+    check_covariates,
     check_finite,
     check_many_components,
     check_mixture_arguments,
     check_query_genes,
+    check_size_factors,
 )
 from scmixvi.singlecell._convert import (
     components_from_one,
@@ -201,13 +203,18 @@ class MixtureSCVI(SCVI):
             check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
         super().setup_anndata(adata, layer, *args, **kwargs)
 
-    def _check_registered_counts(self) -> None:
-        """Raise for counts that cannot be trained on."""
-        registered = self.adata_manager.data_registry
-        module = self.module
+    def _check_registered_data(self) -> None:
+        """Raise for counts, covariates and size factors that cannot be trained on."""
+        manager, module = self.adata_manager, self.module
+        registered = manager.data_registry
+        if REGISTRY_KEYS.CONT_COVS_KEY in registered:
+            check_covariates(manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY))
+        if REGISTRY_KEYS.SIZE_FACTOR_KEY in registered:
+            factors = manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+            check_size_factors(factors, registered[REGISTRY_KEYS.SIZE_FACTOR_KEY].attr_key)
         if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or module.gene_likelihood == "normal":
             return
-        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)
 
     # ---------------------------------------------------------------- training
@@ -217,7 +224,8 @@ class MixtureSCVI(SCVI):
 
         The KL weight rises from 0 to 1 over the first quarter of the epochs, unless `plan_kwargs`
         or `plan_config` says otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools'
-        400 epochs would never reach 1 on most data sets.
+        400 epochs would never reach 1 on most data sets. A model that is trained already, or
+        comes from a trained SCVI, goes on at weight 1.
 
         Parameters
         ----------
@@ -231,8 +239,9 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If `latent_key` is neither a non-empty string nor None, or if the counts are negative
-            or a cell has none.
+            If `latent_key` is neither a non-empty string nor None, if the counts are negative or a
+            cell has none, if continuous covariates or size factors are not finite, or size factors
+            not above 0, or if the loss is no longer finite.
         """
         if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
             raise ValueError(
@@ -240,12 +249,15 @@ class MixtureSCVI(SCVI):
             )
         has_adata = getattr(self, "_adata", None) is not None
         if has_adata:
-            self._check_registered_counts()
+            self._check_registered_data()
         arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("trainer_kwargs", {})
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
-            arguments.get("plan_kwargs"), arguments.get("plan_config"), max_epochs
+            arguments.get("plan_kwargs"),
+            arguments.get("plan_config"),
+            max_epochs,
+            self.is_trained_,
         )
         if self.module is not None and all(p.requires_grad for p in self.module.parameters()):
             # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation

@@ -73,6 +73,25 @@ def test_empty_cells():
     MixtureSCVI(adata, n_hidden=8).train(1, **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "setup", "message"),
+    [
+        ("age", np.nan, {"continuous_covariate_keys": ["size", "age"]}, "covariate .*'age'"),
+        ("age", np.inf, {"continuous_covariate_keys": ["age"]}, "covariate .*'age'"),
+        ("size", np.nan, {"size_factor_key": "size"}, "size factor .*'size'"),
+        ("size", 0.0, {"size_factor_key": "size"}, "size factor .*'size'"),
+        ("size", -1.0, {"size_factor_key": "size"}, "size factor .*'size'"),
+    ],
+)
+def test_covariates_that_are_no_numbers(make_model, adata, column, value, setup, message):
+    adata.obs.loc["cell7", column] = value
+    model = make_model(n_components=2, **setup)
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match=rf"{message}\] holds 1 entries that are NaN"):
+        model.train(1, **QUIET)
+    assert_untouched(adata, before)
+
+
 def test_a_gene_that_is_zero_everywhere_is_fine():
     adata = make_adata()
     counts = adata.X.toarray()

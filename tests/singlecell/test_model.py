@@ -78,6 +78,21 @@ def test_kl_weight_reaches_1_in_a_quarter_of_the_epochs(make_model, arguments, e
     assert kl_weights(model) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("how", ["again", "loaded", "from SCVI"])
+def test_a_trained_model_goes_on_at_kl_weight_1(make_model, adata, tmp_path, how):
+    model = make_model(n_components=2)
+    model.train(4, log_every_n_steps=1, **QUIET)
+    if how == "loaded":
+        model.save(tmp_path / "model")
+        model = MixtureSCVI.load(tmp_path / "model", adata)
+    elif how == "from SCVI":
+        model = MixtureSCVI.from_scvi_model(model.to_scvi(), 2)
+    model.train(8, log_every_n_steps=1, **QUIET)
+    assert kl_weights(model)[-8:] == [1] * 8
+    model.train(8, log_every_n_steps=1, plan_kwargs={"n_epochs_kl_warmup": 8}, **QUIET)
+    assert kl_weights(model)[-8:] == pytest.approx(np.arange(8) / 8)
+
+
 def test_positional_arguments_and_bad_ones_are_those_of_scvi(make_model):
     model = make_model(n_components=2)
     model.train(1, "cpu", 1, 0.7, **{k: v for k, v in QUIET.items() if k != "accelerator"})
