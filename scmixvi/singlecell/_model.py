@@ -56,7 +56,7 @@ from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
 from scmixvi.singlecell._storage import store_latents
-from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
+from scmixvi.singlecell._training import MixtureTrainingPlan, check_precision, with_kl_warmup
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,8 @@ class MixtureSCVI(SCVI):
         ValueError
             If `latent_key` is neither a non-empty string nor None, if the counts are negative or a
             cell has none, if continuous covariates or size factors are not finite, or size factors
-            not above 0, or if the loss is no longer finite.
+            not above 0, if `precision` changes the type of the weights, or if the loss is no
+            longer finite.
         """
         if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
             raise ValueError(
@@ -252,6 +253,7 @@ class MixtureSCVI(SCVI):
             self._check_registered_data()
         arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("trainer_kwargs", {})
+        check_precision(arguments)
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
             arguments.get("plan_kwargs"),
@@ -321,13 +323,19 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If the representation is unknown.
+            If the representation is unknown, or does not go with `give_mean` or `return_dist`.
         """
         if representation not in REPRESENTATIONS:
             raise ValueError(
                 f"representation must be one of {list(REPRESENTATIONS)}, "
                 f"but it is {representation!r}."
             )
+        if representation != "mean" and (return_dist or not give_mean):
+            raise ValueError(
+                f"representation={representation!r} is one array of parameters: leave out "
+                "return_dist and give_mean, which go with representation='mean'."
+            )
+        self._check_if_trained(warn=False)
         if not return_dist and representation == "mean":
             transformed = self.module.latent_distribution == "ln"
             wrapped = not isinstance(self.module, MixtureVAE)
@@ -376,16 +384,26 @@ class MixtureSCVI(SCVI):
         minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
         do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
         index names the cell of each.
+
+        Raises
+        ------
+        ValueError
+            If importance weights are asked for and the likelihood is neither ZINB nor NB.
         """
         bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
         given = bound.arguments
         batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
+        weighted = given.get("weights") == "importance"
+        if weighted and n_draws is not None and self.module.gene_likelihood not in ("zinb", "nb"):
+            raise ValueError(
+                "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
+                f"{self.module.gene_likelihood!r}: leave `weights` out."
+            )
         if (
-            given.get("weights") != "importance"
+            not weighted
             or given.get("dataloader") is not None
             or (isinstance(batches, list | tuple) and len(batches) > 1)
             or given.get("n_samples", 1) != 1
-            or self.module.gene_likelihood not in ("zinb", "nb")
         ):
             return super().get_normalized_expression(*args, **kwargs)
         if n_draws is None:
@@ -535,17 +553,23 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If there is no adata, or the model is not an SCVI.
+            If there is no adata, the model is not an SCVI, or the mixture's arguments are none.
         """
         if type(scvi_model).__name__ != "SCVI" or scvi_model.module is None:
             raise ValueError(
                 "from_scvi_model needs an scvi.model.SCVI whose module exists, "
                 f"but got a {type(scvi_model).__name__}."
             )
+        mixture_weights = mixture_kwargs.get("mixture_weights", "uniform")
         check_mixture_arguments(
+            n_components, mixture_kwargs.get("n_importance_samples", 1), mixture_weights
+        )
+        check_many_components(
             n_components,
-            mixture_kwargs.get("n_importance_samples", 1),
-            mixture_kwargs.get("mixture_weights", "uniform"),
+            mixture_weights,
+            mixture_kwargs.get("encoder_sharing", "separate"),
+            mixture_kwargs.get("estimator", "all"),
+            mixture_kwargs.get("n_drawn", 2),
         )
         adata = data_of(scvi_model, adata)
         model = twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)

@@ -185,6 +185,16 @@ def _pooled(steps: list[LossOutput]) -> LossOutput:
     )
 
 
+def check_precision(arguments: dict[str, Any]) -> None:
+    """Raise ValueError if arguments of `train` would leave weights that are not float32."""
+    precision = (_as_kwargs(arguments.get("trainer_config")) | arguments).get("precision")
+    if str(precision) in ("16-true", "bf16-true", "64-true", "64"):
+        raise ValueError(
+            f"precision={precision!r} leaves weights of a type that the data do not have: use "
+            "'32-true', '16-mixed' or 'bf16-mixed'."
+        )
+
+
 def with_kl_warmup(
     plan_kwargs: Any, plan_config: Any, max_epochs: int | None, is_trained: bool
 ) -> dict:
