@@ -205,6 +205,15 @@ def test_components_errors_say_what_is_there(adata):
     assert plt.get_fignums() == []
 
 
+def test_components_need_a_plane():
+    adata = make_adata()
+    MixtureSCVI.setup_anndata(adata)
+    model = MixtureSCVI(adata, n_components=2, n_hidden=8, n_latent=1)
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match="at least two latent dimensions, but .* n_latent=1"):
+        pl.components(model, [0], show=False)
+
+
 def test_training_draws_the_history(adata):
     bound, jsd, weights = pl.training(Model(adata), show=False)
     train, validation = bound.lines
@@ -265,6 +274,11 @@ def test_compare_shows_means_spreads_and_what_may_be_best():
     shade = axes.images[0].get_array()
     assert shade[1, 0] == shade[1, 1] == shade[:, 0].min() < shade[0, 0] < shade[2, 0]
     assert shade.mask.tolist() == [[False, False], [False, False], [False, True]]
+
+
+def test_one_column_may_be_given_by_its_name():
+    axes = pl.compare(pd.DataFrame({"ARI": [1, 2]}), lower_is_better="ARI", show=False)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ARI ↓"]
 
 
 def test_what_prints_alike_is_bold_alike():

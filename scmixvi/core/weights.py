@@ -35,7 +35,15 @@ def log_weights_from(weights: Sequence[float] | Tensor, n_components: int) -> Te
         ...
     ValueError: mixture weights must sum to 1, but [0.5, 0.6] sums to 1.1.
     """
-    values = torch.as_tensor(weights, dtype=torch.float64).detach().flatten()
+    try:
+        values = torch.as_tensor(weights, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0, 0)
+    if values.dim() != 1:
+        raise ValueError(
+            f"mixture weights must be one number for each of the {n_components} components, "
+            f"side by side, but got {weights!r}."
+        )
     shown = [round(v, 6) for v in values.tolist()]
     if len(values) != n_components:
         raise ValueError(

@@ -14,7 +14,7 @@ from scmixvi.pl._figures import finished, listing, panels
 def compare(
     scores: pd.DataFrame,
     *,
-    lower_is_better: Collection[str] = (),
+    lower_is_better: str | Collection[str] = (),
     digits: int = 2,
     cmap: str = "YlGn",
     ax: Axes | None = None,
@@ -33,7 +33,7 @@ def compare(
     scores
         One row a model or run, one column a score; missing values are shown as a dash.
     lower_is_better
-        Columns in which low values are good.
+        Column, or columns, in which low values are good.
     digits
         After the decimal point.
     cmap
@@ -62,6 +62,8 @@ def compare(
     --------
     >>> scmixvi.pl.compare(pd.DataFrame({"ARI": [0.71, 0.72]}, index=["SCVI", "MixtureSCVI"]))
     """
+    if isinstance(lower_is_better, str):
+        lower_is_better = [lower_is_better]
     _check(scores, lower_is_better)
     runs = scores.groupby(level=0, sort=False)
     means, spreads = runs.mean(), runs.std()

@@ -67,7 +67,7 @@ def components(
     KeyError
         If a cell or `color` is not in adata.
     ValueError
-        If no cell is chosen, or a mask has the wrong length.
+        If no cell is chosen, a mask has the wrong length, or the model has one latent dimension.
     IndexError
         If a position is out of range.
 
@@ -84,6 +84,11 @@ def components(
     params = model.get_latent_representation(adata, representation="params")
     means, variances = params.reshape(len(params), 2, weights.shape[1], -1).transpose(1, 0, 2, 3)
     mixture = (weights[..., None] * means).sum(1)
+    if mixture.shape[1] < 2:
+        raise ValueError(
+            "the plane needs at least two latent dimensions, but the model has n_latent=1: "
+            "train one with more."
+        )
     plane = PCA(2, random_state=0).fit(mixture)
     ax = panels(1)[0] if ax is None else ax
     _draw_background(adata, plane.transform(mixture), color, ax, kwargs)

@@ -1,10 +1,13 @@
 """Bad input, said in one sentence before anything is changed."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
+from torch import Tensor
 
 from scmixvi.core import check_estimator, log_weights_from
 
@@ -54,6 +57,19 @@ def check_many_components(
         )
 
 
+def check_component(component: Any, n_components: int) -> int:
+    """Return the number of a component; raise ValueError for what is none."""
+    try:
+        number = -1 if isinstance(component, bool) else operator.index(component)
+    except TypeError:
+        number = -1
+    if not 0 <= number < n_components:
+        raise ValueError(
+            f"component must be one of 0 to {n_components - 1}, but it is {component!r}."
+        )
+    return number
+
+
 def check_finite(counts: Any, where: str) -> None:
     """Raise ValueError if counts that are in memory hold NaN or infinity."""
     values = _values(counts)
@@ -84,6 +100,41 @@ def check_counts(counts: Any, needs_library: bool) -> None:
                 f"{n_empty} cells have no counts at all, so their library size is 0: remove them, "
                 "for example with sc.pp.filter_cells(adata, min_counts=1)."
             )
+
+
+def check_covariates(covariates: Any) -> None:
+    """Raise ValueError if continuous covariates in a table hold NaN or infinity."""
+    if not isinstance(covariates, pd.DataFrame):
+        return
+    for name, values in covariates.items():
+        n_bad = int((~np.isfinite(values.to_numpy(float))).sum())
+        if n_bad:
+            raise ValueError(
+                f"the continuous covariate adata.obs[{name!r}] holds {n_bad} entries that are NaN "
+                "or infinite: fill them in, remove those cells, or leave the covariate out."
+            )
+
+
+def check_size_factors(factors: Any, name: str) -> None:
+    """Raise ValueError unless size factors are finite and above 0."""
+    values = np.asarray(factors, dtype=float)
+    n_bad = int((~(np.isfinite(values) & (values > 0))).sum())
+    if n_bad:
+        raise ValueError(
+            f"the size factor adata.obs[{name!r}] holds {n_bad} entries that are NaN, infinite or "
+            "not above 0: compute it again, or remove those cells."
+        )
+
+
+def check_encoded(loc: Tensor) -> None:
+    """Raise ValueError if component means `[n, S, D]` of queried cells are not finite."""
+    n_bad = int((~loc.isfinite()).flatten(1).any(1).sum())
+    if n_bad:
+        raise ValueError(
+            f"{n_bad} of {len(loc)} cells of a minibatch have no finite latents: their counts or "
+            "covariates are negative, NaN or infinite, or the model's weights are not finite. "
+            "Query with raw counts, as at registration."
+        )
 
 
 def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) -> None:

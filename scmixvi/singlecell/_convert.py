@@ -5,7 +5,15 @@ from typing import Any
 
 import torch
 from anndata import AnnData
-from scvi.data._constants import _SETUP_ARGS_KEY
+from scvi import REGISTRY_KEYS
+from scvi.data._constants import (
+    _DATA_REGISTRY_KEY,
+    _FIELD_REGISTRIES_KEY,
+    _SETUP_ARGS_KEY,
+    _STATE_REGISTRY_KEY,
+)
+from scvi.data._utils import _get_adata_minify_type
+from scvi.data.fields import ObsmField
 from scvi.model import SCVI
 from torch import Tensor, nn
 
@@ -42,16 +50,46 @@ def one_of_components(state: dict[str, Tensor], component: int) -> dict[str, Ten
         for name, tensor in state.items()
         if name.startswith(prefix)
     }
+    if not chosen:
+        raise ValueError(f"the weights hold no component {component!r}.")
     return state | chosen
 
 
-def twin(cls: type[SCVI], source: SCVI, adata: AnnData | None, **mixture_kwargs: Any) -> SCVI:
-    """A model of class `cls` on the source's data and arguments, not yet with its weights."""
+def data_of(source: SCVI, adata: AnnData | None) -> AnnData:
+    """The data given, or the model's own; raises ValueError if there are neither."""
     adata = source.adata if adata is None else adata
     if adata is None:
         raise ValueError("the model carries no adata: pass the one it was trained on as `adata`.")
-    setup_args = deepcopy(source.registry[_SETUP_ARGS_KEY])
-    cls.setup_anndata(adata, source_registry=source.registry, **setup_args)
+    return adata
+
+
+def of_component(adata: AnnData, component: int, n_latent: int) -> AnnData:
+    """Minified data with the parameters of one component, in a copy; other data as they are."""
+    if _get_adata_minify_type(adata) is None:
+        return adata
+    adata = adata.copy()
+    for key in (SCVI._LATENT_QZM_KEY, SCVI._LATENT_QZV_KEY):
+        if adata.obsm[key].shape[1] > n_latent:  # or SCVI itself has minified them
+            adata.obsm[key] = adata.obsm[key][:, component * n_latent : (component + 1) * n_latent]
+    return adata
+
+
+def _registry_for(adata: AnnData, registry: dict) -> dict:
+    """A copy of a registry with no more columns of stored latents than the data have."""
+    registry = deepcopy(registry)
+    for key in (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY):
+        field = registry[_FIELD_REGISTRIES_KEY].get(key)
+        if field is not None and _get_adata_minify_type(adata) is not None:
+            width = adata.obsm[field[_DATA_REGISTRY_KEY]["attr_key"]].shape[1]
+            state = field[_STATE_REGISTRY_KEY]
+            state[ObsmField.COLUMN_NAMES_KEY] = state[ObsmField.COLUMN_NAMES_KEY][:width]
+    return registry
+
+
+def twin(cls: type[SCVI], source: SCVI, adata: AnnData, **mixture_kwargs: Any) -> SCVI:
+    """A model of class `cls` on data, with the source's arguments, not yet with its weights."""
+    registry = _registry_for(adata, source.registry)
+    cls.setup_anndata(adata, source_registry=registry, **registry[_SETUP_ARGS_KEY])
     parameters = dict(source.init_params_["non_kwargs"])
     for further in source.init_params_["kwargs"].values():
         parameters |= further

@@ -50,7 +50,7 @@ def choose_anchors(
     """At most `max_cells` of the cells, with their estimates of log p(x)."""
     if len(indices) > max_cells:
         some = np.random.choice(len(indices), max_cells, replace=False)  # noqa: NPY002
-        indices = indices[np.sort(some)]  # as scvi-tools' loader sorts cells on disk
+        indices = indices[np.sort(some)]  # a file is read fastest in its order
     log_px = model.get_marginal_ll(
         adata,
         indices=indices,

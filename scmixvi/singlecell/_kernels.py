@@ -309,7 +309,7 @@ def _score_cells(
             for t in range(n_tiles):
                 first, last = t * TILE, min((t + 1) * TILE, n_genes)
                 cell, work = cells[t], works[t]
-                work[last - first : TILE] = -_f(200)
+                work[last - first : TILE] = -_f(np.inf)
                 _load(scores[k, b, first:last], cell[3 * TILE :], _f(1), work)
                 _maxima(work, lanes)
                 if inflated:

@@ -1,7 +1,8 @@
 """scvi-tools' data loader, with minibatches gathered from memory in one compiled loop.
 
-Order, keys, types and values are those of :class:`scvi.dataloaders.AnnDataLoader`. Data that are
-not in memory, or not rows of a CSR matrix or an array, are left to it.
+Keys, types and values are those of :class:`scvi.dataloaders.AnnDataLoader`, and so is the order but
+for data on disk: it sorts the cells of each minibatch, while here they come as they were asked for.
+Data that are not in memory, or not rows of a CSR matrix or an array, are left to it otherwise.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ import scvi.dataloaders
 from scipy.sparse import issparse
 from scvi.data import AnnTorchDataset
 from scvi.dataloaders import AnnDataLoader
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from scmixvi.singlecell._compiled import available
@@ -25,7 +27,8 @@ class InMemoryLoader(AnnDataLoader):
         super().__init__(*args, **kwargs)
         subset = self.dataset
         if type(subset) is Subset and type(subset.dataset) is AnnTorchDataset:
-            subset.dataset = in_memory(subset.dataset)
+            on_disk = subset.dataset.adata_manager.adata.isbacked
+            subset.dataset = (_InOrder if on_disk else in_memory)(subset.dataset)
 
 
 class DataSplitter(scvi.dataloaders.DataSplitter):
@@ -34,11 +37,11 @@ class DataSplitter(scvi.dataloaders.DataSplitter):
     data_loader_cls = InMemoryLoader
 
 
-class _Gathered(Dataset):
-    """Rows of arrays and CSR matrices, by key."""
+class _Wrapped(Dataset):
+    """A dataset in the place of another."""
 
-    def __init__(self, source: AnnTorchDataset, columns: dict[str, Any]) -> None:
-        self._source, self._columns = source, columns
+    def __init__(self, source: AnnTorchDataset) -> None:
+        self._source = source
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -47,6 +50,28 @@ class _Gathered(Dataset):
 
     def __len__(self) -> int:
         return len(self._source)
+
+
+class _InOrder(_Wrapped):
+    """Rows on disk, which are read sorted and once each, as they were asked for."""
+
+    def __getitem__(self, rows: Any) -> dict[str, Any]:
+        if not isinstance(rows, list | np.ndarray):
+            return self._source[rows]
+        sorted_rows, places = np.unique(rows, return_inverse=True)
+        read = self._source[sorted_rows]
+        if np.array_equal(sorted_rows, rows):
+            return read
+        dense = {k: v.to_dense() if isinstance(v, Tensor) else v for k, v in read.items()}
+        return {key: value[places] for key, value in dense.items()}
+
+
+class _Gathered(_Wrapped):
+    """Rows of arrays and CSR matrices, by key."""
+
+    def __init__(self, source: AnnTorchDataset, columns: dict[str, Any]) -> None:
+        super().__init__(source)
+        self._columns = columns
 
     def __getitem__(self, rows: Any) -> dict[str, np.ndarray]:
         if not isinstance(rows, list | np.ndarray):
@@ -60,7 +85,7 @@ class _Gathered(Dataset):
 
 def in_memory(dataset: AnnTorchDataset) -> Dataset:
     """Return a dataset of the same rows that are gathered, or the one given."""
-    if not available() or dataset.load_sparse_tensor or dataset.adata_manager.adata.isbacked:
+    if not available() or dataset.load_sparse_tensor:
         return dataset
     columns = {}
     for key, dtype in dataset.keys_and_dtypes.items():

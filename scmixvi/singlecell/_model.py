@@ -28,20 +28,35 @@ from torch.distributions import (
 )
 
 from scmixvi.singlecell._checks import (
+    check_component,
     check_counts,
+    check_covariates,
     check_finite,
     check_many_components,
     check_mixture_arguments,
     check_query_genes,
+    check_size_factors,
 )
-from scmixvi.singlecell._convert import components_from_one, one_of_components, tell_apart, twin
-from scmixvi.singlecell._files import check_model_file, replace_files
+from scmixvi.singlecell._convert import (
+    components_from_one,
+    data_of,
+    of_component,
+    one_of_components,
+    tell_apart,
+    twin,
+)
+from scmixvi.singlecell._files import (
+    PICKLING,
+    check_model_file,
+    check_staged_file,
+    replace_files,
+)
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
 from scmixvi.singlecell._storage import store_latents
-from scmixvi.singlecell._training import MixtureTrainingPlan, with_kl_warmup
+from scmixvi.singlecell._training import MixtureTrainingPlan, check_precision, with_kl_warmup
 
 logger = logging.getLogger(__name__)
 
@@ -188,13 +203,18 @@ class MixtureSCVI(SCVI):
             check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
         super().setup_anndata(adata, layer, *args, **kwargs)
 
-    def _check_registered_counts(self) -> None:
-        """Raise for counts that cannot be trained on."""
-        registered = self.adata_manager.data_registry
-        module = self.module
+    def _check_registered_data(self) -> None:
+        """Raise for counts, covariates and size factors that cannot be trained on."""
+        manager, module = self.adata_manager, self.module
+        registered = manager.data_registry
+        if REGISTRY_KEYS.CONT_COVS_KEY in registered:
+            check_covariates(manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY))
+        if REGISTRY_KEYS.SIZE_FACTOR_KEY in registered:
+            factors = manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+            check_size_factors(factors, registered[REGISTRY_KEYS.SIZE_FACTOR_KEY].attr_key)
         if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or module.gene_likelihood == "normal":
             return
-        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)
 
     # ---------------------------------------------------------------- training
@@ -204,7 +224,8 @@ class MixtureSCVI(SCVI):
 
         The KL weight rises from 0 to 1 over the first quarter of the epochs, unless `plan_kwargs`
         or `plan_config` says otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools'
-        400 epochs would never reach 1 on most data sets.
+        400 epochs would never reach 1 on most data sets. A model that is trained already, or
+        comes from a trained SCVI, goes on at weight 1.
 
         Parameters
         ----------
@@ -218,8 +239,10 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If `latent_key` is neither a non-empty string nor None, or if the counts are negative
-            or a cell has none.
+            If `latent_key` is neither a non-empty string nor None, if the counts are negative or a
+            cell has none, if continuous covariates or size factors are not finite, or size factors
+            not above 0, if `precision` changes the type of the weights, or if the loss is no
+            longer finite.
         """
         if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
             raise ValueError(
@@ -227,12 +250,16 @@ class MixtureSCVI(SCVI):
             )
         has_adata = getattr(self, "_adata", None) is not None
         if has_adata:
-            self._check_registered_counts()
+            self._check_registered_data()
         arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("trainer_kwargs", {})
+        check_precision(arguments)
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
-            arguments.get("plan_kwargs"), arguments.get("plan_config"), max_epochs
+            arguments.get("plan_kwargs"),
+            arguments.get("plan_config"),
+            max_epochs,
+            self.is_trained_,
         )
         if self.module is not None and all(p.requires_grad for p in self.module.parameters()):
             # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation
@@ -296,13 +323,19 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If the representation is unknown.
+            If the representation is unknown, or does not go with `give_mean` or `return_dist`.
         """
         if representation not in REPRESENTATIONS:
             raise ValueError(
                 f"representation must be one of {list(REPRESENTATIONS)}, "
                 f"but it is {representation!r}."
             )
+        if representation != "mean" and (return_dist or not give_mean):
+            raise ValueError(
+                f"representation={representation!r} is one array of parameters: leave out "
+                "return_dist and give_mean, which go with representation='mean'."
+            )
+        self._check_if_trained(warn=False)
         if not return_dist and representation == "mean":
             transformed = self.module.latent_distribution == "ln"
             wrapped = not isinstance(self.module, MixtureVAE)
@@ -351,16 +384,26 @@ class MixtureSCVI(SCVI):
         minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
         do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
         index names the cell of each.
+
+        Raises
+        ------
+        ValueError
+            If importance weights are asked for and the likelihood is neither ZINB nor NB.
         """
         bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
         given = bound.arguments
         batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
+        weighted = given.get("weights") == "importance"
+        if weighted and n_draws is not None and self.module.gene_likelihood not in ("zinb", "nb"):
+            raise ValueError(
+                "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
+                f"{self.module.gene_likelihood!r}: leave `weights` out."
+            )
         if (
-            given.get("weights") != "importance"
+            not weighted
             or given.get("dataloader") is not None
             or (isinstance(batches, list | tuple) and len(batches) > 1)
             or given.get("n_samples", 1) != 1
-            or self.module.gene_likelihood not in ("zinb", "nb")
         ):
             return super().get_normalized_expression(*args, **kwargs)
         if n_draws is None:
@@ -510,18 +553,25 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If there is no adata, or the model is not an SCVI.
+            If there is no adata, the model is not an SCVI, or the mixture's arguments are none.
         """
         if type(scvi_model).__name__ != "SCVI" or scvi_model.module is None:
             raise ValueError(
                 "from_scvi_model needs an scvi.model.SCVI whose module exists, "
                 f"but got a {type(scvi_model).__name__}."
             )
+        mixture_weights = mixture_kwargs.get("mixture_weights", "uniform")
         check_mixture_arguments(
-            n_components,
-            mixture_kwargs.get("n_importance_samples", 1),
-            mixture_kwargs.get("mixture_weights", "uniform"),
+            n_components, mixture_kwargs.get("n_importance_samples", 1), mixture_weights
         )
+        check_many_components(
+            n_components,
+            mixture_weights,
+            mixture_kwargs.get("encoder_sharing", "separate"),
+            mixture_kwargs.get("estimator", "all"),
+            mixture_kwargs.get("n_drawn", 2),
+        )
+        adata = data_of(scvi_model, adata)
         model = twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
         state = components_from_one(scvi_model.module.state_dict(), n_components)
         model.module.load_state_dict(state, strict=False)
@@ -536,38 +586,51 @@ class MixtureSCVI(SCVI):
         Parameters
         ----------
         component
-            Which encoder, 0 to S - 1. None takes the one with the best ELBO of its own, averaged
-            over (at most 2000 of) the model's cells.
+            Which encoder, 0 to S - 1. None takes the one with the best ELBO of its own among those
+            that have weight, averaged over several draws for (at most 2000 of) the model's cells,
+            or those of `adata` where it has none. The same model gives the same one every time.
         adata
-            Data to attach; the model's own by default.
+            Data to attach; the model's own by default. Of minified data a copy is attached, with
+            the parameters of that encoder.
 
         Raises
         ------
         ValueError
-            If there is no such component, no adata, or a trunk whose layers have no bias.
+            If there is no such component, no adata, a trunk whose layers have no bias, or if none
+            is named and the model's data are minified without counts, which have no ELBO.
         """
+        data = data_of(self, adata)
         if component is None:
-            component = self._best_component()
-        if component not in range(self.module.n_components):
-            raise ValueError(
-                f"component must be one of 0 to {self.module.n_components - 1}, "
-                f"but it is {component!r}."
-            )
-        model = twin(SCVI, self, adata)
+            component = self._best_component(data)
+        component = check_component(component, self.module.n_components)
         state = one_of_components(self.module.state_dict(), component)
+        model = twin(SCVI, self, of_component(data, component, self.module.n_latent))
         model.module.load_state_dict(state, strict=False)
         return model
 
     @torch.inference_mode()
-    def _best_component(self, max_cells: int = 2000) -> int:
-        if self.module.n_components == 1 or (
-            self.module.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR
-        ):
+    def _best_component(self, data: AnnData, max_cells: int = 2000, n_draws: int = 10) -> int:
+        module = self.module
+        if module.n_components == 1:
             return 0
-        indices = np.linspace(0, self.adata.n_obs - 1, min(max_cells, self.adata.n_obs)).astype(int)
-        loader = self._make_data_loader(adata=self.adata, indices=indices)
-        bounds = torch.cat([self.module.component_bounds(batch) for batch in loader], dim=1)
-        return int(bounds.mean(1).argmax())
+        if module.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            raise ValueError(
+                "the data are minified without counts, so that no component is known to be the "
+                f"best: name one of 0 to {module.n_components - 1} as `component`."
+            )
+        adata = self._validate_anndata(data) if self.adata is None else self.adata
+        indices = np.linspace(0, adata.n_obs - 1, min(max_cells, adata.n_obs)).astype(int)
+        module.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            bounds = sum(
+                module.component_bounds(batch).sum(1)
+                for batch in self._make_data_loader(adata=adata, indices=indices)
+                for _ in range(n_draws)
+            )
+        if not isinstance(module.mixture_weights, str):
+            bounds[torch.tensor(module.mixture_weights) == 0] = -torch.inf
+        return int(bounds.argmax())
 
     # ---------------------------------------------------------------- files and minified data
 
@@ -598,16 +661,33 @@ class MixtureSCVI(SCVI):
                 data.obsm.update(theirs)
 
     def save(
-        self, dir_path: str, prefix: str | None = None, overwrite: bool = False, **kwargs: Any
+        self,
+        dir_path: str,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole."""
+        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and `overwrite` is False, or if :meth:`load` would refuse the file.
+        """
+        save_kwargs = {"pickle_module": PICKLING} | (save_kwargs or {})
+        further = (save_anndata, save_kwargs, *args)
         if os.path.exists(dir_path) and not overwrite:
-            super().save(dir_path, prefix, overwrite, **kwargs)  # raises scvi-tools' message
-        parent = os.path.dirname(os.path.abspath(dir_path))
-        os.makedirs(parent, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as staging:
-            super().save(staging, prefix, True, **kwargs)
-            replace_files(staging, dir_path)
+            super().save(dir_path, prefix, overwrite, *further, **kwargs)  # raises its message
+        target = os.path.realpath(dir_path)
+        beside = target if os.path.isdir(target) else os.path.dirname(target)
+        os.makedirs(beside, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".saving-") as staging:
+            super().save(staging, prefix, True, *further, **kwargs)
+            check_staged_file(staging, prefix)
+            replace_files(staging, target)
 
     @classmethod
     def load(

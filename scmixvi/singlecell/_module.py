@@ -27,7 +27,11 @@ from scmixvi.core import (
     miselbo,
     siwelbo,
 )
-from scmixvi.singlecell._checks import check_many_components, check_mixture_arguments
+from scmixvi.singlecell._checks import (
+    check_encoded,
+    check_many_components,
+    check_mixture_arguments,
+)
 from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components, widened
@@ -150,6 +154,8 @@ class MixtureVAE(VAE):
         drawn = self._drawn_components(x.device) if stratified else None
         encoded = drawn if self.estimator == "s2s" else None
         loc, scale, hidden = self._encode(encoder_input, covariates, encoded)
+        if not self.training and not torch.compiler.is_compiling():
+            check_encoded(loc)
         # Components were drawn in proportion to their weights, so that they count equally.
         log_weights = self._log_weights(hidden) if encoded is None else None
         qz = MixtureOfNormals(loc, scale, log_weights, validate_args=False)

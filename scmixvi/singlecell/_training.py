@@ -50,7 +50,8 @@ class MixtureTrainingPlan(TrainingPlan):
             raise ValueError(
                 f"the training loss is {loss.item():g} in epoch {self.current_epoch} (step "
                 f"{self.global_step}): the model diverged. Train a new one with a lower learning "
-                "rate, plan_kwargs={'lr': 1e-4}, or with gradients clipped, gradient_clip_val=10."
+                "rate, plan_kwargs={'lr': 1e-4}, or with gradients clipped, gradient_clip_val=10; "
+                "if it happens in the first step, look for values in the data that are not finite."
             )
 
     def on_train_epoch_start(self) -> None:
@@ -184,8 +185,23 @@ def _pooled(steps: list[LossOutput]) -> LossOutput:
     )
 
 
-def with_kl_warmup(plan_kwargs: Any, plan_config: Any, max_epochs: int | None) -> dict:
+def check_precision(arguments: dict[str, Any]) -> None:
+    """Raise ValueError if arguments of `train` would leave weights that are not float32."""
+    precision = (_as_kwargs(arguments.get("trainer_config")) | arguments).get("precision")
+    if str(precision) in ("16-true", "bf16-true", "64-true", "64"):
+        raise ValueError(
+            f"precision={precision!r} leaves weights of a type that the data do not have: use "
+            "'32-true', '16-mixed' or 'bf16-mixed'."
+        )
+
+
+def with_kl_warmup(
+    plan_kwargs: Any, plan_config: Any, max_epochs: int | None, is_trained: bool
+) -> dict:
     """Return the caller's plan_kwargs with a warm-up that reaches 1, unless they chose their own.
+
+    None is needed for a model that is trained already: at weight 0 its posteriors would shrink to
+    points again.
 
     Parameters
     ----------
@@ -193,11 +209,15 @@ def with_kl_warmup(plan_kwargs: Any, plan_config: Any, max_epochs: int | None) -
         As given to :meth:`scvi.model.SCVI.train`.
     max_epochs
         Epochs to train; None if it is not known, which leaves the warm-up to scvi-tools.
+    is_trained
+        Whether the model has been trained before.
     """
     plan_kwargs = dict(_as_kwargs(plan_kwargs))
     chosen = {**_changed_from_default(plan_config), **plan_kwargs}
     unset = not {"n_epochs_kl_warmup", "n_steps_kl_warmup"} & chosen.keys()
-    if unset and max_epochs is not None:
+    if unset and is_trained:
+        plan_kwargs["n_epochs_kl_warmup"] = 0
+    elif unset and max_epochs is not None:
         plan_kwargs["n_epochs_kl_warmup"] = int(KL_WARMUP_SHARE * max_epochs)
     return plan_kwargs
 

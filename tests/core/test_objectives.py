@@ -257,6 +257,9 @@ def test_more_doors():
         ([1.0], "one number for each of the 2"),
         ([1.5, -0.5], "not negative"),
         ([float("nan"), 1.0], "finite"),
+        (None, "one number for each of the 2"),
+        ([[0.5, 0.5]], "one number for each of the 2"),
+        (["a", "b"], "one number for each of the 2"),
     ],
 )
 def test_given_weights_must_be_a_distribution(weights, message):

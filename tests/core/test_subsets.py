@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Independent, MixtureSameFamily, Normal
@@ -183,3 +184,11 @@ def test_doors():
     check_estimator("all", 99, 3)
     with pytest.raises(ValueError, match="drawn from = S scored under"):
         component_elbos(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.zeros(1, 2, 3, 1))
+
+
+def test_numpy_s_whole_numbers_are_whole():
+    check_estimator("s2a", np.int64(2), 3)
+    assert len(draw_components(3, np.int32(2))) == 2
+    for wrong in (True, 2.0, np.float64(2)):
+        with pytest.raises(ValueError, match="n_drawn must be a whole number"):
+            check_estimator("s2a", wrong, 3)

@@ -97,6 +97,22 @@ def test_extremes(family, log_library, inverse_dispersion, logit, no_fallback, m
         assert (found - reference).abs().max() <= allowed
 
 
+@pytest.mark.parametrize("family", ["zinb", "nb"])
+@pytest.mark.parametrize("n_genes", [11, 256, 300])
+@pytest.mark.parametrize("shift", [-1000.0, -400.0, 400.0, 1000.0])
+def test_a_shift_of_all_scores_changes_nothing(family, n_genes, shift, no_fallback):
+    """Nor does the room left in the last tile of genes take part, however low the scores are."""
+    heads, x = heads_and_counts(family, n_genes=n_genes)
+    with torch.no_grad():  # so that sums of 1000 and a score are exact in float32
+        for tensor in (heads.hidden, heads.weight, heads.bias):
+            tensor.mul_(16).round_().div_(16)
+    expected = value_and_gradients(fused, heads, x)
+    with torch.no_grad():
+        heads.bias.add_(shift)
+    for found, unshifted in zip(value_and_gradients(fused, heads, x), expected, strict=True):
+        torch.testing.assert_close(found, unshifted, rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("which", ["hidden", "bias", "logit_bias", "log_library", "theta"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_a_number_is_left_to_scvi(which, value):

@@ -99,7 +99,7 @@ def test_backed_data_are_left_to_scvi(tmp_path):
     adata = anndata.read_h5ad(tmp_path / "counts.h5ad", backed="r")
     scvi.model.SCVI.setup_anndata(adata)
     loader = _loading.InMemoryLoader(scvi.model.SCVI(adata).adata_manager)
-    assert type(loader.dataset.dataset) is scvi.data.AnnTorchDataset
+    assert type(loader.dataset.dataset._source) is scvi.data.AnnTorchDataset
 
 
 def test_sparse_tensors_are_left_to_scvi():

@@ -1,12 +1,16 @@
 """MixtureSCVI as users meet it: training, latents, files, scArches, SCVI and back."""
 
+import datetime
+import errno
 import inspect
 import math
 import os
 import pickle
+from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -14,9 +18,12 @@ from scvi.dataloaders import DataSplitter
 from scvi.model import SCANVI, SCVI
 from scvi.train import TrainingPlanConfig
 from torch.distributions import Normal
+from torch.nn import functional
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._convert import one_of_components
+from scmixvi.singlecell._files import element_wise
 
 
 @pytest.fixture
@@ -69,6 +76,21 @@ def test_kl_weight_reaches_1_in_a_quarter_of_the_epochs(make_model, arguments, e
     model = make_model(n_components=2)
     model.train(8, log_every_n_steps=1, **QUIET, **arguments)
     assert kl_weights(model) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("how", ["again", "loaded", "from SCVI"])
+def test_a_trained_model_goes_on_at_kl_weight_1(make_model, adata, tmp_path, how):
+    model = make_model(n_components=2)
+    model.train(4, log_every_n_steps=1, **QUIET)
+    if how == "loaded":
+        model.save(tmp_path / "model")
+        model = MixtureSCVI.load(tmp_path / "model", adata)
+    elif how == "from SCVI":
+        model = MixtureSCVI.from_scvi_model(model.to_scvi(), 2)
+    model.train(8, log_every_n_steps=1, **QUIET)
+    assert kl_weights(model)[-8:] == [1] * 8
+    model.train(8, log_every_n_steps=1, plan_kwargs={"n_epochs_kl_warmup": 8}, **QUIET)
+    assert kl_weights(model)[-8:] == pytest.approx(np.arange(8) / 8)
 
 
 def test_positional_arguments_and_bad_ones_are_those_of_scvi(make_model):
@@ -269,6 +291,88 @@ def test_saving_replaces_only_by_whole_files(trained, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_saving_through_a_link_to_another_file_system(trained, adata, tmp_path, monkeypatch):
+    """Files can only be replaced by those of the same file system, so they are written there."""
+    for name in ("home", "disk"):
+        os.mkdir(tmp_path / name)
+    os.symlink(tmp_path / "disk" / "model", tmp_path / "home" / "model")
+    replace = os.replace
+
+    def within_one_disk(source, target):
+        if (tmp_path / "disk") not in Path(source).parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within_one_disk)
+    for _ in range(2):
+        trained.save(tmp_path / "home" / "model", overwrite=True)
+        MixtureSCVI.load(tmp_path / "home" / "model", adata)
+    assert os.listdir(tmp_path / "disk") == ["model"]
+    assert os.listdir(tmp_path / "disk" / "model") == ["model.pt"]
+
+
+def test_saving_takes_arguments_by_place_as_scvi_does(trained, tmp_path):
+    trained.save(tmp_path / "model", "a_", True, True)
+    assert sorted(os.listdir(tmp_path / "model")) == ["a_adata.h5ad", "a_model.pt"]
+
+
+CATEGORIES = {
+    "intervals": [pd.Interval(0, 1), pd.Interval(1, 2.5)],
+    "dates": [datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)],
+    "times": [datetime.datetime(2024, 1, 1, 3), datetime.datetime(2024, 1, 2)],
+    "time stamps": [pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-02")],
+    "spans": [datetime.timedelta(1), datetime.timedelta(2)],
+}
+
+
+@pytest.mark.parametrize("categories", CATEGORIES.values(), ids=CATEGORIES)
+def test_categories_of_every_kind_are_saved(make_model, adata, tmp_path, categories):
+    codes = adata.obs["batch"].cat.codes
+    adata.obs["when"] = pd.Series([categories[i] for i in codes], adata.obs_names, dtype=object)
+    make_model(n_components=2, batch_key="when").save(tmp_path / "model")
+    loaded = MixtureSCVI.load(tmp_path / "model", adata)
+    saved = loaded.adata_manager.get_state_registry("batch").categorical_mapping
+    assert pd.Index(saved).equals(pd.Index(categories))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"var_activation": f} for f in (torch.exp, torch.sigmoid, functional.relu)),
+        *({"var_activation": f} for f in (functional.softplus, torch.nn.Softplus())),
+        *(
+            {"extra_decoder_kwargs": {"activation_fn": cls}}
+            for cls in (torch.nn.Identity, torch.nn.ELU)
+        ),
+    ],
+    ids=["exp", "sigmoid", "relu", "softplus", "Softplus", "Identity", "ELU"],
+)
+def test_activations_are_saved(make_model, adata, tmp_path, arguments):
+    make_model(n_components=2, **arguments).save(tmp_path / "model")
+    module = MixtureSCVI.load(tmp_path / "model", adata).module
+    if "var_activation" in arguments:
+        found, expected = module.z_encoder_1.var_activation, arguments["var_activation"]
+        assert found is expected or type(found) is type(expected) is torch.nn.Softplus
+
+
+def test_saving_refuses_what_loading_would(make_model, adata, tmp_path):
+    """While the model is still there, and what was saved before too."""
+    make_model(n_components=2).save(tmp_path / "model")
+    good = (tmp_path / "model" / "model.pt").read_bytes()
+    model = make_model(n_components=2, var_activation=torch.cosh)
+    for name in ("model", "new"):
+        with pytest.raises(ValueError, match=r"not saved.*names builtins\.getattr.*Use categories"):
+            model.save(tmp_path / name, overwrite=True)
+    assert (tmp_path / "model" / "model.pt").read_bytes() == good
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_file_names_functions_of_torch_only_from_a_list():
+    assert element_wise("tanh") is torch.tanh
+    with pytest.raises(ValueError, match="'load' is none of torch's abs, "):
+        element_wise("load")
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("it_ran",)
@@ -420,14 +524,12 @@ def test_from_scvi_model_refuses_other_models(trained):
         MixtureSCVI.from_scvi_model(trained)
 
 
-@pytest.mark.parametrize("component", [0, 2, None])
+@pytest.mark.parametrize("component", [0, 2, np.int64(1), None])
 def test_to_scvi_is_that_component(trained, component):
-    torch.manual_seed(0)
     stock = trained.to_scvi(component)
     assert type(stock) is SCVI
     means = trained.get_latent_representation(representation="components").reshape(60, 3, 3)
-    torch.manual_seed(0)
-    chosen = trained._best_component() if component is None else component
+    chosen = trained._best_component(trained.adata) if component is None else component
     np.testing.assert_allclose(stock.get_latent_representation(), means[:, chosen], atol=1e-5)
     one = MixtureSCVI.from_scvi_model(stock, 1)
     assert float(one.get_elbo()) == pytest.approx(float(stock.get_elbo()), abs=2)
@@ -439,9 +541,62 @@ def test_scanvi_starts_from_to_scvi(trained):
     assert len(scanvi.predict()) == 60
 
 
-def test_to_scvi_names_the_components(trained):
-    with pytest.raises(ValueError, match="component must be one of 0 to 2"):
-        trained.to_scvi(3)
+@pytest.mark.parametrize("component", [3, -1, 1.0, np.float64(2), True, np.True_, "1"])
+def test_to_scvi_names_the_components(trained, component):
+    with pytest.raises(ValueError, match="component must be one of 0 to 2, but it is"):
+        trained.to_scvi(component)
+
+
+def test_weights_without_that_component_are_refused():
+    with pytest.raises(ValueError, match="no component 7"):
+        one_of_components({"z_encoder.a": torch.zeros(1)}, 7)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "amortized"])
+@pytest.mark.parametrize("kind", ["", "_with_counts"])
+def test_to_scvi_of_minified_data_is_that_component(make_model, weights, kind):
+    model = make_model(n_components=3, mixture_weights=weights)
+    model.train(2, **QUIET)
+    params = model.get_latent_representation(representation="params").reshape(60, 2, 3, 3)
+    model.minify_adata("latent_posterior_parameters" + kind)
+    stock = model.to_scvi(1)
+    mean, variance = stock.get_latent_representation(return_dist=True)
+    np.testing.assert_allclose(mean, params[:, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(variance, params[:, 1, 1], rtol=1e-4)
+    assert stock.get_normalized_expression().shape == (60, 23)
+    assert model.adata.obsm["scvi_latent_qzv"].shape == (60, 9)
+    assert model.get_component_weights().shape == (60, 3)
+    if kind:
+        assert type(model.to_scvi()) is SCVI
+    else:
+        with pytest.raises(ValueError, match="minified without counts.*name one of 0 to 2"):
+            model.to_scvi()
+
+
+def test_to_scvi_of_a_model_without_data(trained, adata, tmp_path):
+    trained.save(tmp_path / "model")
+    best = trained._best_component(adata)
+    loaded = MixtureSCVI.load(tmp_path / "model", adata=False)
+    for component in (None, 1):
+        with pytest.raises(ValueError, match="the model carries no adata: pass"):
+            loaded.to_scvi(component)
+    stock = loaded.to_scvi(adata=make_adata())
+    means = trained.get_latent_representation(representation="components").reshape(60, 3, 3)
+    np.testing.assert_allclose(stock.get_latent_representation(), means[:, best], atol=1e-5)
+
+
+def test_the_best_component_is_the_same_every_time_and_has_weight(make_model):
+    """And asking for it leaves the random numbers alone."""
+    model = make_model(n_components=3, mixture_weights=[0.0, 0.5, 0.5])
+    model.train(1, **QUIET)
+    with torch.no_grad():
+        for encoder in model.module.z_encoders[1:]:
+            encoder.mean_encoder.bias.add_(5.0)
+    before = torch.get_rng_state()
+    best = {model._best_component(model.adata) for _ in range(5)}
+    assert len(best) == 1
+    assert best < {1, 2}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_best_component_has_the_best_bound(trained):
@@ -449,7 +604,7 @@ def test_the_best_component_has_the_best_bound(trained):
         for name, parameter in trained.module.named_parameters():
             if name.startswith(("z_encoder.mean_encoder", "z_encoder_1.mean_encoder")):
                 parameter.add_(5.0)
-    assert trained._best_component() == 2
+    assert trained._best_component(trained.adata) == 2
 
 
 def test_summary_names_the_mixture(trained, capsys):

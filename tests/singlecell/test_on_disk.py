@@ -47,6 +47,36 @@ def test_h5ad_files_read_as_the_same_cells_in_memory(files, parts):
         np.testing.assert_allclose(memory, disk, rtol=1e-5, atol=1e-6)
 
 
+def test_cells_of_a_file_come_in_the_order_asked_for(files, parts):
+    """Any order, and cells more than once, within a minibatch and across them."""
+    found, state, cells = [], None, [45, 3, 17, 3, 0, 29]
+    for data in (parts["a"], ad.read_h5ad(files["a"], backed="r")):
+        MixtureSCVI.setup_anndata(data, batch_key="batch")
+        model = MixtureSCVI(data, **SMALL)
+        if state is None:
+            model.train(2, **QUIET)
+            state = model.module.state_dict()
+        model.module.load_state_dict(state)
+        model.is_trained_ = True
+        model.module.eval()
+        torch.manual_seed(0), np.random.seed(0)  # noqa: NPY002  as scvi-tools draws
+        weighted = model.get_normalized_expression(
+            indices=cells, n_samples_overall=30, weights="importance", batch_size=4
+        )
+        found.append(
+            (
+                model.get_latent_representation(indices=cells, batch_size=4),
+                model.get_component_weights(indices=cells),
+                model.get_normalized_expression(indices=cells),
+                weighted,
+            )
+        )
+    for memory, disk in zip(*found, strict=True):
+        np.testing.assert_allclose(memory, disk, rtol=1e-3, atol=1e-5)
+    for memory, disk in zip(found[0][2:], found[1][2:], strict=True):
+        assert memory.index.equals(disk.index)
+
+
 def test_each_part_gets_the_latents_of_its_cells(files):
     adata = datasets.on_disk(files)
     MixtureSCVI.setup_anndata(adata, layer="counts")
