@@ -3,7 +3,7 @@
 import inspect
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,6 +26,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         What to save.
     path
         Where; missing folders are made.
+
+    Raises
+    ------
+    ValueError
+        If it holds what :func:`read_checkpoint` would refuse.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +40,13 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        try:
+            torch.load(part, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} was not written, for it could not be read again: "
+                "put only tensors and plain values into a checkpoint."
+            ) from error
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -72,6 +84,35 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} holds no weights (no 'state_dict'), so it is no checkpoint.")
     return checkpoint
+
+
+def plain(value: Any, name: str = "value") -> Any:
+    """Turn arrays, tensors, ranges and other sequences into tuples of plain values.
+
+    Parameters
+    ----------
+    value
+        None, a number, a text, or sequences, arrays and mappings of them.
+    name
+        What to call it when it is refused.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, such as a function: a checkpoint cannot hold that.
+    """
+    if hasattr(value, "tolist"):  # of numpy and torch
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item, str(key)) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(plain(item, name) for item in value)
+    if type(value) not in (type(None), bool, int, float, str):
+        raise ValueError(
+            f"a checkpoint cannot hold {name} = {value!r}: give numbers, text or sequences of "
+            "them, or make the model by hand and train it with VAETraining(model)."
+        )
+    return value
 
 
 def check_fit(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

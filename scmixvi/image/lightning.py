@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
-from scmixvi.image.checkpoints import build_vae, check_fit, read_checkpoint, write_checkpoint
+from scmixvi.image.checkpoints import (
+    build_vae,
+    check_fit,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
 from scmixvi.image.report import run_record, sample_sheet
 from scmixvi.image.vae import ImageVAE
 from scmixvi.records import write
@@ -68,8 +74,8 @@ class VAETraining(L.LightningModule):
     ------
     ValueError
         If a number is out of range, the estimator is unknown, the objective takes no `beta`
-        though there is a warm-up, or path gradients are asked for with another objective than
-        `miselbo` or with L > 1.
+        though there is a warm-up, path gradients are asked for with another objective than
+        `miselbo` or with L > 1, or `origin` holds more than plain values.
     """
 
     def __init__(
@@ -100,7 +106,7 @@ class VAETraining(L.LightningModule):
         self.vae, self.objective = vae, objective
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
-        self.origin = origin
+        self.origin = plain(origin)
         self.test_nll = torch.empty(0)
         self._to_restore: dict[str, Tensor] | None = None
 
@@ -323,7 +329,8 @@ def recipe_training(
     n_components
         S.
     sizes
-        Further arguments of the recipe; None for the paper's.
+        Further arguments of the recipe, plain values that a checkpoint can hold; None for the
+        paper's.
     objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
         See :class:`VAETraining`.
     estimator, n_drawn, path_gradient
@@ -332,9 +339,10 @@ def recipe_training(
     Raises
     ------
     ValueError
-        If the recipe or a size is unknown (the known ones are listed), or a value is out of range.
+        If the recipe or a size is unknown (the known ones are listed), a value is out of range,
+        or a size is no plain value: its model could not be built again from a checkpoint.
     """
-    origin: dict[str, Any] = {"recipe": recipe, "n_components": n_components, "sizes": sizes or {}}
+    origin = plain({"recipe": recipe, "n_components": n_components, "sizes": sizes or {}})
     return VAETraining(
         build_vae(**origin),
         objective,

@@ -1,9 +1,20 @@
 """Checkpoint files: whole or not at all, and no code from them."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
-from scmixvi.image.checkpoints import check_fit, read_checkpoint, write_checkpoint
+from scmixvi.image.checkpoints import (
+    check_fit,
+    load_vae,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
+from scmixvi.image.decoders import bernoulli
+from scmixvi.image.lightning import recipe_training
 
 GOOD = {"state_dict": {"weight": torch.arange(3.0)}, "epoch": 4}
 
@@ -83,3 +94,43 @@ def test_the_first_difference_is_named():
         check_fit({"a": torch.ones(2)}, here)
     with pytest.raises(ValueError, match=r"'c' has shape \(1,\) in it and none here"):
         check_fit(here | {"c": torch.ones(1)}, here)
+
+
+TINY = {"image_size": (1, 2, 2), "n_latent": 2, "encoder_hidden": (5,), "decoder_hidden": (5,)}
+
+
+@pytest.mark.parametrize(("n_components", "sizes", "saved"), [
+    (2, {"weights": np.array([0.25, 0.75])}, (0.25, 0.75)),
+    (2, {"weights": torch.tensor([0.25, 0.75])}, (0.25, 0.75)),
+    (2, {"weights": [np.float64(0.25), 0.75]}, (0.25, 0.75)),
+    (np.int64(2), {"encoder_hidden": range(5, 6)}, (5,)),
+])  # fmt: skip
+def test_a_recipe_of_arrays_and_ranges_can_be_built_again(tmp_path, n_components, sizes, saved):
+    module = recipe_training("mlp", n_components, TINY | sizes)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    vae = load_vae(tmp_path / "a.ckpt")
+    torch.testing.assert_close(vae.state_dict(), module.vae.state_dict(), rtol=0, atol=0)
+    assert vae.n_components == 2
+    assert module.origin["sizes"][next(iter(sizes))] == saved
+
+
+@pytest.mark.parametrize("likelihood", [bernoulli, partial(bernoulli)])
+def test_a_recipe_that_no_checkpoint_can_hold_is_refused_before_training(likelihood):
+    with pytest.raises(ValueError, match="a checkpoint cannot hold likelihood = "):
+        recipe_training("vanilla", 2, {"likelihood": likelihood})
+
+
+def test_plain_values_stay_what_they_are():
+    value = {"a": None, "b": True, "c": 1, "d": 0.5, "e": "text", "f": (1, ("x",))}
+    assert plain(value) == value
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path):
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(GOOD, path)
+    with pytest.raises(ValueError, match="was not written, for it could not be read again"):
+        write_checkpoint({"state_dict": {}, "likelihood": bernoulli}, path)
+    assert read_checkpoint(path)["epoch"] == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
