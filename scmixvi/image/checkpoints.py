@@ -6,9 +6,10 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
+from torch import Tensor
 
 from scmixvi.image import recipes
 from scmixvi.image.vae import ImageVAE
@@ -69,20 +70,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no checkpoint, is cut short, or holds more than tensors and plain values.
+        If it is no checkpoint, is damaged (checksums are compared), or holds more than tensors
+        and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}.")
     try:
+        with ZipFile(path) as parts:
+            if parts.testzip():  # torch does not look at the sums that it writes
+                raise BadZipFile("a checksum is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
+    except Exception as error:  # what damaged bytes raise may be anything
         raise ValueError(
             f"{path} is no readable checkpoint (damaged, cut short, or holding more than tensors "
             "and plain values): use another one, such as the best in the same folder."
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} holds no weights (no 'state_dict'), so it is no checkpoint.")
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(
+            f"{path} holds no weights (tensors by name as 'state_dict'), so it is no checkpoint."
+        )
+    origin = checkpoint.get("origin")
+    if origin is not None and not _is_origin(origin):
+        raise ValueError(
+            f"{path} does not say rightly how its model was made: 'origin' must hold a recipe's "
+            "name, n_components and a dictionary of sizes."
+        )
     return checkpoint
 
 
@@ -115,7 +129,7 @@ def plain(value: Any, name: str = "value") -> Any:
     return value
 
 
-def check_fit(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def check_fit(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     """Raise ValueError, naming the first difference, unless names and shapes agree."""
     for name in [*wanted, *saved]:
         here, there = wanted.get(name), saved.get(name)
@@ -182,6 +196,15 @@ def load_vae(path: str | Path) -> ImageVAE:
     check_fit(weights, vae.state_dict())
     vae.load_state_dict(weights)
     return vae.eval()
+
+
+def _is_origin(origin: Any) -> bool:
+    kinds = {"recipe": str, "n_components": int, "sizes": dict}
+    return (
+        isinstance(origin, dict)
+        and origin.keys() == kinds.keys()
+        and all(isinstance(origin[name], kind) for name, kind in kinds.items())
+    )
 
 
 def _size_names(maker: Callable[..., ImageVAE]) -> list[str]:

@@ -66,6 +66,35 @@ def test_a_damaged_file_gets_one_clear_sentence(tmp_path, damage):
         read_checkpoint(path)
 
 
+def test_one_wrong_bit_among_the_weights_is_found(tmp_path):
+    path = tmp_path / "last.ckpt"
+    weights = torch.randn(5000)
+    write_checkpoint({"state_dict": {"weight": weights}}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(weights.numpy().tobytes()) + 7000] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        read_checkpoint(path)
+
+
+ORIGIN = {"recipe": "mlp", "n_components": 2, "sizes": {}}
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"state_dict": [1]}, "holds no weights"),
+    ({"state_dict": {"vae.a": 1}}, "holds no weights"),
+    ({"origin": "mlp"}, "does not say rightly how its model was made"),
+    ({"origin": {"recipe": "mlp"}}, "does not say rightly how its model was made"),
+    ({"origin": ORIGIN | {"seed": 1}}, "does not say rightly how its model was made"),
+    ({"origin": ORIGIN | {"sizes": None}}, "does not say rightly how its model was made"),
+    ({"origin": ORIGIN | {"recipe": "mpl"}}, "there is no recipe 'mpl'"),
+])  # fmt: skip
+def test_wrong_contents_get_one_clear_sentence(tmp_path, change, sentence):
+    write_checkpoint(GOOD | {"origin": ORIGIN} | change, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=sentence):
+        load_vae(tmp_path / "a.ckpt")
+
+
 class Bomb:
     """Pickled, it would run code when it is loaded."""
 
