@@ -142,6 +142,24 @@ def check_fit(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
             )
 
 
+def check_origin(saved: dict[str, Any] | None, wanted: dict[str, Any] | None) -> None:
+    """Raise ValueError, naming the first difference, unless both models were made alike.
+
+    Mixture weights and other settings are in no parameter, so that :func:`check_fit` cannot see
+    them. A size that is left out counts as its default; None on either side fits everything.
+    """
+    if saved is None or wanted is None:
+        return
+    there, here = (_settings(**plain(origin)) for origin in (saved, wanted))
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {there.get(name)!r} in it and "
+                f"{here.get(name)!r} here. Use the recipe, n_components and sizes that it was "
+                "trained with."
+            )
+
+
 def build_vae(recipe: str, n_components: int, sizes: dict[str, Any]) -> ImageVAE:
     """Call a recipe by name.
 
@@ -160,7 +178,7 @@ def build_vae(recipe: str, n_components: int, sizes: dict[str, Any]) -> ImageVAE
         If the recipe or a size is unknown (the known ones are listed), or a value is wrong.
     """
     maker = recipes.by_name(recipe)
-    known = _size_names(maker)
+    known = _sizes(maker)
     unknown = [name for name in sizes if name not in known]
     if unknown:
         raise ValueError(
@@ -207,9 +225,15 @@ def _is_origin(origin: Any) -> bool:
     )
 
 
-def _size_names(maker: Callable[..., ImageVAE]) -> list[str]:
-    """Names of a recipe's sizes; `**sizes` stands for those of `convolutional`."""
+def _settings(recipe: str, n_components: int, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a model was made by, defaults included, with plain values."""
+    maker = recipes.by_name(recipe)
+    return {"recipe": recipe, "n_components": n_components} | _sizes(maker) | sizes
+
+
+def _sizes(maker: Callable[..., ImageVAE]) -> dict[str, Any]:
+    """A recipe's sizes and their defaults; `**sizes` stands for those of `convolutional`."""
     named = dict(inspect.signature(maker).parameters)
     if named.pop("sizes", None) is not None:
         named |= inspect.signature(recipes.convolutional).parameters
-    return [name for name in named if name != "n_components"]
+    return {name: p.default for name, p in named.items() if name != "n_components"}

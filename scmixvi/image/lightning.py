@@ -17,6 +17,7 @@ from scmixvi.core import check_estimator, linear_warmup, miselbo
 from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
+    check_origin,
     plain,
     read_checkpoint,
     write_checkpoint,
@@ -187,7 +188,8 @@ class VAETraining(L.LightningModule):
         checkpoint["origin"] = self.origin
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the weights fit before any is changed; keep the generators' state."""
+        """Check, before any weight changes, that the model is the same; keep the random state."""
+        check_origin(checkpoint.get("origin"), self.origin)
         check_fit(checkpoint["state_dict"], self.state_dict())
         self._to_restore = checkpoint.get("random")
 

@@ -8,6 +8,7 @@ import torch
 
 from scmixvi.image.checkpoints import (
     check_fit,
+    check_origin,
     load_vae,
     plain,
     read_checkpoint,
@@ -163,3 +164,38 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
         write_checkpoint({"state_dict": {}, "likelihood": bernoulli}, path)
     assert read_checkpoint(path)["epoch"] == 4
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def origin(recipe="mlp", n_components=2, **sizes):
+    return {"recipe": recipe, "n_components": n_components, "sizes": sizes}
+
+
+@pytest.mark.parametrize(("saved", "here", "difference"), [
+    (origin(weights=[0.5, 0.5]), origin(), r"weights is \(0.5, 0.5\) in it and None here"),
+    (origin(), origin(weights=(0.1, 0.9)), r"weights is None in it and \(0.1, 0.9\) here"),
+    (origin(), origin("vanilla"), "recipe is 'mlp' in it and 'vanilla' here"),
+    (origin(n_components=3), origin(), "n_components is 3 in it and 2 here"),
+    (origin(image_size=(1, 2, 8)), origin(image_size=(1, 4, 4)), r"image_size is \(1, 2, 8\) in"),
+])  # fmt: skip
+def test_the_first_difference_in_how_models_were_made_is_named(saved, here, difference):
+    with pytest.raises(ValueError, match=f"of another model: {difference}"):
+        check_origin(saved, here)
+
+
+def test_models_made_alike_fit():
+    check_origin(origin(), origin())
+    check_origin(origin(n_latent=40, weights=[0.1, 0.9]), origin(weights=(0.1, 0.9)))
+    check_origin(origin("iaf", n_hidden=300), origin("iaf"))
+    check_origin(None, origin())
+    check_origin(origin(), None)
+
+
+def test_weights_that_no_parameter_shows_are_compared_on_load():
+    module = recipe_training("mlp", 2, TINY | {"weights": (0.1, 0.9)})
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"weights is \(0.1, 0.9\) in it and None here"):
+        recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)
+    del checkpoint["origin"]
+    recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)
