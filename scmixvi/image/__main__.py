@@ -82,9 +82,16 @@ class ImageCLI(LightningCLI):
             parser.error(str(error))
 
     def before_instantiate_classes(self) -> None:
-        """Give the run a folder of its own, unless one was named, and a bar that costs no time."""
+        """Give the run a folder of its own, unless one was named, and a bar that costs no time.
+
+        A test goes beside its checkpoint, and leaves the files alone that `fit` has written.
+        """
         config = self.config[self.config.subcommand]
         trainer = config.trainer
+        if self.config.subcommand == "test":
+            tested = Path(config.ckpt_path)
+            trainer.default_root_dir = trainer.default_root_dir or str(tested.parent)
+            config.report.name = config.report.name or f"test_{tested.stem}"
         if trainer.default_root_dir is None:
             name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
             trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
@@ -100,8 +107,11 @@ class ImageCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a wrong value ends the program with its sentence."""
+        path = self._get(self.config, "ckpt_path")
         try:
             super().instantiate_classes()
+            if path and Path(path).is_file():
+                self.model.on_load_checkpoint(read_checkpoint(path))  # Lightning does it later
         except (FileNotFoundError, ValueError) as error:
             self.parser.error(str(error))
         if torch.cuda.is_available():
@@ -119,7 +129,8 @@ class ImageCLI(LightningCLI):
         path = self.config[self.config.subcommand].get("ckpt_path")
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
-        if path and path not in ("best", "last", "hpc", "registry"):
+        by_name = self.config.subcommand == "fit" and path in ("best", "last", "hpc", "registry")
+        if path and not by_name:
             read_checkpoint(path)
 
 

@@ -192,10 +192,11 @@ def test_models_made_alike_fit():
 
 def test_weights_that_no_parameter_shows_are_compared_on_load():
     module = recipe_training("mlp", 2, TINY | {"weights": (0.1, 0.9)})
-    checkpoint = {"state_dict": module.state_dict()}
+    checkpoint = {"state_dict": module.state_dict(), "epoch": 3, "global_step": 40}
     module.on_save_checkpoint(checkpoint)
     module.on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"weights is \(0.1, 0.9\) in it and None here"):
         recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)
+    assert module.trained.items() >= {"epochs": 4, "steps": 40, "learning_rate": 5e-4}.items()
     del checkpoint["origin"]
     recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)
