@@ -97,6 +97,8 @@ class ImageCLI(LightningCLI):
             trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
+        if self.config.subcommand == "fit" and not config.ckpt_path:
+            self._keep_earlier_run(Path(config.last_checkpoint.folder) / "last.ckpt")
         if trainer.logger is None:
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
@@ -124,6 +126,13 @@ class ImageCLI(LightningCLI):
         """Test the best weights."""
         if not self.trainer.interrupted:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
+
+    def _keep_earlier_run(self, last: Path) -> None:
+        if last.exists():
+            self.parser.error(
+                f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or name "
+                "another folder by --trainer.default_root_dir."
+            )
 
     def _check_checkpoint(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path")

@@ -124,6 +124,21 @@ def test_a_test_of_untrained_weights_is_refused(small_mnist, monkeypatch, capsys
     assert "say which weights to test: --ckpt_path" in capsys.readouterr().err
 
 
+def test_an_earlier_training_is_not_overwritten(small_mnist, monkeypatch, capsys):
+    base = ("fit", "--config", "mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    run(monkeypatch, *base)
+    last = small_mnist / "runs" / "mlp_mnist_S1_seed0" / "last.ckpt"
+    before = last.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, *base, "--model.learning_rate=0.1")
+    assert stopped.value.code == 2
+    sentence = capsys.readouterr().err
+    assert "last.ckpt is of an earlier training: go on with it by --ckpt_path runs/mlp" in sentence
+    assert "--trainer.default_root_dir" in sentence
+    assert last.read_bytes() == before
+    run(monkeypatch, *base, "--model.learning_rate=0.1", "--trainer.default_root_dir=another")
+
+
 def test_a_test_of_another_model_ends_with_one_sentence(small_mnist, monkeypatch, capsys):
     base = ("--config", "configs/mlp_mnist.yaml", *SHORT)
     run(monkeypatch, "fit", *base, "--model.n_components=2", "--trainer.max_epochs=1")
