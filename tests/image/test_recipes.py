@@ -13,6 +13,7 @@ from scmixvi.core.priors import StandardNormal, VampPrior
 from scmixvi.image import ImageVAE, recipes
 from scmixvi.image.nets import StackedConv2d, StackedLinear
 from scmixvi.image.pixelcnn import CausalConv2d
+from scmixvi.image.posteriors import AmortizedPosterior
 
 
 def count(module, weights_only=False):
@@ -122,6 +123,12 @@ def test_every_recipe_learns(name):
         optimizer.step()
         first, last = (loss.item() if step == 0 else first), loss.item()
     assert last < first - 0.2
+
+
+def test_a_posterior_takes_normalised_weights_alone():
+    levels = list(tiny_images.recipe("mlp", 2).posterior.levels)
+    with pytest.raises(ValueError, match="log_weights must be normalised"):
+        AmortizedPosterior(levels, 2, (1, 2, 2), log_weights=torch.zeros(2))
 
 
 def test_three_levels():
