@@ -24,6 +24,7 @@ from scmixvi.image.lightning import (
 )
 from scmixvi.image.memory import keep_freed_memory
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -63,7 +64,7 @@ class ImageCLI(LightningCLI):
             "--compile",
             type=str | None,
             default=None,
-            help="mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune",
+            help=f"mode of torch.compile: {', '.join(COMPILE_MODES)}",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -77,6 +78,7 @@ class ImageCLI(LightningCLI):
                 elif i and words[i - 1] in ("--config", "-c"):
                     words[i] = shipped_config(word)
             self.config = parser.parse_args(words)
+            self._check_words()
             self._check_checkpoint()
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
@@ -112,6 +114,7 @@ class ImageCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         try:
             super().instantiate_classes()
+            self._check_sizes()
             if path and Path(path).is_file():
                 self.model.on_load_checkpoint(read_checkpoint(path))  # Lightning does it later
         except (FileNotFoundError, ValueError) as error:
@@ -132,6 +135,25 @@ class ImageCLI(LightningCLI):
             self.parser.error(
                 f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or name "
                 "another folder by --trainer.default_root_dir."
+            )
+
+    def _check_words(self) -> None:
+        config = self.config[self.config.subcommand]
+        if not 0 <= config.seed_everything < 2**32:
+            raise ValueError(
+                f"seed_everything must be 0 to 2^32 - 1, but it is {config.seed_everything}."
+            )
+        if config.compile not in (None, *COMPILE_MODES):
+            raise ValueError(
+                f"compile must be one of {', '.join(COMPILE_MODES)}, but it is {config.compile!r}."
+            )
+
+    def _check_sizes(self) -> None:
+        made, data = self.model.vae.image_size, self.datamodule.source.image_size
+        if tuple(made) != data:
+            raise ValueError(
+                f"the model is made for images (C, H, W) = {tuple(made)}, but those of "
+                f"{self.datamodule.dataset} are {data}: choose another recipe or image_size."
             )
 
     def _check_checkpoint(self) -> None:

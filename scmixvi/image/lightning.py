@@ -93,7 +93,13 @@ class VAETraining(L.LightningModule):
         path_gradient: bool | None = None,
     ) -> None:
         super().__init__()
-        _check_settings(objective, n_importance_samples, warmup_epochs, learning_rate)
+        _check_settings(
+            objective,
+            warmup_epochs,
+            learning_rate,
+            n_importance_samples=n_importance_samples,
+            n_test_samples=n_test_samples,
+        )
         check_estimator(estimator, n_drawn, vae.n_components)
         is_right = objective is miselbo and n_importance_samples == 1
         if path_gradient and not is_right:
@@ -407,10 +413,11 @@ def recipe_training(
 
 
 def _check_settings(
-    objective: Callable[..., Tensor], n_samples: int, warmup_epochs: int, learning_rate: float
+    objective: Callable[..., Tensor], warmup_epochs: int, learning_rate: float, **samples: int
 ) -> None:
-    if n_samples < 1:
-        raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
+    for name, n_samples in samples.items():
+        if n_samples < 1:
+            raise ValueError(f"{name} (L) must be at least 1, but it is {n_samples}.")
     if warmup_epochs < 0:
         raise ValueError(f"warmup_epochs must not be negative, but it is {warmup_epochs}.")
     if not 0 < learning_rate < float("inf"):

@@ -136,6 +136,8 @@ def test_siwelbo_trains_without_warm_up(tmp_path):
 
 @pytest.mark.parametrize(("settings", "complaint"), [
     ({"n_importance_samples": 0}, r"\(L\) must be at least 1"),
+    ({"n_test_samples": 0}, r"n_test_samples \(L\) must be at least 1, but it is 0"),
+    ({"n_test_samples": -3}, r"n_test_samples \(L\) must be at least 1, but it is -3"),
     ({"warmup_epochs": -1}, "warmup_epochs must not be negative"),
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"learning_rate": math.nan}, "learning_rate must be positive"),
