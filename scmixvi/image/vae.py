@@ -105,7 +105,8 @@ class ImageVAE(nn.Module):
         estimator
             "all": draw from every component; "s2a": from `n_drawn` chosen at random, scored under
             all, the same bound in expectation; "s2s": from `n_drawn`, scored under those alone, a
-            looser bound, for which no other encoder runs.
+            looser bound, for which no other encoder sees the images. (All run on the
+            pseudo-inputs of a VampPrior.)
         n_drawn
             A; not looked at with "all".
         path_gradient
