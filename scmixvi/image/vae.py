@@ -227,6 +227,8 @@ class ImageVAE(nn.Module):
             )
         if memory_budget is None:
             memory_budget = 2**25 if x.device.type == "cpu" else 2**30
+        if not len(x):
+            return x.new_empty(self.n_components, 0)
         with evaluating(self):
             prior = self.prior()
             rows = memory_budget // (4 * self._floats_per_row(prior))
