@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from scmixvi.core.objectives import can_look_at, jsd, log_mixture
+from scmixvi.core.objectives import can_look_at, check_distribution, jsd, log_mixture
 
 # Numbers that one pass over scores may hold where no gradient is needed (64 MB in float32).
 MAX_NUMBERS_A_PASS = 2**24
@@ -308,6 +308,7 @@ class MixturePosterior:
         """Log weights `[S, 1 or B]` for a tensor `[S, B]`."""
         if self.log_weights is None:
             return like.new_full((like.shape[0], 1), -math.log(like.shape[0]))
+        check_distribution(self.log_weights)
         return self.log_weights if self.log_weights.dim() == 2 else self.log_weights.unsqueeze(-1)
 
     def _top(self) -> tuple[Tensor, Distribution]:
