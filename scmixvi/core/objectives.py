@@ -17,7 +17,8 @@ over S; None means uniform.
 
 The two S axes may differ in length: with many components a step may draw from A < S of them
 (Hotti et al. 2024). Draws are then taken to come from components chosen at random in proportion
-to their weights (:func:`~scmixvi.core.draw_components`), and count equally: `[L, A, B]` and
+to their weights (:func:`~scmixvi.core.draw_components`), and count equally (with A = S they come
+from all components, in order, and keep their weights): `[L, A, B]` and
 `[L, A, S, B]` (S2A, scored under all), or `[L, A, A, B]` without weights (S2S, scored under the
 drawn ones alone).
 
@@ -28,6 +29,9 @@ import math
 
 import torch
 from torch import Tensor
+
+# What rounding may leave of the logarithm of a sum of weights, in float32, with S in the hundreds.
+MAX_LOG_TOTAL = 1e-3
 
 
 def log_mixture(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
@@ -49,7 +53,8 @@ def log_mixture(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
     Raises
     ------
     ValueError
-        If a rank or a size does not fit.
+        If a rank or a size does not fit, or the weights do not sum to 1 (looked at where it costs
+        little: on the CPU, and not in a training step).
 
     Examples
     --------
@@ -57,8 +62,11 @@ def log_mixture(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
     >>> log_mixture(log_q_all).exp().flatten()
     tensor([0.4000, 0.6000])
     """
-    log_q_all, log_weights = _checked_scores(log_q_all, log_weights)
-    return torch.logsumexp(log_q_all + log_weights, dim=2)
+    log_q_all, weights = _checked_scores(log_q_all, log_weights)
+    scores = log_q_all + weights
+    if log_weights is not None and not scores.requires_grad:
+        check_distribution(log_weights)
+    return torch.logsumexp(scores, dim=2)
 
 
 def miselbo(
@@ -95,7 +103,8 @@ def miselbo(
     Raises
     ------
     ValueError
-        If a rank or a size does not fit, or if beta is not 1 with L > 1.
+        If a rank or a size does not fit, the weights do not sum to 1, or beta is no number in
+        [0, 1] or not 1 with L > 1.
 
     References
     ----------
@@ -111,6 +120,7 @@ def miselbo(
     """
     log_lik, log_prior = _checked_terms(log_lik, log_prior, log_q_all)
     n_samples = log_lik.shape[0]
+    _check_beta(beta)
     if n_samples > 1 and not bool(torch.as_tensor(beta == 1)):
         raise ValueError(
             f"beta must be 1 with L = {n_samples} importance samples (it is {float(beta)}): "
@@ -270,6 +280,32 @@ def linear_warmup(epoch: int, n_epochs: int) -> float:
     if epoch < 0 or n_epochs < 0:
         raise ValueError(f"epoch and n_epochs must not be negative, got {epoch} and {n_epochs}.")
     return 1.0 if epoch >= n_epochs else epoch / n_epochs
+
+
+def can_look_at(tensor: Tensor) -> bool:
+    """Whether values can be read without waiting for a GPU or breaking a compiled graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_beta(beta: float | Tensor) -> None:
+    if isinstance(beta, Tensor) and beta.numel() != 1:
+        raise ValueError(f"beta must be one number, but its shape is {tuple(beta.shape)}.")
+    if isinstance(beta, Tensor) and not can_look_at(beta):
+        return
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must lie in [0, 1], but it is {float(beta)}.")
+
+
+def check_distribution(log_weights: Tensor) -> None:
+    """Raise ValueError if weights `[S]` or `[S, B]` on the CPU, not in 16 bits, do not sum to 1."""
+    if not can_look_at(log_weights) or log_weights.element_size() < 4:
+        return
+    off = torch.logsumexp(log_weights.detach(), dim=0).abs().max()
+    if off > MAX_LOG_TOTAL:
+        raise ValueError(
+            "log_weights must be normalised, but the logarithm of their sum is "
+            f"{float(off):.3g} away from 0: take log_weights.log_softmax(0)."
+        )
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

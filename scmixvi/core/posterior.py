@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from scmixvi.core.objectives import jsd, log_mixture
+from scmixvi.core.objectives import can_look_at, check_distribution, jsd, log_mixture
 
 # Numbers that one pass over scores may hold where no gradient is needed (64 MB in float32).
 MAX_NUMBERS_A_PASS = 2**24
@@ -112,6 +112,18 @@ def _draw_own(base: Distribution, n_samples: int, drawn: Tensor) -> Tensor:
     return base.rsample()[index] if chosen is None else chosen.rsample()
 
 
+def _check_places(drawn: Tensor | None, n_components: int) -> None:
+    """With A = S the bounds take place a to hold component a; raise ValueError if it does not."""
+    if drawn is None or len(drawn) != n_components or not can_look_at(drawn):
+        return
+    if drawn.tolist() != list(range(n_components)):
+        raise ValueError(
+            f"drawn holds {n_components} places, as many as there are components, so it must be "
+            f"0 to {n_components - 1} in order, but it is {drawn.tolist()}: pass None to draw "
+            "from every component."
+        )
+
+
 def _indexed(base: Distribution, index: tuple) -> Distribution | None:
     """The members of a batch of Gaussians at `index`; None for other distributions."""
     if not _is_normal(base):
@@ -164,7 +176,7 @@ class MixturePosterior:
     Raises
     ------
     ValueError
-        If there is no stage, or the weights do not fit the components.
+        If there is no stage, or the weights have not the shape `[S]` or `[S, B]` of the top level.
 
     Examples
     --------
@@ -184,6 +196,14 @@ class MixturePosterior:
             raise ValueError("a mixture posterior needs at least one stage (level of latents).")
         self.stages = tuple(stages)
         self.log_weights = log_weights
+        if log_weights is None:
+            return
+        fitting = self.stages[0].conditional().batch_shape
+        if tuple(log_weights.shape) not in (tuple(fitting[:1]), tuple(fitting)):
+            raise ValueError(
+                f"log_weights must have shape [S] or [S, B] of the top level, {tuple(fitting)}, "
+                f"but its shape is {tuple(log_weights.shape)}."
+            )
 
     def sample_stratified(
         self, n_samples: int = 1, drawn: Tensor | None = None
@@ -196,8 +216,9 @@ class MixturePosterior:
             L, samples a component.
         drawn
             `[A]`, the components to draw from (:func:`~scmixvi.core.draw_components`); None is
-            all S of them. A component may come twice. Scores under the drawn components alone
-            are `log_q_all[:, :, drawn]`.
+            all S of them. A component may come twice if A is not S: the bounds tell by the
+            lengths whether draws come from all components, in their order, or from some at
+            random. Scores under the drawn components alone are `log_q_all[:, :, drawn]`.
 
         Returns
         -------
@@ -207,7 +228,8 @@ class MixturePosterior:
         Raises
         ------
         ValueError
-            If L is below 1, or a stage's conditional has the wrong rank.
+            If L is below 1, a stage's conditional has the wrong rank, or `drawn` holds as many
+            places as there are components, but not each once and in order (looked at on the CPU).
         """
         if n_samples < 1:
             raise ValueError(f"n_samples (L) must be at least 1, but it is {n_samples}.")
@@ -217,6 +239,7 @@ class MixturePosterior:
             z, score = stage.sample_and_score(zs, n_samples, drawn)
             zs, log_q_all = (*zs, z), log_q_all + score
         assert isinstance(log_q_all, Tensor)
+        _check_places(drawn, log_q_all.shape[2])
         return zs, log_q_all
 
     def log_prob_all(self, zs: Sequence[Tensor]) -> Tensor:
@@ -285,6 +308,7 @@ class MixturePosterior:
         """Log weights `[S, 1 or B]` for a tensor `[S, B]`."""
         if self.log_weights is None:
             return like.new_full((like.shape[0], 1), -math.log(like.shape[0]))
+        check_distribution(self.log_weights)
         return self.log_weights if self.log_weights.dim() == 2 else self.log_weights.unsqueeze(-1)
 
     def _top(self) -> tuple[Tensor, Distribution]:

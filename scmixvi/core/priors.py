@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from scmixvi.core.objectives import check_distribution
+
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -6.0, 2.0
 
 
@@ -142,6 +144,11 @@ class VampPrior(Level):
     log_weights
         `[S]`, normalised over S; None is uniform.
 
+    Raises
+    ------
+    ValueError
+        If the weights are not normalised.
+
     References
     ----------
     Tomczak & Welling 2018, "VAE with a VampPrior"; Kviman et al. 2022, Eq. 8.
@@ -157,6 +164,8 @@ class VampPrior(Level):
         log_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if log_weights is not None:
+            check_distribution(log_weights)
         self.encoder, self.pseudo_inputs, self.n_latent = encoder, pseudo_inputs, n_latent
         self.register_buffer("log_weights", log_weights, persistent=False)
 

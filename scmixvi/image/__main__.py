@@ -24,6 +24,7 @@ from scmixvi.image.lightning import (
 )
 from scmixvi.image.memory import keep_freed_memory
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -63,7 +64,7 @@ class ImageCLI(LightningCLI):
             "--compile",
             type=str | None,
             default=None,
-            help="mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune",
+            help=f"mode of torch.compile: {', '.join(COMPILE_MODES)}",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -77,19 +78,29 @@ class ImageCLI(LightningCLI):
                 elif i and words[i - 1] in ("--config", "-c"):
                     words[i] = shipped_config(word)
             self.config = parser.parse_args(words)
+            self._check_words()
             self._check_checkpoint()
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
 
     def before_instantiate_classes(self) -> None:
-        """Give the run a folder of its own, unless one was named, and a bar that costs no time."""
+        """Give the run a folder of its own, unless one was named, and a bar that costs no time.
+
+        A test goes beside its checkpoint, and leaves the files alone that `fit` has written.
+        """
         config = self.config[self.config.subcommand]
         trainer = config.trainer
+        if self.config.subcommand == "test":
+            tested = Path(config.ckpt_path)
+            trainer.default_root_dir = trainer.default_root_dir or str(tested.parent)
+            config.report.name = config.report.name or f"test_{tested.stem}"
         if trainer.default_root_dir is None:
             name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
             trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
+        if self.config.subcommand == "fit" and not config.ckpt_path:
+            self._keep_earlier_run(Path(config.last_checkpoint.folder) / "last.ckpt")
         if trainer.logger is None:
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
@@ -100,8 +111,12 @@ class ImageCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a wrong value ends the program with its sentence."""
+        path = self._get(self.config, "ckpt_path")
         try:
             super().instantiate_classes()
+            self._check_sizes()
+            if path and Path(path).is_file():
+                self.model.on_load_checkpoint(read_checkpoint(path))  # Lightning does it later
         except (FileNotFoundError, ValueError) as error:
             self.parser.error(str(error))
         if torch.cuda.is_available():
@@ -115,11 +130,38 @@ class ImageCLI(LightningCLI):
         if not self.trainer.interrupted:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
 
+    def _keep_earlier_run(self, last: Path) -> None:
+        if last.exists():
+            self.parser.error(
+                f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or name "
+                "another folder by --trainer.default_root_dir."
+            )
+
+    def _check_words(self) -> None:
+        config = self.config[self.config.subcommand]
+        if not 0 <= config.seed_everything < 2**32:
+            raise ValueError(
+                f"seed_everything must be 0 to 2^32 - 1, but it is {config.seed_everything}."
+            )
+        if config.compile not in (None, *COMPILE_MODES):
+            raise ValueError(
+                f"compile must be one of {', '.join(COMPILE_MODES)}, but it is {config.compile!r}."
+            )
+
+    def _check_sizes(self) -> None:
+        made, data = self.model.vae.image_size, self.datamodule.source.image_size
+        if tuple(made) != data:
+            raise ValueError(
+                f"the model is made for images (C, H, W) = {tuple(made)}, but those of "
+                f"{self.datamodule.dataset} are {data}: choose another recipe or image_size."
+            )
+
     def _check_checkpoint(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path")
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
-        if path and path not in ("best", "last", "hpc", "registry"):
+        by_name = self.config.subcommand == "fit" and path in ("best", "last", "hpc", "registry")
+        if path and not by_name:
             read_checkpoint(path)
 
 

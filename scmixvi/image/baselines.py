@@ -91,14 +91,19 @@ class EnsemblePosterior(nn.Module):
         self.n_components = n_components * len(posteriors)
         self.posteriors = nn.ModuleList(cast("Sequence[nn.Module]", posteriors))
 
-    def forward(self, x: Tensor) -> MixturePosterior:
+    def forward(self, x: Tensor, components: Tensor | None = None) -> MixturePosterior:
         """Map images `[B, C, H, W]` to the mixture of all members' components.
 
         Raises
         ------
         ValueError
-            If a stage carries a flow that the members do not share, or is not Gaussian.
+            If a stage carries a flow that the members do not share, or is not Gaussian; if some
+            components alone are asked for.
         """
+        if components is not None:
+            raise ValueError(
+                "an ensemble does not run some components alone (s2s): use the estimator 's2a'."
+            )
         levels = zip(*(posterior(x).stages for posterior in self.posteriors), strict=True)
         return MixturePosterior([_join(stages) for stages in levels])
 

@@ -3,12 +3,13 @@
 import inspect
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
+from torch import Tensor
 
 from scmixvi.image import recipes
 from scmixvi.image.vae import ImageVAE
@@ -26,6 +27,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         What to save.
     path
         Where; missing folders are made.
+
+    Raises
+    ------
+    ValueError
+        If it holds what :func:`read_checkpoint` would refuse.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +41,13 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        try:
+            torch.load(part, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} was not written, for it could not be read again: "
+                "put only tensors and plain values into a checkpoint."
+            ) from error
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -57,24 +70,66 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no checkpoint, is cut short, or holds more than tensors and plain values.
+        If it is no checkpoint, is damaged (checksums are compared), or holds more than tensors
+        and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}.")
     try:
+        with ZipFile(path) as parts:
+            if parts.testzip():  # torch does not look at the sums that it writes
+                raise BadZipFile("a checksum is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
+    except Exception as error:  # what damaged bytes raise may be anything
         raise ValueError(
             f"{path} is no readable checkpoint (damaged, cut short, or holding more than tensors "
             "and plain values): use another one, such as the best in the same folder."
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} holds no weights (no 'state_dict'), so it is no checkpoint.")
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(
+            f"{path} holds no weights (tensors by name as 'state_dict'), so it is no checkpoint."
+        )
+    origin = checkpoint.get("origin")
+    if origin is not None and not _is_origin(origin):
+        raise ValueError(
+            f"{path} does not say rightly how its model was made: 'origin' must hold a recipe's "
+            "name, n_components and a dictionary of sizes."
+        )
     return checkpoint
 
 
-def check_fit(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def plain(value: Any, name: str = "value") -> Any:
+    """Turn arrays, tensors, ranges and other sequences into tuples of plain values.
+
+    Parameters
+    ----------
+    value
+        None, a number, a text, or sequences, arrays and mappings of them.
+    name
+        What to call it when it is refused.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, such as a function: a checkpoint cannot hold that.
+    """
+    if hasattr(value, "tolist"):  # of numpy and torch
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item, str(key)) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(plain(item, name) for item in value)
+    if type(value) not in (type(None), bool, int, float, str):
+        raise ValueError(
+            f"a checkpoint cannot hold {name} = {value!r}: give numbers, text or sequences of "
+            "them, or make the model by hand and train it with VAETraining(model)."
+        )
+    return value
+
+
+def check_fit(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     """Raise ValueError, naming the first difference, unless names and shapes agree."""
     for name in [*wanted, *saved]:
         here, there = wanted.get(name), saved.get(name)
@@ -84,6 +139,24 @@ def check_fit(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -
                 "the checkpoint is of another model: parameter "
                 f"{name!r} has shape {described[0]} in it and {described[1]} here. "
                 "Use the recipe, n_components and sizes that it was trained with."
+            )
+
+
+def check_origin(saved: dict[str, Any] | None, wanted: dict[str, Any] | None) -> None:
+    """Raise ValueError, naming the first difference, unless both models were made alike.
+
+    Mixture weights and other settings are in no parameter, so that :func:`check_fit` cannot see
+    them. A size that is left out counts as its default; None on either side fits everything.
+    """
+    if saved is None or wanted is None:
+        return
+    there, here = (_settings(**plain(origin)) for origin in (saved, wanted))
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {there.get(name)!r} in it and "
+                f"{here.get(name)!r} here. Use the recipe, n_components and sizes that it was "
+                "trained with."
             )
 
 
@@ -105,7 +178,7 @@ def build_vae(recipe: str, n_components: int, sizes: dict[str, Any]) -> ImageVAE
         If the recipe or a size is unknown (the known ones are listed), or a value is wrong.
     """
     maker = recipes.by_name(recipe)
-    known = _size_names(maker)
+    known = _sizes(maker)
     unknown = [name for name in sizes if name not in known]
     if unknown:
         raise ValueError(
@@ -143,9 +216,24 @@ def load_vae(path: str | Path) -> ImageVAE:
     return vae.eval()
 
 
-def _size_names(maker: Callable[..., ImageVAE]) -> list[str]:
-    """Names of a recipe's sizes; `**sizes` stands for those of `convolutional`."""
+def _is_origin(origin: Any) -> bool:
+    kinds = {"recipe": str, "n_components": int, "sizes": dict}
+    return (
+        isinstance(origin, dict)
+        and origin.keys() == kinds.keys()
+        and all(isinstance(origin[name], kind) for name, kind in kinds.items())
+    )
+
+
+def _settings(recipe: str, n_components: int, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a model was made by, defaults included, with plain values."""
+    maker = recipes.by_name(recipe)
+    return {"recipe": recipe, "n_components": n_components} | _sizes(maker) | sizes
+
+
+def _sizes(maker: Callable[..., ImageVAE]) -> dict[str, Any]:
+    """A recipe's sizes and their defaults; `**sizes` stands for those of `convolutional`."""
     named = dict(inspect.signature(maker).parameters)
     if named.pop("sizes", None) is not None:
         named |= inspect.signature(recipes.convolutional).parameters
-    return [name for name in named if name != "n_components"]
+    return {name: p.default for name, p in named.items() if name != "n_components"}

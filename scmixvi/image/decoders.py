@@ -77,8 +77,8 @@ class DiscretizedLogisticMixture(Distribution):
     Parameters
     ----------
     parameters
-        `[..., P, H, W]`; for each mixture member a logit, C means, C log-scales (at least -7) and
-        C (C - 1) / 2 coefficients between channels.
+        `[..., P, H, W]`; for each mixture member a logit, C means, C log-scales (clamped to
+        [-7, 7]) and C (C - 1) / 2 coefficients between channels.
     n_channels
         C.
     n_levels
@@ -99,7 +99,7 @@ class DiscretizedLogisticMixture(Distribution):
         members = parameters.unflatten(-3, (-1, 1 + 2 * n_channels + pairs))  # [..., M, P/M, H, W]
         logit, means, log_scales, raw = members.split([1, n_channels, n_channels, pairs], dim=-3)
         self.log_weights = logit.squeeze(-3).log_softmax(dim=-3)
-        self.means, self.log_scales = means, log_scales.clamp(min=-7.0)
+        self.means, self.log_scales = means, log_scales.clamp(-7.0, 7.0)
         self.coefficients = raw.tanh()
         self.n_channels, self.top = n_channels, n_levels - 1
         event = torch.Size((n_channels, *parameters.shape[-2:]))

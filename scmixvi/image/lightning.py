@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
-from scmixvi.image.checkpoints import build_vae, check_fit, read_checkpoint, write_checkpoint
+from scmixvi.image.checkpoints import (
+    build_vae,
+    check_fit,
+    check_origin,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
 from scmixvi.image.report import run_record, sample_sheet
 from scmixvi.image.vae import ImageVAE
 from scmixvi.records import write
@@ -68,8 +75,8 @@ class VAETraining(L.LightningModule):
     ------
     ValueError
         If a number is out of range, the estimator is unknown, the objective takes no `beta`
-        though there is a warm-up, or path gradients are asked for with another objective than
-        `miselbo` or with L > 1.
+        though there is a warm-up, path gradients are asked for with another objective than
+        `miselbo` or with L > 1, or `origin` holds more than plain values.
     """
 
     def __init__(
@@ -86,7 +93,13 @@ class VAETraining(L.LightningModule):
         path_gradient: bool | None = None,
     ) -> None:
         super().__init__()
-        _check_settings(objective, n_importance_samples, warmup_epochs, learning_rate)
+        _check_settings(
+            objective,
+            warmup_epochs,
+            learning_rate,
+            n_importance_samples=n_importance_samples,
+            n_test_samples=n_test_samples,
+        )
         check_estimator(estimator, n_drawn, vae.n_components)
         is_right = objective is miselbo and n_importance_samples == 1
         if path_gradient and not is_right:
@@ -100,9 +113,39 @@ class VAETraining(L.LightningModule):
         self.vae, self.objective = vae, objective
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
-        self.origin = origin
+        self.origin = plain(origin)
         self.test_nll = torch.empty(0)
         self._to_restore: dict[str, Tensor] | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the training goes by, as plain values: kept in checkpoints and reports."""
+        some = self.estimator != "all"
+        allowed = getattr(self.vae.posterior, "allows_path_gradients", False)
+        alone = self.estimator == "s2s" and self.n_drawn < self.vae.n_components
+        return plain(
+            {
+                "objective": getattr(self.objective, "__name__", repr(self.objective)),
+                "n_importance_samples": self.n_importance_samples,
+                "estimator": self.estimator,
+                "n_drawn": self.n_drawn if some else None,
+                "path_gradient": bool(self.path_gradient and allowed and not alone),
+                "warmup_epochs": self.warmup_epochs,
+                "learning_rate": self.learning_rate,
+            }
+        )
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """How the weights came about: origin, settings, `epochs`, `steps`; a checkpoint's, if any.
+
+        What a checkpoint does not say is left out.
+        """
+        if self._loaded is not None:
+            return self._loaded
+        progress = {"epochs": self.trainer.current_epoch, "steps": self.trainer.global_step}
+        return (self.origin or {}) | self.settings | progress
 
     def bound(self, x: Tensor, beta: float = 1.0) -> Tensor:
         """Return the bound of images `[B, C, H, W]`, `[B]` in nats; with L = 1 if beta < 1.
@@ -176,18 +219,30 @@ class VAETraining(L.LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of the random generators and the origin of the model."""
+        """Add the state of the random generators, the origin of the model, and the settings."""
         checkpoint["random"] = _random_state(self.device)
-        checkpoint["origin"] = self.origin
+        checkpoint["origin"], checkpoint["settings"] = self.origin, self.settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the weights fit before any is changed; keep the generators' state."""
+        """Check, before any weight changes, that the model is the same; keep the random state."""
+        check_origin(checkpoint.get("origin"), self.origin)
         check_fit(checkpoint["state_dict"], self.state_dict())
         self._to_restore = checkpoint.get("random")
+        self._loaded = (checkpoint.get("origin") or self.origin or {}) | {
+            **checkpoint.get("settings", {}),
+            "epochs": checkpoint.get("epoch", -1) + 1,
+            "steps": checkpoint.get("global_step", 0),
+        }
 
     def on_train_start(self) -> None:
-        """Set frozen parts apart; go on with the random numbers of an interrupted run."""
+        """Set frozen parts apart; go on with the random numbers of an interrupted run.
+
+        The learning rate is that of this training, not that in the checkpoint.
+        """
         self.train()
+        self._loaded = None
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate
         if self._to_restore is not None:
             _set_random_state(self._to_restore, self.device)
             self._to_restore = None
@@ -215,20 +270,25 @@ class SafeCheckpoints(TorchCheckpointIO):
 class TestReport(Callback):
     """After a test: figures as JSON and digits drawn from the model as PNG.
 
+    `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
+    `fit_seconds`: more, where training went on after the best epoch.
+
     Parameters
     ----------
     folder
         Where to; None is the trainer's `default_root_dir`.
     name
-        The files are `NAME.json` and `NAME.png`.
+        The files are `NAME.json` and `NAME.png`; None is "test".
     n_images
         Images on the sample sheet; 0 for no sheet.
     """
 
     __test__ = False  # no test of pytest's, for all its name
 
-    def __init__(self, folder: str | None = None, name: str = "test", n_images: int = 64) -> None:
-        self.folder, self.name, self.n_images = folder, name, n_images
+    def __init__(
+        self, folder: str | None = None, name: str | None = None, n_images: int = 64
+    ) -> None:
+        self.folder, self.name, self.n_images = folder, name or "test", n_images
         self._spent = {"fit": Seconds(), "test": Seconds()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -251,6 +311,7 @@ class TestReport(Callback):
         folder = Path(self.folder or trainer.default_root_dir)
         record = run_record(pl_module.device) | _figures(trainer, pl_module)
         record |= {f"{stage}_seconds": spent._asdict() for stage, spent in self._spent.items()}
+        record["fit_epochs"] = trainer.current_epoch or record["epochs"]
         write(folder / f"{self.name}.json", record)
         if self.n_images:
             sample_sheet(pl_module.vae.sample(self.n_images), folder / f"{self.name}.png")
@@ -323,7 +384,8 @@ def recipe_training(
     n_components
         S.
     sizes
-        Further arguments of the recipe; None for the paper's.
+        Further arguments of the recipe, plain values that a checkpoint can hold; None for the
+        paper's.
     objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
         See :class:`VAETraining`.
     estimator, n_drawn, path_gradient
@@ -332,9 +394,10 @@ def recipe_training(
     Raises
     ------
     ValueError
-        If the recipe or a size is unknown (the known ones are listed), or a value is out of range.
+        If the recipe or a size is unknown (the known ones are listed), a value is out of range,
+        or a size is no plain value: its model could not be built again from a checkpoint.
     """
-    origin: dict[str, Any] = {"recipe": recipe, "n_components": n_components, "sizes": sizes or {}}
+    origin = plain({"recipe": recipe, "n_components": n_components, "sizes": sizes or {}})
     return VAETraining(
         build_vae(**origin),
         objective,
@@ -350,10 +413,11 @@ def recipe_training(
 
 
 def _check_settings(
-    objective: Callable[..., Tensor], n_samples: int, warmup_epochs: int, learning_rate: float
+    objective: Callable[..., Tensor], warmup_epochs: int, learning_rate: float, **samples: int
 ) -> None:
-    if n_samples < 1:
-        raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
+    for name, n_samples in samples.items():
+        if n_samples < 1:
+            raise ValueError(f"{name} (L) must be at least 1, but it is {n_samples}.")
     if warmup_epochs < 0:
         raise ValueError(f"warmup_epochs must not be negative, but it is {warmup_epochs}.")
     if not 0 < learning_rate < float("inf"):
@@ -391,18 +455,9 @@ def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
     nll = module.test_nll
-    n_weights = sum(p.numel() for p in module.vae.parameters())
-    return (module.origin or {}) | {
+    return module.trained | {
         "dataset": getattr(getattr(trainer, "datamodule", None), "name", None),
-        "n_parameters": n_weights,
-        "objective": getattr(module.objective, "__name__", repr(module.objective)),
-        "n_importance_samples": module.n_importance_samples,
-        "estimator": module.estimator,
-        "n_drawn": None if module.estimator == "all" else module.n_drawn,
-        "warmup_epochs": module.warmup_epochs,
-        "learning_rate": module.learning_rate,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
+        "n_parameters": sum(p.numel() for p in module.vae.parameters()),
         "n_test_images": len(nll),
         "n_test_samples": module.n_test_samples,
         "test_nll_nats": round(float(nll.mean()), 4),

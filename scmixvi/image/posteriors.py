@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
+from scmixvi.core.objectives import check_distribution
 from scmixvi.core.posterior import Flow
 from scmixvi.image.nets import StackedLinear, chosen, mlp
 
@@ -125,6 +126,11 @@ class AmortizedPosterior(nn.Module):
         (C, H, W) of the images.
     log_weights
         `[S]`, normalised over S; None is uniform.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not normalised.
     """
 
     log_weights: Tensor | None
@@ -138,6 +144,8 @@ class AmortizedPosterior(nn.Module):
         log_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if log_weights is not None:
+            check_distribution(log_weights)
         self.levels = nn.ModuleList(levels)
         self.flows = nn.ModuleList(cast("Sequence[nn.Module]", flows or [None] * len(levels)))
         self.n_components, self.image_size = n_components, image_size

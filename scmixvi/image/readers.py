@@ -23,6 +23,8 @@ class ImageSource:
         Name of the class in `torchvision.datasets`.
     files
         What to put below the data folder, for people who have to do it by hand.
+    image_size
+        (C, H, W).
     binary
         Whether grey values are probabilities from which pixels are drawn.
     flip
@@ -33,6 +35,7 @@ class ImageSource:
 
     reader: str
     files: str
+    image_size: tuple[int, int, int]
     binary: bool
     flip: bool
     held_out: int
@@ -47,6 +50,7 @@ SOURCES = {
     "mnist": ImageSource(
         reader="MNIST",
         files="MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, gzipped or not",
+        image_size=(1, 28, 28),
         binary=True,
         flip=False,
         held_out=6,
@@ -54,6 +58,7 @@ SOURCES = {
     "fashion_mnist": ImageSource(
         reader="FashionMNIST",
         files="FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, gzipped or not",
+        image_size=(1, 28, 28),
         binary=True,
         flip=False,
         held_out=6,
@@ -61,6 +66,7 @@ SOURCES = {
     "cifar10": ImageSource(
         reader="CIFAR10",
         files="cifar-10-batches-py/ (or a subset as CIFAR10/cifar10_subset.npz)",
+        image_size=(3, 32, 32),
         binary=False,
         flip=True,
         held_out=10,
@@ -145,7 +151,7 @@ def load_images(
         folder = _chosen_folder(data_dir)
         return ImageSet(dataset, *_read_torchvision(source, folder, download=True))
     folder = find_data(dataset, data_dir)
-    if source.gzipped and not _raw(source, folder, "").exists():
+    if source.gzipped and _ending(source, folder) == ".gz":
         with TemporaryDirectory() as unpacked:
             _gunzip(source, folder, Path(unpacked))
             return ImageSet(dataset, *_read_torchvision(source, Path(unpacked)))
@@ -175,11 +181,17 @@ def _subset(folder: Path) -> Path:
 def _is_complete(source: ImageSource, folder: Path) -> bool:
     if not source.gzipped:
         return (folder / "cifar-10-batches-py").is_dir() or _subset(folder).is_file()
-    first = _raw(source, folder, "")
+    return _ending(source, folder) is not None
+
+
+def _ending(source: ImageSource, folder: Path) -> str | None:
+    """What all four idx files end in: nothing or ".gz"; None if neither are all there."""
+    raw = _raw(source, folder, "").parent
     names = [f"{split}-{kind}" for split in ("train", "t10k") for kind in _KINDS]
-    return any(
-        all((first.parent / (name + end)).is_file() for name in names) for end in ("", ".gz")
-    )
+    for ending in ("", ".gz"):
+        if all((raw / (name + ending)).is_file() for name in names):
+            return ending
+    return None
 
 
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")

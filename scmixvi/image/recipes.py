@@ -251,9 +251,21 @@ def cifar_vanilla(n_components: int = 1, *, n_mixtures: int = 3, **sizes: Any) -
     n_mixtures
         Members of the mixture of logistics.
     sizes
-        Those of `convolutional`.
+        Those of `convolutional`, but for the likelihood and its number of parameters.
+
+    Raises
+    ------
+    ValueError
+        If `n_mixtures` is below 1, a likelihood is given, or `convolutional` refuses a size.
     """
+    for name in ("likelihood", "n_parameters"):
+        if name in sizes:
+            raise ValueError(
+                f"cifar_vanilla takes no {name}, for its pixels are discretised logistics: "
+                "use the recipe vanilla for another likelihood."
+            )
     paper: dict = {"image_size": (3, 32, 32), "n_latent": 124, **sizes}
+    _check(paper["image_size"], n_mixtures=n_mixtures)
     n_channels = paper["image_size"][0]
     paper["likelihood"] = partial(DiscretizedLogisticMixture, n_channels=n_channels)
     paper["n_parameters"] = DiscretizedLogisticMixture.n_parameters(n_channels, n_mixtures)

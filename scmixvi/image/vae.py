@@ -105,7 +105,8 @@ class ImageVAE(nn.Module):
         estimator
             "all": draw from every component; "s2a": from `n_drawn` chosen at random, scored under
             all, the same bound in expectation; "s2s": from `n_drawn`, scored under those alone, a
-            looser bound, for which no other encoder runs.
+            looser bound, for which no other encoder sees the images. (All run on the
+            pseudo-inputs of a VampPrior.)
         n_drawn
             A; not looked at with "all".
         path_gradient
@@ -226,6 +227,8 @@ class ImageVAE(nn.Module):
             )
         if memory_budget is None:
             memory_budget = 2**25 if x.device.type == "cpu" else 2**30
+        if not len(x):
+            return x.new_empty(self.n_components, 0)
         with evaluating(self):
             prior = self.prior()
             rows = memory_budget // (4 * self._floats_per_row(prior))

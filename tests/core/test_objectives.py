@@ -210,6 +210,21 @@ def test_half_precision_is_summed_in_float32():
     assert siwelbo(*half, torch.zeros(3).log_softmax(0).bfloat16()).dtype == torch.float32
 
 
+def test_a_training_step_does_not_look_at_the_weights():
+    log_lik, log_prior, log_q_all = good_terms()
+    log_q_all.requires_grad_()
+    miselbo(log_lik, log_prior, log_q_all, torch.zeros(3))
+    with pytest.raises(ValueError, match="must be normalised"):
+        miselbo(log_lik, log_prior, log_q_all.detach(), torch.zeros(3))
+
+
+@pytest.mark.parametrize("beta", [0, 1, 0.5, torch.tensor(0.5), torch.tensor([1.0])])
+def test_kl_weights_may_be_numbers_or_tensors(beta):
+    log_lik, log_prior, log_q_all = (term[:1] for term in good_terms())
+    bound = miselbo(log_lik - 7, log_prior - 2, log_q_all, beta=beta)
+    torch.testing.assert_close(bound, torch.full((5,), -7 - 2 * float(beta)))
+
+
 def test_linear_warmup():
     assert [linear_warmup(e, 5) for e in (0, 1, 5, 6)] == [0.0, 0.2, 1.0, 1.0]
     assert linear_warmup(0, 0) == 1.0
@@ -230,6 +245,8 @@ def good_terms():
         ({3: torch.zeros(4)}, "log_weights must have shape"),
         ({3: torch.zeros(3, 4)}, "log_weights must have shape"),
         ({3: torch.zeros(3, 5, 1)}, "log_weights must have shape"),
+        ({3: torch.full((3,), -5.0)}, "log_weights must be normalised, but .* 3.9 away from 0"),
+        ({3: torch.zeros(3, 5)}, "log_weights must be normalised"),
     ],
 )
 @pytest.mark.parametrize("objective", [miselbo, siwelbo])
@@ -243,6 +260,12 @@ def test_more_doors():
     log_lik, log_prior, log_q_all = good_terms()
     with pytest.raises(ValueError, match="beta must be 1 with L = 2"):
         miselbo(log_lik, log_prior, log_q_all, beta=0.5)
+    one = log_lik[:1], log_prior[:1], log_q_all[:1]
+    for beta in (math.nan, -3.0, 1.5, torch.tensor(-0.1)):
+        with pytest.raises(ValueError, match=r"beta must lie in \[0, 1\], but it is"):
+            miselbo(*one, beta=beta)
+    with pytest.raises(ValueError, match=r"beta must be one number, but its shape is \(5,\)"):
+        miselbo(log_lik, log_prior, log_q_all, beta=torch.ones(5))
     with pytest.raises(ValueError, match="four axes"):
         log_mixture(log_q_all[0])
     for function in (jsd, lambda q: component_elbos(log_lik[:, :2], log_prior[:, :2], q)):

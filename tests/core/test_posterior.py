@@ -166,5 +166,12 @@ def test_doors(parameters):
         posterior.log_prob_all([torch.zeros(B, D)])
     with pytest.raises(ValueError, match="conditional must return"):
         MixturePosterior([Stage(lambda: Normal(*parameters))]).sample_stratified()
+    for shape in ((S + 1,), (1,), (S, B + 1), (B, S), ()):
+        with pytest.raises(ValueError, match=r"log_weights must have shape \[S\] or \[S, B\]"):
+            single(parameters, log_weights=torch.zeros(shape))
+    unnormalised = single(parameters, log_weights=torch.zeros(S))
+    for ask in (lambda p: p.mean, lambda p: p.variance, lambda p: p.sample(2), lambda p: p.jsd(2)):
+        with pytest.raises(ValueError, match="log_weights must be normalised"):
+            ask(unnormalised)
     with pytest.raises(NotImplementedError, match="no closed form"):
         _ = single(parameters, SharedShift()).mean

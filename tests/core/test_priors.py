@@ -64,6 +64,11 @@ def test_vamp_prior_sees_gradients_in_encoder_and_pseudo_inputs():
     assert all(parameter.grad.abs().sum() > 0 for parameter in prior.parameters())
 
 
+def test_a_vamp_prior_takes_normalised_weights_alone():
+    with pytest.raises(ValueError, match="log_weights must be normalised"):
+        VampPrior(Encoder(), PseudoInputs(), D, torch.zeros(S))
+
+
 def test_pseudo_inputs_are_encoded_once_a_call():
     calls = []
     prior = VampPrior(Encoder(), PseudoInputs(), D)

@@ -175,6 +175,16 @@ def test_scores_agree_with_torch_at_drawn_points(model):
     torch.testing.assert_close(found, mixture.log_prob(z))
 
 
+@pytest.mark.parametrize("drawn", [[1, 0, 2, 3, 4], [0, 0, 1, 2, 3]])
+def test_as_many_places_as_components_hold_each_once_in_order(model, drawn):
+    """Taken for component a, what component drawn[a] drew would get the wrong weight."""
+    posterior = model.imperfect_posterior(S, WEIGHTS["given"])
+    with pytest.raises(ValueError, match="must be 0 to 4 in order, but it is"):
+        posterior.sample_stratified(1, torch.tensor(drawn))
+    for fine in (draw_components(S, S), torch.tensor([0, 0, 3, 1]), torch.arange(6) % S):
+        assert posterior.sample_stratified(1, fine)[1].shape[1:3] == (len(fine), S)
+
+
 def test_doors():
     with pytest.raises(ValueError, match=r"one of \['all', 's2a', 's2s'\], but it is 's2'"):
         check_estimator("s2", 1, 3)

@@ -98,6 +98,13 @@ def test_posteriors_that_do_not_fit_together_are_refused():
         EnsemblePosterior([vae.posterior for vae in flows])(images())
 
 
+def test_an_ensemble_draws_from_some_components_but_scores_under_all():
+    _, whole = joined("mlp", 3)
+    assert whole(images(), 1, "s2a", 2).log_q_all.shape == (1, 2, 3, 5)
+    with pytest.raises(ValueError, match="use the estimator 's2a'"):
+        whole(images(), 1, "s2s", 2)
+
+
 # Table 7: S, then what the paper prints for the mixture and for IWAEs with more units or layers.
 TABLE_7 = [(1, 349_200, 300, 349_200, 1, 349_200), (2, 698_400, 509, 698_857, 5, 709_200),
            (3, 1_047_600, 679, 1_047_697, 9, 1_069_200)]  # fmt: skip

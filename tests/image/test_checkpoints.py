@@ -1,9 +1,21 @@
 """Checkpoint files: whole or not at all, and no code from them."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
-from scmixvi.image.checkpoints import check_fit, read_checkpoint, write_checkpoint
+from scmixvi.image.checkpoints import (
+    check_fit,
+    check_origin,
+    load_vae,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
+from scmixvi.image.decoders import bernoulli
+from scmixvi.image.lightning import recipe_training
 
 GOOD = {"state_dict": {"weight": torch.arange(3.0)}, "epoch": 4}
 
@@ -55,6 +67,35 @@ def test_a_damaged_file_gets_one_clear_sentence(tmp_path, damage):
         read_checkpoint(path)
 
 
+def test_one_wrong_bit_among_the_weights_is_found(tmp_path):
+    path = tmp_path / "last.ckpt"
+    weights = torch.randn(5000)
+    write_checkpoint({"state_dict": {"weight": weights}}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(weights.numpy().tobytes()) + 7000] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        read_checkpoint(path)
+
+
+ORIGIN = {"recipe": "mlp", "n_components": 2, "sizes": {}}
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"state_dict": [1]}, "holds no weights"),
+    ({"state_dict": {"vae.a": 1}}, "holds no weights"),
+    ({"origin": "mlp"}, "does not say rightly how its model was made"),
+    ({"origin": {"recipe": "mlp"}}, "does not say rightly how its model was made"),
+    ({"origin": ORIGIN | {"seed": 1}}, "does not say rightly how its model was made"),
+    ({"origin": ORIGIN | {"sizes": None}}, "does not say rightly how its model was made"),
+    ({"origin": ORIGIN | {"recipe": "mpl"}}, "there is no recipe 'mpl'"),
+])  # fmt: skip
+def test_wrong_contents_get_one_clear_sentence(tmp_path, change, sentence):
+    write_checkpoint(GOOD | {"origin": ORIGIN} | change, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=sentence):
+        load_vae(tmp_path / "a.ckpt")
+
+
 class Bomb:
     """Pickled, it would run code when it is loaded."""
 
@@ -83,3 +124,79 @@ def test_the_first_difference_is_named():
         check_fit({"a": torch.ones(2)}, here)
     with pytest.raises(ValueError, match=r"'c' has shape \(1,\) in it and none here"):
         check_fit(here | {"c": torch.ones(1)}, here)
+
+
+TINY = {"image_size": (1, 2, 2), "n_latent": 2, "encoder_hidden": (5,), "decoder_hidden": (5,)}
+
+
+@pytest.mark.parametrize(("n_components", "sizes", "saved"), [
+    (2, {"weights": np.array([0.25, 0.75])}, (0.25, 0.75)),
+    (2, {"weights": torch.tensor([0.25, 0.75])}, (0.25, 0.75)),
+    (2, {"weights": [np.float64(0.25), 0.75]}, (0.25, 0.75)),
+    (np.int64(2), {"encoder_hidden": range(5, 6)}, (5,)),
+])  # fmt: skip
+def test_a_recipe_of_arrays_and_ranges_can_be_built_again(tmp_path, n_components, sizes, saved):
+    module = recipe_training("mlp", n_components, TINY | sizes)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    vae = load_vae(tmp_path / "a.ckpt")
+    torch.testing.assert_close(vae.state_dict(), module.vae.state_dict(), rtol=0, atol=0)
+    assert vae.n_components == 2
+    assert module.origin["sizes"][next(iter(sizes))] == saved
+
+
+@pytest.mark.parametrize("likelihood", [bernoulli, partial(bernoulli)])
+def test_a_recipe_that_no_checkpoint_can_hold_is_refused_before_training(likelihood):
+    with pytest.raises(ValueError, match="a checkpoint cannot hold likelihood = "):
+        recipe_training("vanilla", 2, {"likelihood": likelihood})
+
+
+def test_plain_values_stay_what_they_are():
+    value = {"a": None, "b": True, "c": 1, "d": 0.5, "e": "text", "f": (1, ("x",))}
+    assert plain(value) == value
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path):
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(GOOD, path)
+    with pytest.raises(ValueError, match="was not written, for it could not be read again"):
+        write_checkpoint({"state_dict": {}, "likelihood": bernoulli}, path)
+    assert read_checkpoint(path)["epoch"] == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def origin(recipe="mlp", n_components=2, **sizes):
+    return {"recipe": recipe, "n_components": n_components, "sizes": sizes}
+
+
+@pytest.mark.parametrize(("saved", "here", "difference"), [
+    (origin(weights=[0.5, 0.5]), origin(), r"weights is \(0.5, 0.5\) in it and None here"),
+    (origin(), origin(weights=(0.1, 0.9)), r"weights is None in it and \(0.1, 0.9\) here"),
+    (origin(), origin("vanilla"), "recipe is 'mlp' in it and 'vanilla' here"),
+    (origin(n_components=3), origin(), "n_components is 3 in it and 2 here"),
+    (origin(image_size=(1, 2, 8)), origin(image_size=(1, 4, 4)), r"image_size is \(1, 2, 8\) in"),
+])  # fmt: skip
+def test_the_first_difference_in_how_models_were_made_is_named(saved, here, difference):
+    with pytest.raises(ValueError, match=f"of another model: {difference}"):
+        check_origin(saved, here)
+
+
+def test_models_made_alike_fit():
+    check_origin(origin(), origin())
+    check_origin(origin(n_latent=40, weights=[0.1, 0.9]), origin(weights=(0.1, 0.9)))
+    check_origin(origin("iaf", n_hidden=300), origin("iaf"))
+    check_origin(None, origin())
+    check_origin(origin(), None)
+
+
+def test_weights_that_no_parameter_shows_are_compared_on_load():
+    module = recipe_training("mlp", 2, TINY | {"weights": (0.1, 0.9)})
+    checkpoint = {"state_dict": module.state_dict(), "epoch": 3, "global_step": 40}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"weights is \(0.1, 0.9\) in it and None here"):
+        recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)
+    assert module.trained.items() >= {"epochs": 4, "steps": 40, "learning_rate": 5e-4}.items()
+    del checkpoint["origin"]
+    recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)

@@ -50,15 +50,27 @@ def test_fit_ends_with_a_test_and_can_be_tested_again(small_mnist, monkeypatch):
     kept = sorted(path.name for path in folder.iterdir())
     assert kept == ["best.ckpt", "last.ckpt", "logs", "test.json", "test.png"]
     record = json.loads((folder / "test.json").read_text())
-    expected = {"recipe": "mlp", "n_components": 2, "dataset": "mnist", "seed": 0, "steps": 10}
+    expected = {"recipe": "mlp", "n_components": 2, "dataset": "mnist", "seed": 0}
     assert expected.items() <= record.items()
     assert record["n_test_images"] == 10
+    assert record["fit_epochs"] == 2
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    assert record["epochs"] == best["epoch"] + 1
+    assert record["steps"] == 5 * record["epochs"]
     assert math.isfinite(record["test_nll_nats"])
 
-    cli = run(monkeypatch, "test", *base, "--ckpt_path", str(folder / "best.ckpt"))
-    again = json.loads((folder / "test.json").read_text())
+    other = ("--model.learning_rate=0.5", "--model.path_gradient=true", "--seed_everything=4")
+    cli = run(monkeypatch, "test", *base, *other, "--ckpt_path", str(folder / "best.ckpt"))
+    assert json.loads((folder / "test.json").read_text()) == record
+    again = json.loads((folder / "test_best.json").read_text())
+    assert (folder / "test_best.png").is_file()
     assert again["test_nll_nats"] == pytest.approx(record["test_nll_nats"], abs=3.0)
     assert again["fit_seconds"]["clock"] > 0
+    about = ("recipe", "sizes", "objective", "estimator", "learning_rate", "path_gradient")
+    for key in (*about, "warmup_epochs", "epochs", "steps"):
+        assert again[key] == record[key], key
+    assert record["learning_rate"] == 1e-3
+    assert record["path_gradient"] is False
     torch.testing.assert_close(
         load_vae(folder / "best.ckpt").state_dict(), cli.model.vae.state_dict(), rtol=0, atol=0
     )
@@ -87,6 +99,11 @@ def test_a_run_resumes_from_its_last_checkpoint(small_mnist, monkeypatch):
     (["--model.recipe=iaf", "--model.sizes", '{"T": 3}'], "'iaf' has no size 'T': known are n_le"),
     (["--model.n_components=0"], r"n_components (S) must be at least 1"),
     (["--model.n_importance_samples=0"], r"n_importance_samples (L) must be at least 1"),
+    (["--model.n_test_samples=0"], r"n_test_samples (L) must be at least 1"),
+    (["--model.sizes", '{"image_size": [1, 2, 2]}'], "(C, H, W) = (1, 2, 2), but those of mnist"),
+    (["--model.recipe=cifar_vanilla"], "images (C, H, W) = (3, 32, 32), but those of mnist are (1"),
+    (["--compile=fast"], "compile must be one of default, reduce-overhead, max-autotune, max"),
+    (["--seed_everything=-1"], "seed_everything must be 0 to 2^32 - 1, but it is -1"),
     (["--data.dataset=svhn"], "unknown data set 'svhn': known are cifar10, fashion_mnist, mnist"),
     (["--data.dataset=cifar10"], "does not hold CIFAR10: download CIFAR10 and put it there as"),
     (["--data.data_dir=nowhere"], "the data folder nowhere does not exist"),
@@ -110,6 +127,29 @@ def test_a_test_of_untrained_weights_is_refused(small_mnist, monkeypatch, capsys
     with pytest.raises(SystemExit):
         run(monkeypatch, "test", "--config", "configs/mlp_mnist.yaml")
     assert "say which weights to test: --ckpt_path" in capsys.readouterr().err
+
+
+def test_an_earlier_training_is_not_overwritten(small_mnist, monkeypatch, capsys):
+    base = ("fit", "--config", "mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    run(monkeypatch, *base)
+    last = small_mnist / "runs" / "mlp_mnist_S1_seed0" / "last.ckpt"
+    before = last.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, *base, "--model.learning_rate=0.1")
+    assert stopped.value.code == 2
+    sentence = capsys.readouterr().err
+    assert "last.ckpt is of an earlier training: go on with it by --ckpt_path runs/mlp" in sentence
+    assert "--trainer.default_root_dir" in sentence
+    assert last.read_bytes() == before
+    run(monkeypatch, *base, "--model.learning_rate=0.1", "--trainer.default_root_dir=another")
+
+
+def test_a_test_of_another_model_ends_with_one_sentence(small_mnist, monkeypatch, capsys):
+    base = ("--config", "configs/mlp_mnist.yaml", *SHORT)
+    run(monkeypatch, "fit", *base, "--model.n_components=2", "--trainer.max_epochs=1")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "test", *base, "--ckpt_path=runs/mlp_mnist_S2_seed0/last.ckpt")
+    assert "n_components is 2 in it and 1 here" in capsys.readouterr().err
 
 
 def test_a_checkpoint_made_by_hand_cannot_be_rebuilt(tmp_path):

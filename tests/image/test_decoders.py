@@ -92,6 +92,19 @@ def test_far_levels_and_tiny_scales_stay_finite():
     assert torch.isfinite(parameters.grad).all()
 
 
+@pytest.mark.parametrize("log_scale", [-200.0, 20.0, 90.0, 105.0, 1e4])
+def test_any_log_scale_gives_a_distribution_and_a_gradient(log_scale):
+    parameters = torch.zeros(3, 1, 1)
+    parameters[2] = log_scale
+    parameters.requires_grad_()
+    levels = torch.arange(256.0).reshape(256, 1, 1, 1) / 255
+    log_prob = DiscretizedLogisticMixture(parameters, 1).log_prob(levels)
+    assert log_prob.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    log_prob.sum().backward()
+    assert log_prob.isfinite().all()
+    assert parameters.grad.isfinite().all()
+
+
 def test_shape_of_draws_and_half_precision():
     distribution = logistic_mixture(3, 256, (2, 5), (4, 3))
     assert distribution.sample((7,)).shape == (7, 2, 5, 3, 4, 3)

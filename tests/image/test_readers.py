@@ -5,7 +5,7 @@ import pytest
 import torch
 from idx_files import grey, write_idx
 
-from scmixvi.image.readers import find_data, load_images
+from scmixvi.image.readers import SOURCES, find_data, load_images
 
 
 @pytest.mark.parametrize("gzipped", [True, False])
@@ -68,6 +68,13 @@ def test_an_incomplete_folder_is_missing_data(tmp_path):
         load_images("mnist", tmp_path)
 
 
+def test_one_unpacked_file_beside_the_gzipped_ones_changes_nothing(tmp_path):
+    arrays = write_idx(tmp_path / "MNIST" / "raw", gzipped=True)
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"half unpacked")
+    pixels = load_images("mnist", tmp_path).train_pixels
+    np.testing.assert_array_equal(pixels[:, 0].numpy(), arrays["train"])
+
+
 def test_an_unknown_data_set_lists_the_known_ones():
     with pytest.raises(ValueError, match="'svhn': known are cifar10, fashion_mnist, mnist"):
         load_images("svhn")
@@ -81,6 +88,7 @@ def test_the_real_files(data_dir, dataset, n_train, n_test):
     images = load_images(dataset, data_dir)
     assert images.train_pixels.shape == (n_train, 1, 28, 28)
     assert images.test_pixels.shape == (n_test, 1, 28, 28)
+    assert images.train_pixels.shape[1:] == SOURCES[dataset].image_size
     assert (
         images.test_labels.bincount().tolist()
         == {

@@ -11,8 +11,10 @@ import laws
 from scmixvi.core import miselbo
 from scmixvi.core.priors import StandardNormal, VampPrior
 from scmixvi.image import ImageVAE, recipes
+from scmixvi.image.decoders import bernoulli
 from scmixvi.image.nets import StackedConv2d, StackedLinear
 from scmixvi.image.pixelcnn import CausalConv2d
+from scmixvi.image.posteriors import AmortizedPosterior
 
 
 def count(module, weights_only=False):
@@ -124,6 +126,12 @@ def test_every_recipe_learns(name):
     assert last < first - 0.2
 
 
+def test_a_posterior_takes_normalised_weights_alone():
+    levels = list(tiny_images.recipe("mlp", 2).posterior.levels)
+    with pytest.raises(ValueError, match="log_weights must be normalised"):
+        AmortizedPosterior(levels, 2, (1, 2, 2), log_weights=torch.zeros(2))
+
+
 def test_three_levels():
     sizes = {**tiny_images.SIZES, "n_latent": (2, 3, 4), "n_pseudo_inputs": 0}
     model = recipes.hierarchical(2, **{**sizes, "n_levels": 3})
@@ -165,6 +173,9 @@ def test_no_module_draws_from_a_seed_of_its_own():
         (lambda: recipes.by_name("vanila"), "the recipes are mlp, vanilla, hierarchical, iaf"),
         (lambda: recipes.composite(2, n_pseudo_inputs=-1), "n_pseudo_inputs"),
         (lambda: recipes.iaf(2, n_flow_steps=-1), "n_flow_steps"),
+        (lambda: recipes.cifar_vanilla(n_mixtures=0), "n_mixtures must be at least 1"),
+        (lambda: recipes.cifar_vanilla(likelihood=bernoulli), "cifar_vanilla takes no likelihood"),
+        (lambda: recipes.cifar_vanilla(n_parameters=3), "cifar_vanilla takes no n_parameters"),
     ],
 )
 def test_doors(build, message):

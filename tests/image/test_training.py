@@ -136,6 +136,8 @@ def test_siwelbo_trains_without_warm_up(tmp_path):
 
 @pytest.mark.parametrize(("settings", "complaint"), [
     ({"n_importance_samples": 0}, r"\(L\) must be at least 1"),
+    ({"n_test_samples": 0}, r"n_test_samples \(L\) must be at least 1, but it is 0"),
+    ({"n_test_samples": -3}, r"n_test_samples \(L\) must be at least 1, but it is -3"),
     ({"warmup_epochs": -1}, "warmup_epochs must not be negative"),
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"learning_rate": math.nan}, "learning_rate must be positive"),
@@ -226,6 +228,17 @@ def test_frozen_parts_keep_weights_and_batch_statistics(tmp_path):
     assert not torch.equal(vae.posterior.weight, encoder)
 
 
+def test_a_resumed_run_takes_its_own_learning_rate(tmp_path):
+    trainer(tmp_path, max_epochs=1).fit(training(), batches(), held_out())
+    run = trainer(tmp_path, max_epochs=2)
+    resumed = training(learning_rate=1e-4)
+    run.fit(resumed, batches(), held_out(), ckpt_path=tmp_path / "last.ckpt")
+    assert run.optimizers[0].param_groups[0]["lr"] == 1e-4
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["settings"]["learning_rate"] == 1e-4
+    assert resumed.trained["epochs"] == 2
+
+
 def test_a_checkpoint_of_another_model_is_refused_before_anything_changes(tmp_path):
     trainer(tmp_path, max_epochs=1).fit(training(), batches(), held_out())
     other = VAETraining(TinyVAE(n_components=3), warmup_epochs=2)
@@ -253,6 +266,7 @@ def test_the_report_holds_the_figures_and_what_made_them(tmp_path):
     assert record["n_test_images"] == 20
     assert record["n_test_samples"] == 7
     assert record["objective"] == "miselbo"
+    assert (record["epochs"], record["fit_epochs"], record["steps"]) == (1, 1, 4)
     assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
     assert record["fit_seconds"]["clock"] > 0
     assert record["test_seconds"]["processors"] > 0

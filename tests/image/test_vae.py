@@ -260,6 +260,13 @@ def test_parts_must_fit():
         ImageVAE(model.posterior, model.prior, larger.decoder)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_no_images_have_no_likelihood(model, x, pooled):
+    assert model.nll(x[:0], 3, pooled).shape == (0,)
+    assert model.nll_by_component(x[:0], 3).shape == (model.n_components, 0)
+    assert model.encode(x[:0]).shape[0] == 0
+
+
 def test_what_eq_17_averages_is_there_by_component(x):
     model = tiny_images.recipe("mlp", S, weights=[0.5, 0.25, 0.25])
     torch.manual_seed(4)
