@@ -108,7 +108,7 @@ def miselbo(
 
     References
     ----------
-    Kviman et al. 2023, "Learning with MISELBO: the mixture cookbook", Eq. 4, 6 and 15.
+    Kviman et al. 2022, "Learning with MISELBO: the mixture cookbook", Eq. 4, 6 and 15.
 
     Examples
     --------
@@ -240,7 +240,7 @@ def jsd(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
 
     References
     ----------
-    Kviman et al. 2023, Eq. 19.
+    Kviman et al. 2022, Eq. 19.
 
     Examples
     --------

@@ -189,7 +189,7 @@ class ImageVAE(nn.Module):
 
         References
         ----------
-        Kviman et al. 2023, Eq. 17.
+        Kviman et al. 2022, Eq. 17.
         """
         by_component = self.nll_by_component(x, n_importance_samples, memory_budget)
         return -_bound_of_strata(-by_component, self._log_weights(), pooled)

@@ -120,7 +120,7 @@ class MixtureSCVI(SCVI):
 
     References
     ----------
-    Kviman et al. 2023, "Learning with MISELBO: the mixture cookbook"; Lopez et al. 2018.
+    Kviman et al. 2022, "Learning with MISELBO: the mixture cookbook"; Lopez et al. 2018.
     """
 
     _module_cls = MixtureVAE
