@@ -312,3 +312,37 @@ def test_what_is_said_of_fast_and_plain_training_is_so():
                     both = [{s: r[key] for s, r in by_seed(runs, n).items()} for n in names]
                     gain, half = interval(paired(*both))
                     assert abs(gain) < max(half, 0.05)
+
+
+def test_what_is_said_of_decoders_and_posteriors_is_so():
+    def difference(data, model, *keys, of="mixture"):
+        first, one = f"{data}/{model}/S=4", f"{data}/{of}/S=1"
+        return differences("decoders.json", first, one, *keys)
+
+    models = [(data, "mixture") for data in report.DATASETS]
+    models += [("cortex", "default"), ("sc_mixology", "default")]
+    for data, model in models:
+        gain, half = difference(data, model, "test", "log_p", of=model)
+        assert abs(gain) < half < 2.4
+        wider, half = difference(data, model, "test", "gap", of=model)
+        assert (abs(wider) < half) != ((data, model) == ("cortex", "mixture"))
+    for model, expected in (("mixture", (-2.5, 1.4)), ("ensemble", (-3.0, 0.8))):
+        found = difference("cortex", model, "test", "gap")
+        assert tuple(round(number, 1) for number in found) == expected
+    gain, _ = difference("cortex", "ensemble", "test", "log_p")
+    assert abs(gain) < 0.05
+
+    runs = read(EXPERIMENTS / "decoders.json", {})["runs"]
+
+    def short(data, n_components):
+        found = by_seed(runs, f"{data}/mixture/S={n_components}").values()
+        return [run["test"]["log_p"] - run["test"]["own_draws"] for run in found]
+
+    for data, gains in (("cortex", (4, 5)), ("sc_mixology", (2.8, 3.6)), ("pbmc68k", (0, 0.5))):
+        both = zip(short(data, 1), short(data, 4), strict=True)
+        gain, half = interval([one - four for one, four in both])
+        assert gains[0] < gain < gains[1]
+        assert (gain > half) == (data != "pbmc68k")
+    for name, run in runs.items():
+        assert run["training"]["gap"] < 0.75 * run["test"]["gap"], name
+        assert run["test"]["still_rising"] < 0.15
