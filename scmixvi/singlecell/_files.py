@@ -35,7 +35,7 @@ DATA_CLASSES = re.compile(
     r"|scvi\.utils\._attrdict\.attrdict|builtins\.(bytes|dict|list|tuple|slice|complex|bytearray|set|frozenset|object)"
     r"|collections\.(OrderedDict|defaultdict|Counter)|copyreg\._reconstructor"
     r"|torch\.distributions\.constraints\._\w+|torch\.nn\.modules\.activation\.\w+"
-    r"|datetime\.(date|datetime|time|timedelta|timezone)|pandas\._libs\.interval\.Interval"
+    r"|datetime\.(date|datetime|time|timedelta|timezone)|pandas\.(_libs\.interval\.)?Interval"
     r"|pandas\._libs\.tslibs\.(timestamps\._unpickle_timestamp|timedeltas\._timedelta_unpickle)"
     r"|torch\.nn\.modules\.linear\.Identity|torch\._C\._nn\.(gelu|log_sigmoid|softplus|softshrink)"
     rf"|torch\.nn\.functional\.({ACTIVATIONS})|scmixvi\.singlecell\._files\.element_wise"
