@@ -346,3 +346,17 @@ def test_what_is_said_of_decoders_and_posteriors_is_so():
     for name, run in runs.items():
         assert run["training"]["gap"] < 0.75 * run["test"]["gap"], name
         assert run["test"]["still_rising"] < 0.15
+
+
+def test_what_is_said_of_latents_of_images_is_so():
+    runs = read(EXPERIMENTS / "latents.json", {})["runs"]
+
+    def row(model, key):
+        return [runs[f"mnist/{model}/S={s}/seed=0"][key] for s in (1, 2, 3)]
+
+    for model in ("mixture", "ensemble"):
+        assert row(model, "accuracy") == sorted(row(model, "accuracy"))
+        assert row(model, "nll") == sorted(row(model, "nll"), reverse=True)
+    ahead = [row("mixture", key)[2] - row("ensemble", key)[2] for key in ("accuracy", "nll")]
+    assert [round(100 * ahead[0], 1), round(ahead[1], 1)] == [0.2, -0.3]
+    assert 7.5 < 94.9 - 100 * row("vae", "accuracy")[0] < 9.5
