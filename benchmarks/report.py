@@ -142,6 +142,10 @@ def demo() -> str:
     return markdown(("model", "MISELBO", "log p(x)", "ARI", "NMI", "JSD"), rows)
 
 
+def _shown(model: str) -> str:
+    return "scvi.model.SCVI" if model == "SCVI" else f"MixtureSCVI, {model}"
+
+
 def epochs() -> str:
     """Seconds an epoch beside scvi.model.SCVI's, for every data set and machine measured."""
     rows = []
@@ -151,7 +155,7 @@ def epochs() -> str:
             rows.append(
                 [
                     name,
-                    "scvi.model.SCVI" if row["model"] == "SCVI" else f"MixtureSCVI, {row['model']}",
+                    _shown(row["model"]),
                     f"{row['seconds_an_epoch']['median']:.2f}",
                     f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
                     f"{floor['products'] + floor['bytes']:.2f}",
@@ -166,9 +170,8 @@ def epoch_parts() -> str:
     for name, measured in read(RESULTS / "singlecell.json", {}).items():
         for row in measured["training"]:
             parts = parts or list(row["shares"])
-            model = "scvi.model.SCVI" if row["model"] == "SCVI" else f"MixtureSCVI, {row['model']}"
             shares = [f"{100 * row['shares'][part]:.0f}" for part in parts]
-            rows.append([name, model, f"{row['cells_a_second']:,}", *shares])
+            rows.append([name, _shown(row["model"]), f"{row['cells_a_second']:,}", *shares])
     return markdown(("data and machine", "model", "cells a second", *(parts or [])), rows)
 
 

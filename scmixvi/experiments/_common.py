@@ -24,13 +24,18 @@ from scmixvi.records import environment, locked, read, write
 NOT_RUN = "not run"
 
 
-def parse(doc: str, result: Path, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parser(doc: str, result: Path) -> argparse.ArgumentParser:
     """Arguments of every experiment: `seed`, `smoke` and `result`, the path of its JSON."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="tiny and meaningless, for tests")
-    parser.add_argument("--result", type=Path, default=result, help="JSON to write or complete")
-    return parser.parse_args(argv)
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--smoke", action="store_true", help="tiny and meaningless, for tests")
+    made.add_argument("--result", type=Path, default=result, help="JSON to write or complete")
+    return made
+
+
+def parse(doc: str, result: Path, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is given for an experiment that takes no further arguments."""
+    return parser(doc, result).parse_args(argv)
 
 
 def prepare(seed: int) -> None:

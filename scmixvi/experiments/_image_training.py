@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
 from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -65,11 +66,8 @@ class Scheme:
 
 def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argparse.ArgumentParser:
     """Arguments that all image experiments take: those of the others, and how long to train."""
-    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made = _common.parser(doc, result)
     add = made.add_argument
-    add("--seed", type=int, default=0)
-    add("--smoke", action="store_true", help="tiny and meaningless, for tests")
-    add("--result", type=Path, default=result, help="JSON to write or complete")
     add("--epochs", type=int, help="at most so many (default: the paper's scheme)")
     add("--warmup", type=int, help="epochs of KL warm-up (default: 100, at most epochs / 4)")
     add("--learning-rate", type=float, default=5e-4)

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 
 from scmixvi.experiments import decoders
 from scmixvi.experiments._adaptive import N_FINAL
-from scmixvi.experiments._common import cell, interval, markdown, paired
-from scmixvi.experiments._tables import Runs, finish, joined, pick, seeds
+from scmixvi.experiments._common import cell, markdown, paired
+from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 TRUST = ("effective_share", "still_rising")
@@ -64,18 +64,14 @@ def decoders_figure(runs: Runs, path: Path) -> None:
     """What each model adds to one encoder's log p(x) and to its gap, test cells."""
     fig, axes = plt.subplots(1, len(DATASETS), figsize=(11, 3.2), sharey=True)
     for ax, data in zip(axes, DATASETS, strict=True):
-        labels = [label for label, (job, base) in rows_of(data).items() if job != base]
+        compared = {k: names for k, names in rows_of(data).items() if names[0] != names[1]}
+        labels, rows = list(compared), list(compared.values())
         for shift, (key, title) in enumerate({"log_p": "log p(x)", "gap": "gap"}.items()):
-            found = []
-            for label in labels:
-                job, base = rows_of(data)[label]
-                found.append(paired(*(pick(runs, name, "test", key) for name in (job, base))))
-            at = [i + 0.2 * shift - 0.1 for i, values in enumerate(found) if values]
-            centres = [interval(values) for values in found if values]
-            if centres:
-                means, halves = zip(*centres, strict=True)
-                halves = [0 if half != half else half for half in halves]
-                ax.errorbar(at, means, halves, fmt="o", markersize=4, capsize=3, label=title)
+            found = {}
+            for i, (job, base) in enumerate(rows):
+                gains = paired(*(pick(runs, name, "test", key) for name in (job, base)))
+                found[i + 0.2 * shift - 0.1] = dict(enumerate(gains))
+            errorbars(ax, found, title, linestyle="none")
         ax.axhline(0, color="0.7", linewidth=0.8)
         ax.set(title=data, xticks=range(len(labels)), xlim=(-0.5, len(labels) - 0.5))
         ax.set_xticklabels(labels, rotation=20, ha="right", fontsize=8)

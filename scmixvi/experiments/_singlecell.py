@@ -2,9 +2,11 @@
 
 import logging
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import anndata as ad
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.core import jsd, log_mixture, miselbo, siwelbo
+from scmixvi.experiments._common import trained
 
 State = Mapping[str, Tensor]
 Model = TypeVar("Model", bound=SCVI)
@@ -115,9 +118,16 @@ def train_member(adata: ad.AnnData, split: Split, training: Training, base: Stat
 def train_stock(adata: ad.AnnData, split: Split, max_epochs: int | None = None) -> dict:
     """Train :class:`scvi.model.SCVI` with every default: what its users get."""
     SCVI.setup_anndata(adata)
-    model = SCVI(adata)
-    max_epochs = max_epochs or get_max_epochs_heuristic(adata.n_obs)  # a datamodule hides n_obs
-    model.train(max_epochs, datamodule=loader(model, split, 128), enable_progress_bar=False)
+    return train_default(SCVI(adata), split, max_epochs)
+
+
+def train_default(
+    model: SCVI, split: Split, max_epochs: int | None = None, **arguments: Any
+) -> dict:
+    """Train a model with every default but for further arguments of its `train`."""
+    max_epochs = max_epochs or get_max_epochs_heuristic(model.adata.n_obs)  # a datamodule hides it
+    data = loader(model, split, 128)
+    model.train(max_epochs, datamodule=data, enable_progress_bar=False, **arguments)
     return result(model)
 
 
@@ -160,6 +170,56 @@ def ensemble(base: State, members: Sequence[State]) -> dict[str, Tensor]:
         if name.startswith("z_encoder.")
     }
     return {**base, **encoders}
+
+
+class PapersModels:
+    """Mixtures and ensembles of the paper on one data set: trained when asked for, and only once.
+
+    Parameters
+    ----------
+    arguments
+        As from :func:`scmixvi.experiments._common.parse`: the seed, and where weights are kept.
+    adata, split, training
+        The data, their split, and how a model is trained.
+    prefix
+        Of the names under which weights are kept.
+    """
+
+    def __init__(
+        self,
+        arguments: Namespace,
+        adata: ad.AnnData,
+        split: Split,
+        training: Training,
+        prefix: str = "",
+    ) -> None:
+        self.arguments, self.adata, self.split = arguments, adata, split
+        self.training, self.prefix = training, prefix
+
+    def mixture(self, size: int) -> tuple[MixtureSCVI, int]:
+        """A mixture of so many encoders, and the epochs it was trained for."""
+        weights = self._mixture(size)
+        return papers_model(self.adata, size, weights["state"]), weights["n_epochs"]
+
+    def ensemble(self, size: int) -> tuple[MixtureSCVI, int]:
+        """The S = 1 model with further encoders, and the epochs of all of them."""
+        base, members = self._mixture(1), [self._member(n) for n in range(2, size + 1)]
+        state = ensemble(base["state"], [m["state"] for m in members])
+        n_epochs = base["n_epochs"] + sum(m["n_epochs"] for m in members)
+        return papers_model(self.adata, size, state), n_epochs
+
+    def _mixture(self, size: int) -> dict:
+        train = partial(train_mixture, self.adata, self.split, self.training, size)
+        return trained(self.arguments, f"{self.prefix}mixture/S={size}", train)
+
+    def _member(self, number: int) -> dict:
+        base = self._mixture(1)["state"]
+
+        def train() -> dict:
+            torch.manual_seed(member_seed(self.arguments.seed, number))
+            return train_member(self.adata, self.split, self.training, base)
+
+        return trained(self.arguments, f"{self.prefix}member={number}", train)
 
 
 # ---------------------------------------------------------------- held-out bounds

@@ -45,7 +45,9 @@ def joined(parts: Sequence[str]) -> str:
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def errorbars(ax: plt.Axes, by_size: dict[int, Values], label: str | None) -> None:
+def errorbars(
+    ax: plt.Axes, by_size: Mapping[float, Values], label: str | None, **style: Any
+) -> None:
     """Mean and 95 % interval over seeds against S; "not run" where there is nothing."""
     found = {s: interval(list(values.values())) for s, values in by_size.items() if values}
     if not found:
@@ -53,7 +55,8 @@ def errorbars(ax: plt.Axes, by_size: dict[int, Values], label: str | None) -> No
         return
     means, halves = zip(*found.values(), strict=True)
     halves = [0 if math.isnan(half) else half for half in halves]
-    ax.errorbar(list(found), means, halves, marker="o", markersize=4, capsize=3, label=label)
+    style = {"marker": "o", "markersize": 4, "capsize": 3, "label": label} | style
+    ax.errorbar(list(found), means, halves, **style)
 
 
 def finish(fig: plt.Figure, axes: list, path: Path) -> None:

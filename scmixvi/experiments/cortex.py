@@ -45,7 +45,6 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import torch
 
 import scmixvi
 from scmixvi.experiments import _singlecell as singlecell
@@ -157,34 +156,17 @@ def main(argv: list[str] | None = None, protocol: Protocol | None = None) -> Non
         adata.n_obs, protocol.n_train, protocol.n_validation, arguments.seed
     )
     scorer = Scorer(labels, split, protocol, arguments.seed)
+    models = singlecell.PapersModels(arguments, adata, split, protocol.training)
 
     def figures(model: scmixvi.MixtureSCVI, n_epochs: int) -> dict:
         found = singlecell.bounds(model, split.test, protocol.n_draws)
         return {"n_epochs": n_epochs, **found, "scores": scorer(model)}
 
-    def mixture(size: int) -> dict:
-        train = partial(singlecell.train_mixture, adata, split, protocol.training, size)
-        return trained(arguments, f"mixture/S={size}", train)
-
-    def member(number: int) -> dict:
-        base = mixture(1)["state"]
-
-        def train() -> dict:
-            torch.manual_seed(singlecell.member_seed(arguments.seed, number))
-            return singlecell.train_member(adata, split, protocol.training, base)
-
-        return trained(arguments, f"member={number}", train)
-
     def mixture_job(size: int) -> dict:
-        weights = mixture(size)
-        model = singlecell.papers_model(adata, size, weights["state"])
-        return figures(model, weights["n_epochs"])
+        return figures(*models.mixture(size))
 
     def ensemble_job(size: int) -> dict:
-        members = [member(number) for number in range(2, size + 1)]
-        state = singlecell.ensemble(mixture(1)["state"], [m["state"] for m in members])
-        n_epochs = mixture(1)["n_epochs"] + sum(m["n_epochs"] for m in members)
-        return figures(singlecell.papers_model(adata, size, state), n_epochs)
+        return figures(*models.ensemble(size))
 
     def stock_job() -> dict:
         train = partial(singlecell.train_stock, adata, split, protocol.stock_epochs)

@@ -22,10 +22,8 @@ default/S=1, 4
     python -m scmixvi.experiments.decoders --seed 0
 """
 
-import math
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +33,8 @@ import torch
 from torch import Tensor
 
 from scmixvi import MixtureSCVI
+from scmixvi.experiments import _common, cortex, monotone
 from scmixvi.experiments import _singlecell as singlecell
-from scmixvi.experiments import cortex, monotone
 from scmixvi.experiments._adaptive import Evidence, evidence
 from scmixvi.experiments._common import run_missing, trained
 from scmixvi.experiments._singlecell import Split, Training
@@ -51,24 +49,15 @@ WITH_DEFAULTS = ("cortex", "sc_mixology")
 
 def cells(name: str, seed: int, smoke: bool) -> tuple[ad.AnnData, Split, Training]:
     """A registered data set, its split, and how the paper's models are trained on it."""
-    if name == "cortex":
-        protocol = cortex.SMOKE if smoke else cortex.PAPER
-        adata, _ = cortex.load(smoke)
-        MixtureSCVI.setup_anndata(adata)
-        n_train, n_validation, training = (
-            protocol.n_train,
-            protocol.n_validation,
-            protocol.training,
-        )
-    else:
-        adata = monotone.data_sets(monotone.SMOKE if smoke else monotone.PAPER)[name]()
-        n_train, n_validation = (
-            round(share * adata.n_obs)
-            for share in (monotone.TRAIN_SHARE, monotone.VALIDATION_SHARE)
-        )
-        training = (monotone.SMOKE if smoke else monotone.PAPER).training
-        training = replace(training, batch_size=math.ceil(n_train / monotone.STEPS_AN_EPOCH))
-    return adata, singlecell.random_split(adata.n_obs, n_train, n_validation, seed), training
+    if name != "cortex":
+        shorter = monotone.SMOKE if smoke else monotone.PAPER
+        adata = monotone.data_sets(shorter)[name]()
+        return adata, *monotone.plan(shorter, adata.n_obs, seed)
+    protocol = cortex.SMOKE if smoke else cortex.PAPER
+    adata, _ = cortex.load(smoke)
+    MixtureSCVI.setup_anndata(adata)
+    split = singlecell.random_split(adata.n_obs, protocol.n_train, protocol.n_validation, seed)
+    return adata, split, protocol.training
 
 
 @torch.inference_mode()
@@ -109,19 +98,6 @@ def _evidence_of(module: torch.nn.Module, tensors: dict, sizes: dict[str, int]) 
     return evidence(log_densities, lambda n: encoded["qz"].sample((n,)), **sizes)
 
 
-def train_default(adata: ad.AnnData, split: Split, epochs: int | None, n_components: int) -> dict:
-    """Train MixtureSCVI with every default: what its users get."""
-    model = MixtureSCVI(adata, n_components=n_components)
-    epochs = epochs or singlecell.get_max_epochs_heuristic(adata.n_obs)
-    model.train(
-        epochs,
-        datamodule=singlecell.loader(model, split, 128),
-        latent_key=None,
-        enable_progress_bar=False,
-    )
-    return singlecell.result(model)
-
-
 def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     """Name to job for every model on one data set."""
     smoke, seed = arguments.smoke, arguments.seed
@@ -149,32 +125,20 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
             }
         return {"n_epochs": n_epochs, **found}
 
-    def mixture(size: int) -> dict:
-        train = partial(singlecell.train_mixture, adata, split, training, size)
-        return trained(arguments, f"{name}/mixture/S={size}", train)
+    models = singlecell.PapersModels(arguments, adata, split, training, f"{name}/")
 
     def mixture_job(size: int) -> dict:
-        weights = mixture(size)
-        model = singlecell.papers_model(adata, size, weights["state"])
-        return figures(model, weights["n_epochs"])
-
-    def member(number: int) -> dict:
-        base = mixture(1)["state"]
-
-        def train() -> dict:
-            torch.manual_seed(singlecell.member_seed(seed, number))
-            return singlecell.train_member(adata, split, training, base)
-
-        return trained(arguments, f"{name}/member={number}", train)
+        return figures(*models.mixture(size))
 
     def ensemble_job() -> dict:
-        members = [member(number) for number in range(2, COMPONENTS[-1] + 1)]
-        state = singlecell.ensemble(mixture(1)["state"], [m["state"] for m in members])
-        n_epochs = mixture(1)["n_epochs"] + sum(m["n_epochs"] for m in members)
-        return figures(singlecell.papers_model(adata, COMPONENTS[-1], state), n_epochs)
+        return figures(*models.ensemble(COMPONENTS[-1]))
 
     def default_job(size: int) -> dict:
-        train = partial(train_default, adata, split, 2 if smoke else None, size)
+        def train() -> dict:
+            model = MixtureSCVI(adata, n_components=size)
+            epochs = 2 if smoke else None
+            return singlecell.train_default(model, split, epochs, latent_key=None)
+
         weights = trained(arguments, f"{name}/default/S={size}", train)
         model = singlecell.with_weights(MixtureSCVI(adata, n_components=size), weights["state"])
         return figures(model, weights["n_epochs"])
@@ -192,10 +156,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and compare what is not yet in the JSON for this seed."""
     names = ("cortex", *monotone.data_sets(monotone.PAPER))
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="tiny and meaningless, for tests")
-    parser.add_argument("--result", type=Path, default=RESULT, help="JSON to write or complete")
+    parser = _common.parser(__doc__, RESULT)
     parser.add_argument("--data", nargs="+", choices=names, help="some data sets only")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="some only")
     arguments = parser.parse_args(argv)

@@ -22,7 +22,7 @@ import anndata as ad
 from scmixvi import MixtureSCVI, datasets
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import parse, run_missing, trained
-from scmixvi.experiments._singlecell import Training
+from scmixvi.experiments._singlecell import Split, Training
 
 RESULT = Path(__file__).parent / "results" / "monotone.json"
 TRAIN_SHARE, VALIDATION_SHARE, STEPS_AN_EPOCH = 0.8, 0.07, 5
@@ -63,13 +63,16 @@ def data_sets(protocol: Protocol) -> dict[str, Callable[[], ad.AnnData]]:
     return {"pbmc68k": pbmc68k, "sc_mixology": sc_mixology}
 
 
+def plan(protocol: Protocol, n_cells: int, seed: int) -> tuple[Split, Training]:
+    """The split of so many cells, and how models are trained on it."""
+    n_train, n_validation = (round(share * n_cells) for share in (TRAIN_SHARE, VALIDATION_SHARE))
+    training = replace(protocol.training, batch_size=math.ceil(n_train / STEPS_AN_EPOCH))
+    return singlecell.random_split(n_cells, n_train, n_validation, seed), training
+
+
 def jobs(arguments: Namespace, protocol: Protocol, name: str, adata: ad.AnnData) -> dict:
     """Name to job for every S on one data set."""
-    n_train, n_validation = (
-        round(share * adata.n_obs) for share in (TRAIN_SHARE, VALIDATION_SHARE)
-    )
-    split = singlecell.random_split(adata.n_obs, n_train, n_validation, arguments.seed)
-    training = replace(protocol.training, batch_size=math.ceil(n_train / STEPS_AN_EPOCH))
+    split, training = plan(protocol, adata.n_obs, arguments.seed)
 
     def job(size: int) -> dict:
         train = partial(singlecell.train_mixture, adata, split, training, size)

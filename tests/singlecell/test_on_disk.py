@@ -27,6 +27,17 @@ def files(tmp_path, parts):
     return paths
 
 
+def with_weights(model, state):
+    """Load weights, or train to have some; return them."""
+    if state is None:
+        model.train(2, **QUIET)
+        state = model.module.state_dict()
+    model.module.load_state_dict(state)
+    model.is_trained_ = True
+    model.module.eval()
+    return state
+
+
 def test_h5ad_files_read_as_the_same_cells_in_memory(files, parts):
     """With the same weights the latents and bounds are the same, wherever the counts are."""
     together = ad.concat(parts, label="file", index_unique="-")
@@ -34,12 +45,7 @@ def test_h5ad_files_read_as_the_same_cells_in_memory(files, parts):
     for data, layer in ((together, None), (datasets.on_disk(files), "counts")):
         MixtureSCVI.setup_anndata(data, layer=layer, batch_key="file")
         model = MixtureSCVI(data, **SMALL)
-        if state is None:
-            model.train(2, **QUIET)
-            state = model.module.state_dict()
-        model.module.load_state_dict(state)
-        model.is_trained_ = True
-        model.module.eval()
+        state = with_weights(model, state)
         torch.manual_seed(0)
         bounds = model.get_elbo(batch_size=32, return_mean=False)
         found.append((model.get_latent_representation(), bounds))
@@ -53,12 +59,7 @@ def test_cells_of_a_file_come_in_the_order_asked_for(files, parts):
     for data in (parts["a"], ad.read_h5ad(files["a"], backed="r")):
         MixtureSCVI.setup_anndata(data, batch_key="batch")
         model = MixtureSCVI(data, **SMALL)
-        if state is None:
-            model.train(2, **QUIET)
-            state = model.module.state_dict()
-        model.module.load_state_dict(state)
-        model.is_trained_ = True
-        model.module.eval()
+        state = with_weights(model, state)
         torch.manual_seed(0), np.random.seed(0)  # noqa: NPY002  as scvi-tools draws
         weighted = model.get_normalized_expression(
             indices=cells, n_samples_overall=30, weights="importance", batch_size=4
