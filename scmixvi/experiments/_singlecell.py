@@ -2,10 +2,8 @@
 
 import logging
 import warnings
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import anndata as ad
@@ -18,7 +16,6 @@ from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.core import jsd, log_mixture, miselbo, siwelbo
-from scmixvi.experiments._common import trained
 
 State = Mapping[str, Tensor]
 Model = TypeVar("Model", bound=SCVI)
@@ -170,56 +167,6 @@ def ensemble(base: State, members: Sequence[State]) -> dict[str, Tensor]:
         if name.startswith("z_encoder.")
     }
     return {**base, **encoders}
-
-
-class PapersModels:
-    """Mixtures and ensembles of the paper on one data set: trained when asked for, and only once.
-
-    Parameters
-    ----------
-    arguments
-        As from :func:`scmixvi.experiments._common.parse`: the seed, and where weights are kept.
-    adata, split, training
-        The data, their split, and how a model is trained.
-    prefix
-        Of the names under which weights are kept.
-    """
-
-    def __init__(
-        self,
-        arguments: Namespace,
-        adata: ad.AnnData,
-        split: Split,
-        training: Training,
-        prefix: str = "",
-    ) -> None:
-        self.arguments, self.adata, self.split = arguments, adata, split
-        self.training, self.prefix = training, prefix
-
-    def mixture(self, size: int) -> tuple[MixtureSCVI, int]:
-        """A mixture of so many encoders, and the epochs it was trained for."""
-        weights = self._mixture(size)
-        return papers_model(self.adata, size, weights["state"]), weights["n_epochs"]
-
-    def ensemble(self, size: int) -> tuple[MixtureSCVI, int]:
-        """The S = 1 model with further encoders, and the epochs of all of them."""
-        base, members = self._mixture(1), [self._member(n) for n in range(2, size + 1)]
-        state = ensemble(base["state"], [m["state"] for m in members])
-        n_epochs = base["n_epochs"] + sum(m["n_epochs"] for m in members)
-        return papers_model(self.adata, size, state), n_epochs
-
-    def _mixture(self, size: int) -> dict:
-        train = partial(train_mixture, self.adata, self.split, self.training, size)
-        return trained(self.arguments, f"{self.prefix}mixture/S={size}", train)
-
-    def _member(self, number: int) -> dict:
-        base = self._mixture(1)["state"]
-
-        def train() -> dict:
-            torch.manual_seed(member_seed(self.arguments.seed, number))
-            return train_member(self.adata, self.split, self.training, base)
-
-        return trained(self.arguments, f"{self.prefix}member={number}", train)
 
 
 # ---------------------------------------------------------------- held-out bounds

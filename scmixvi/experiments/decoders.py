@@ -37,6 +37,7 @@ from scmixvi.experiments import _common, cortex, monotone
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._adaptive import Evidence, evidence
 from scmixvi.experiments._common import run_missing, trained
+from scmixvi.experiments._papers_models import PapersModels
 from scmixvi.experiments._singlecell import Split, Training
 from scmixvi.singlecell._module import SCORES_KEY, UNTRANSFORMED_KEY
 
@@ -125,7 +126,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
             }
         return {"n_epochs": n_epochs, **found}
 
-    models = singlecell.PapersModels(arguments, adata, split, training, f"{name}/")
+    models = PapersModels(arguments, adata, split, training, f"{name}/")
 
     def mixture_job(size: int) -> dict:
         return figures(*models.mixture(size))

@@ -1,0 +1,62 @@
+"""Mixtures and ensembles of the paper's single-cell architecture, each trained once."""
+
+from argparse import Namespace
+from functools import partial
+
+import anndata as ad
+import torch
+
+from scmixvi import MixtureSCVI
+from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._common import trained
+from scmixvi.experiments._singlecell import Split, Training
+
+
+class PapersModels:
+    """Mixtures and ensembles of the paper on one data set: trained when asked for, and only once.
+
+    Parameters
+    ----------
+    arguments
+        As from :func:`scmixvi.experiments._common.parse`: the seed, and where weights are kept.
+    adata, split, training
+        The data, their split, and how a model is trained.
+    prefix
+        Of the names under which weights are kept.
+    """
+
+    def __init__(
+        self,
+        arguments: Namespace,
+        adata: ad.AnnData,
+        split: Split,
+        training: Training,
+        prefix: str = "",
+    ) -> None:
+        self.arguments, self.adata, self.split = arguments, adata, split
+        self.training, self.prefix = training, prefix
+
+    def mixture(self, size: int) -> tuple[MixtureSCVI, int]:
+        """A mixture of so many encoders, and the epochs it was trained for."""
+        weights = self._mixture(size)
+        return singlecell.papers_model(self.adata, size, weights["state"]), weights["n_epochs"]
+
+    def ensemble(self, size: int) -> tuple[MixtureSCVI, int]:
+        """The S = 1 model with further encoders, and the epochs of all of them."""
+        base, members = self._mixture(1), [self._member(n) for n in range(2, size + 1)]
+        state = singlecell.ensemble(base["state"], [m["state"] for m in members])
+        n_epochs = base["n_epochs"] + sum(m["n_epochs"] for m in members)
+        return singlecell.papers_model(self.adata, size, state), n_epochs
+
+    def _mixture(self, size: int) -> dict:
+        train = partial(singlecell.train_mixture, self.adata, self.split, self.training, size)
+        return trained(self.arguments, f"{self.prefix}mixture/S={size}", train)
+
+    def _member(self, number: int) -> dict:
+        base = self._mixture(1)["state"]
+
+        def train() -> dict:
+            torch.manual_seed(singlecell.member_seed(self.arguments.seed, number))
+            return singlecell.train_member(self.adata, self.split, self.training, base)
+
+        return trained(self.arguments, f"{self.prefix}member={number}", train)
