@@ -360,3 +360,74 @@ def test_what_is_said_of_latents_of_images_is_so():
     ahead = [row("mixture", key)[2] - row("ensemble", key)[2] for key in ("accuracy", "nll")]
     assert [round(100 * ahead[0], 1), round(ahead[1], 1)] == [0.2, -0.3]
     assert 7.5 < 94.9 - 100 * row("vae", "accuracy")[0] < 9.5
+
+
+def gains_of_refinement(stage, group):
+    """Every run's gain in MISELBO over the model that it started from, by data set."""
+    runs = read(EXPERIMENTS / "refinement.json", {})["runs"]
+    return {
+        data: [
+            run[group]["miselbo"] - before[seed][group]["miselbo"]
+            for size in (1, 4)
+            for before in [by_seed(runs, f"{data}/before/S={size}")]
+            for seed, run in by_seed(runs, f"{data}/{stage}/S={size}").items()
+        ]
+        for data in report.DATASETS
+    }
+
+
+def test_what_is_said_of_refined_encoders_is_so():
+    for data in report.DATASETS:
+        refined = gains_of_refinement("refined", "test")[data]
+        assert len(refined) >= 6
+        assert 2 < min(refined)
+        assert max(refined) < 8.5
+        longer = gains_of_refinement("longer", "test")[data]
+        assert -5.1 < min(longer)
+        assert max(longer) < -0.75
+        assert min(gains_of_refinement("longer", "training")[data]) > 0
+    seen = gains_of_refinement("refined", "training")
+    assert -4.1 < min(seen["cortex"])
+    assert max(seen["cortex"]) < -1.5
+    assert 1.4 < min(seen["sc_mixology"])
+    assert max(seen["sc_mixology"]) < 4
+    assert max(map(abs, seen["pbmc68k"])) < 0.35
+    for size in (1, 4):
+        for score in ("svm", "svm_train_to_test", "ari", "nmi"):
+            names = [f"cortex/{stage}/S={size}" for stage in ("refined", "before")]
+            runs = read(EXPERIMENTS / "refinement.json", {})["runs"]
+            both = [
+                {seed: run["scores"][score] for seed, run in by_seed(runs, n).items()}
+                for n in names
+            ]
+            gain, half = interval(paired(*both))
+            beyond_noise = (size, score) == (4, "svm")
+            assert (gain > half) == beyond_noise
+            assert abs(gain) < 0.014
+            assert gain > -half
+
+
+def test_what_is_said_of_mnist_latents_and_big_encoders_is_so():
+    runs = read(EXPERIMENTS / "latents.json", {})["runs"]
+    mixture, ensemble, vae = (
+        [runs[f"mnist/{name}/S={size}/seed=0"] for size in range(1, 6)]
+        for name in ("mixture", "ensemble", "vae")
+    )
+    for rows in (mixture, ensemble):
+        assert [r["accuracy"] for r in rows] == sorted(r["accuracy"] for r in rows)
+        nlls = [r["nll"] for r in rows[:4]]
+        assert nlls == sorted(nlls, reverse=True)
+    for ours, theirs in zip(mixture[2:], ensemble[2:], strict=True):
+        assert 0.0005 < ours["accuracy"] - theirs["accuracy"] < 0.0025
+        assert -0.45 < ours["nll"] - theirs["nll"] < -0.25
+        assert ours["jsd"] > theirs["jsd"]
+    assert all(0.075 < 0.949 - r["accuracy"] < 0.115 for r in vae)
+    runs = read(EXPERIMENTS / "big_iwae.json", {})["runs"]
+    for size, short, pooled in ((2, 0.04, 0.09), (3, 0.11, 0.14)):
+        found, units, layers = (
+            runs[f"mnist/{name}/S={size}/seed=0"]
+            for name in ("mixture", "iwae_units", "iwae_layers")
+        )
+        assert round(units["nll"] - found["nll"], 2) == short
+        assert round(units["nll_pooled"] - found["nll_pooled"], 2) == pooled
+        assert layers["nll"] > units["nll"] + 10

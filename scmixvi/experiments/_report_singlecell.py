@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scmixvi.experiments import cortex, decoders, integration
+from scmixvi.experiments import cortex, decoders, integration, refinement
 from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
 from scmixvi.experiments._report_decoders import decoders_figure, decoders_tables
 from scmixvi.experiments._report_integration import integration_figure, integration_tables
@@ -12,17 +12,21 @@ from scmixvi.experiments._report_monotone import (
     monotone_figure,
     monotone_tables,
 )
+from scmixvi.experiments._report_refinement import refinement_figure, refinement_tables
 from scmixvi.experiments._tables import load
 
 
 def write(results: Path, output: Path) -> None:
-    """Write `cortex`, `decoders`, `monotone` and `integration` as .md, and figures as .png."""
+    """Write the table of every single-cell experiment as .md, and its figure as .png."""
     runs = load(results, cortex.RESULT.name)
     (output / "cortex.md").write_text(cortex_tables(runs))
     cortex_figure(runs, output / "cortex.png")
     runs = load(results, decoders.RESULT.name)
     (output / "decoders.md").write_text(decoders_tables(runs))
     decoders_figure(runs, output / "decoders.png")
+    runs = load(results, refinement.RESULT.name)
+    (output / "refinement.md").write_text(refinement_tables(runs))
+    refinement_figure(runs, output / "refinement.png")
     nlls = {estimator: all_nlls(results, estimator) for estimator in ESTIMATORS}
     (output / "monotone.md").write_text(monotone_tables(nlls))
     monotone_figure(nlls, output / "monotone.png")

@@ -22,7 +22,7 @@ default/S=1, 4
     python -m scmixvi.experiments.decoders --seed 0
 """
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -154,16 +154,29 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     return found
 
 
+def by_data(doc: str, result: Path) -> ArgumentParser:
+    """Arguments of an experiment on all data sets, or on some of them."""
+    names = ("cortex", *monotone.data_sets(monotone.PAPER))
+    made = _common.parser(doc, result)
+    made.add_argument("--data", nargs="+", choices=names, help="some data sets only")
+    made.set_defaults(all_data=names)
+    return made
+
+
+def run_by_data(
+    arguments: Namespace, jobs: Callable[[Namespace, str], dict[str, Callable[[], dict]]]
+) -> None:
+    """Run the missing jobs of every data set; a smoke run has the first alone."""
+    singlecell.quiet()
+    for name in arguments.data or arguments.all_data[: 1 if arguments.smoke else None]:
+        run_missing(arguments, jobs(arguments, name))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and compare what is not yet in the JSON for this seed."""
-    names = ("cortex", *monotone.data_sets(monotone.PAPER))
-    parser = _common.parser(__doc__, RESULT)
-    parser.add_argument("--data", nargs="+", choices=names, help="some data sets only")
+    parser = by_data(__doc__, RESULT)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="some only")
-    arguments = parser.parse_args(argv)
-    singlecell.quiet()
-    for name in arguments.data or (["cortex"] if arguments.smoke else names):
-        run_missing(arguments, jobs(arguments, name))
+    run_by_data(parser.parse_args(argv), jobs)
 
 
 if __name__ == "__main__":

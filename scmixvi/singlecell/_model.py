@@ -55,6 +55,13 @@ from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
+from scmixvi.singlecell._refinement import (
+    REFINEMENT_SHARE,
+    EncoderRefinement,
+    encoders_alone,
+    named_arguments,
+    own_split,
+)
 from scmixvi.singlecell._storage import store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan, check_precision, with_kl_warmup
 
@@ -251,8 +258,7 @@ class MixtureSCVI(SCVI):
         has_adata = getattr(self, "_adata", None) is not None
         if has_adata:
             self._check_registered_data()
-        arguments = dict(inspect.signature(super().train).bind(*args, **kwargs).arguments)
-        arguments |= arguments.pop("trainer_kwargs", {})
+        arguments = named_arguments(super().train, args, kwargs)
         check_precision(arguments)
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
@@ -280,6 +286,73 @@ class MixtureSCVI(SCVI):
             store_latents(self.adata, latent_key, self.get_latent_representation())
             logger.info("stored the latents in adata.obsm[%r]", latent_key)
         return result
+
+    def refine_encoders(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
+        r"""Train the encoders on, alone, so that they explain cells that they have not seen.
+
+        Encoders explain held-out cells worse than those they were trained on. Here a random share
+        of every cell's counts is drawn anew from the model in each step,
+
+        .. math::
+            x'_g \sim p(x_g | z) \text{ with probability } p, \text{ else } x'_g = x_g,
+            \qquad z \sim q(z | x), \; p \sim U(0, 1),
+
+        and the encoders learn to bound log p(x'). Decoder, dispersions and with them log p(x) of
+        every cell stay as they are; dropout is off and batch norm keeps its statistics. Training
+        and validation cells are those of the training before, unless the arguments choose others.
+        The epochs' metrics are in :attr:`refinement_history`: those of training are of resampled
+        cells, those of validation of cells as they are.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`train`; `max_epochs` is by default a quarter of what it is there.
+        latent_key
+            As in :meth:`train`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the data are minified, if all encoder weights are frozen, or as in :meth:`train`.
+
+        Examples
+        --------
+        >>> scvi_model.train()
+        >>> model = scmixvi.MixtureSCVI.from_scvi_model(scvi_model, n_components=1)
+        >>> model.refine_encoders()  # the same decoder and a better posterior
+
+        References
+        ----------
+        Zhang, Hayes and Barber 2022, "Generalization gap in amortized inference".
+        """
+        self._check_if_trained(
+            warn=False,
+            message="refine_encoders improves the encoders of a trained model: call train() first.",
+        )
+        if self.minified_data_type is not None:
+            raise ValueError(
+                "the data are minified, and encoders learn from counts: refine them before "
+                "minify_adata, or load the model with the full data."
+            )
+        arguments = own_split(self, named_arguments(super().train, args, kwargs))
+        if not arguments.get("max_epochs"):
+            whole = self._default_max_epochs(arguments)
+            arguments["max_epochs"] = whole and max(1, round(REFINEMENT_SHARE * whole))
+        history, self.history_ = self.history_, self.refinement_history
+        self._training_plan_cls = EncoderRefinement
+        try:
+            with encoders_alone(self.module):
+                self.train(**arguments, latent_key=latent_key)
+        finally:
+            del self._training_plan_cls
+            self.refinement_history_, self.history_ = self.history_, history
+
+    @property
+    def refinement_history(self) -> dict[str, pd.DataFrame] | None:
+        """Metrics of every epoch of :meth:`refine_encoders`, as `history`; None without any."""
+        return getattr(self, "refinement_history_", None)
 
     def _default_max_epochs(self, arguments: dict) -> int | None:
         source = arguments.get("datamodule") or getattr(self, "_adata", None)

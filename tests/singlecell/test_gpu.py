@@ -68,3 +68,15 @@ def test_precisions_stay_finite(precision):
     model = make()
     model.train(3, accelerator="gpu", devices=1, precision=precision, enable_progress_bar=False)
     assert np.isfinite(float(model.get_elbo()))
+
+
+def test_encoders_are_refined_there():
+    model = make()
+    model.train(1, accelerator="gpu", devices=1, latent_key=None, enable_progress_bar=False)
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    model.refine_encoders(1, accelerator="gpu", devices=1, enable_progress_bar=False)
+    after = model.module.state_dict()
+    assert torch.equal(before["px_r"], after["px_r"])
+    name = "z_encoder.mean_encoder.weight"
+    assert not torch.equal(before[name], after[name])
+    assert np.isfinite(model.adata.obsm["X_mix"]).all()

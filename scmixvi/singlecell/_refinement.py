@@ -1,0 +1,124 @@
+r"""Training the encoders alone, on cells resampled from the model.
+
+An encoder has seen only the cells that it was trained on, and explains other cells worse. The
+decoder knows how cells vary: given a cell's z, its counts are independent draws. So every training
+cell x is replaced, in each step anew, by
+
+.. math::
+    x'_g = \begin{cases} \tilde x_g \sim p(x_g | z), \; z \sim q(z | x) & \text{with probability }
+    p \\ x_g & \text{otherwise} \end{cases}
+    \qquad p \sim U(0, 1)
+
+and the encoders alone maximise the bound on log p(x'). The decoder, and with it log p(x) of every
+cell, stays as it is. Whatever the cells x' are, q(z | x') is drawn to p(z | x'); resampling
+only chooses on which cells it learns to be.
+
+Source: Zhang, Hayes and Barber 2022, "Generalization gap in amortized inference", which trains
+an encoder on draws of the model as a whole. Cells are no draws of the model, and with p = 1 alone
+held-out cells fare worse (the experiment `refinement` has the figures).
+"""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.model import SCVI
+from scvi.module._constants import MODULE_KEYS
+from torch import Tensor, nn
+
+from scmixvi.singlecell._training import MixtureTrainingPlan
+
+ENCODER_PARTS = (
+    "z_encoder",
+    "l_encoder",
+    "component_offsets",
+    "mixture_logits",
+    "weight_encoder",
+)
+# Epochs by default, as a share of a whole training's.
+REFINEMENT_SHARE = 0.25
+
+_SPLIT_ARGUMENTS = {"datamodule", "datasplitter_kwargs", "train_size", "validation_size"}
+
+
+class EncoderRefinement(MixtureTrainingPlan):
+    """A training plan whose steps see resampled cells; validation sees cells as they are."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """As the step of every training, on resampled cells."""
+        return super().training_step(resampled(self.module, batch), batch_idx)
+
+
+@torch.no_grad()
+def resampled(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The minibatch with a random share of every cell's counts drawn anew from the model.
+
+    A cell that would be left without counts stays as it is.
+    """
+    counts = tensors[REGISTRY_KEYS.X_KEY]
+    if counts.layout != torch.strided:
+        counts = counts.to_dense()
+    tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts}
+    outputs = module.inference(**module._get_inference_input(tensors))
+    decoded = module.generative(**module._get_generative_input(tensors, outputs))
+    drawn = decoded[MODULE_KEYS.PX_KEY].sample().to(counts.dtype)
+    share = torch.rand(len(counts), 1, device=counts.device)
+    mixed = torch.where(torch.rand_like(counts) < share, drawn, counts)
+    empty = mixed.sum(1, keepdim=True) == 0
+    return {**tensors, REGISTRY_KEYS.X_KEY: torch.where(empty, counts, mixed)}
+
+
+@contextmanager
+def encoders_alone(module: nn.Module) -> Iterator[None]:
+    """Freeze all but the posterior's weights, in evaluation mode: no dropout, fixed statistics.
+
+    What was frozen before stays frozen.
+
+    Raises
+    ------
+    ValueError
+        If no weight of an encoder is left to train.
+    """
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    others = [p for name, p in named.items() if not name.startswith(ENCODER_PARTS)]
+    if len(others) == len(named):
+        raise ValueError(
+            "all encoder weights of this model are frozen, as load_query_data leaves them: "
+            "there is nothing to refine. Refine the reference, or pass unfrozen=True there."
+        )
+    module.eval()
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        with warnings.catch_warnings():
+            # Lightning finds modules in evaluation mode, which is meant.
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
+            yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def own_split(model: SCVI, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `train` that repeat the model's split, unless they choose one.
+
+    Held-out cells stay held out. A model without a split of these data gets a new one.
+    """
+    parts = [model.train_indices, model.validation_indices, model.test_indices]
+    known = [np.asarray(p) for p in parts if p is not None]
+    n_obs = None if model.adata is None else model.adata.n_obs
+    if _SPLIT_ARGUMENTS & arguments.keys() or sum(map(len, known)) != n_obs:
+        return arguments
+    indices = [np.array([], int) if p is None else np.asarray(p) for p in parts]
+    return {**arguments, "datasplitter_kwargs": {"external_indexing": indices}}
+
+
+def named_arguments(train: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a `train` method by name, its trainer's among them."""
+    arguments = dict(inspect.signature(train).bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("trainer_kwargs", {})
