@@ -145,6 +145,11 @@ def assert_trains_from(datamodule, n_obs):
     assert sum(len(batch["X"]) for batch in loaded) == n_obs
     rows = torch.cat(expected).detach().numpy()
     np.testing.assert_allclose(np.sort(rows, axis=0), np.sort(latents, axis=0), atol=1e-5)
+    theta = model.module.px_r.clone()
+    model.refine_encoders(1, datamodule=datamodule, **QUIET)
+    assert torch.equal(theta, model.module.px_r)
+    assert np.isfinite(model.refinement_history["elbo_train"].to_numpy(float)).all()
+
     diversity = model.get_posterior_diversity(dataloader=datamodule.inference_dataloader())
     assert ((diversity > -0.2) & (diversity < np.log(2) + 1e-3)).all()
     return model
