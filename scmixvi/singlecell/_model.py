@@ -315,7 +315,7 @@ class MixtureSCVI(SCVI):
         RuntimeError
             If the model is not trained.
         ValueError
-            If the data are minified, if all encoder weights are frozen, or as in :meth:`train`.
+            If the data are minified, if the encoder weights are frozen, or as in :meth:`train`.
 
         Examples
         --------

@@ -84,13 +84,17 @@ def encoders_alone(module: nn.Module) -> Iterator[None]:
     ValueError
         If no weight of an encoder is left to train.
     """
-    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    others = [p for name, p in named.items() if not name.startswith(ENCODER_PARTS)]
-    if len(others) == len(named):
+    others, own = [], []
+    for name, parameter in module.named_parameters():
+        (own if name.startswith(ENCODER_PARTS) else others).append(parameter)
+    # A query model trains its encoders' weights of new covariates alone, where they have any.
+    partly = not all(p.requires_grad for p in own)
+    if not any(p.requires_grad for p in own) or (partly and not module.encode_covariates):
         raise ValueError(
-            "all encoder weights of this model are frozen, as load_query_data leaves them: "
-            "there is nothing to refine. Refine the reference, or pass unfrozen=True there."
+            "the encoder weights of this model are frozen, as load_query_data leaves them: there "
+            "is nothing to refine. Refine the reference, or load the query with unfrozen=True."
         )
+    others = [p for p in others if p.requires_grad]
     module.eval()
     for parameter in others:
         parameter.requires_grad_(False)
