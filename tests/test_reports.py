@@ -162,7 +162,7 @@ def test_what_is_said_of_path_gradients_is_so():
     assert {runs[n]["trainings"][0]["epochs"] for n in runs} == {20}
 
 
-def differences(file, first, second, *keys):
+def differences(file, first, second, *keys, n_seeds=5):
     """Interval of first minus second over seeds, of a figure at the end of `keys`."""
     runs = read(EXPERIMENTS / file, {})["runs"]
 
@@ -170,7 +170,7 @@ def differences(file, first, second, *keys):
         return {seed: reduce(getitem, keys, run) for seed, run in by_seed(runs, name).items()}
 
     values = paired(figures(first), figures(second))
-    assert len(values) == 5
+    assert len(values) == n_seeds
     return interval(values)
 
 
@@ -388,12 +388,8 @@ def test_what_is_said_of_refined_encoders_is_so():
         assert min(gains_of_refinement("longer", "training")[data]) > 0
         for size in (1, 4):
             names = [f"{data}/{stage}/S={size}" for stage in ("refined", "before")]
-            runs = read(EXPERIMENTS / "refinement.json", {})["runs"]
-            both = [
-                {seed: run["test"]["miselbo"] for seed, run in by_seed(runs, n).items()}
-                for n in names
-            ]
-            gain, half = interval(paired(*both))
+            keys = ("test", "miselbo")
+            gain, half = differences("refinement.json", *names, *keys, n_seeds=4)
             assert gain > half
     seen = gains_of_refinement("refined", "training")
     assert -4.1 < min(seen["cortex"])
@@ -404,12 +400,8 @@ def test_what_is_said_of_refined_encoders_is_so():
     for size in (1, 4):
         for score in ("svm", "svm_train_to_test", "ari", "nmi"):
             names = [f"cortex/{stage}/S={size}" for stage in ("refined", "before")]
-            runs = read(EXPERIMENTS / "refinement.json", {})["runs"]
-            both = [
-                {seed: run["scores"][score] for seed, run in by_seed(runs, n).items()}
-                for n in names
-            ]
-            gain, half = interval(paired(*both))
+            keys = ("scores", score)
+            gain, half = differences("refinement.json", *names, *keys, n_seeds=4)
             assert abs(gain) < half
 
 

@@ -43,6 +43,7 @@ from scmixvi.singlecell._module import SCORES_KEY, UNTRANSFORMED_KEY
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"
 COMPONENTS = (1, 4)
+DATASETS = ("cortex", *monotone.data_sets(monotone.PAPER))
 N_TEST, N_TRAINING, BATCH = 203, 81, 27
 MODELS = ("mixture", "ensemble", "default")
 WITH_DEFAULTS = ("cortex", "sc_mixology")
@@ -99,17 +100,22 @@ def _evidence_of(module: torch.nn.Module, tensors: dict, sizes: dict[str, int]) 
     return evidence(log_densities, lambda n: encoded["qz"].sample((n,)), **sizes)
 
 
+def looked_at(split: Split, seed: int) -> dict[str, np.ndarray]:
+    """Indices of some test cells and of some that the model was trained on."""
+    rng = np.random.default_rng(seed)
+    return {
+        "test": np.sort(rng.permutation(split.test)[:N_TEST]),
+        "training": np.sort(rng.permutation(split.train)[:N_TRAINING]),
+    }
+
+
 def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     """Name to job for every model on one data set."""
     smoke, seed = arguments.smoke, arguments.seed
     adata, split, training = cells(name, seed, smoke)
     sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {}
 
-    rng = np.random.default_rng(seed)
-    groups = {
-        "test": np.sort(rng.permutation(split.test)[:N_TEST]),
-        "training": np.sort(rng.permutation(split.train)[:N_TRAINING]),
-    }
+    groups = looked_at(split, seed)
 
     def figures(model: MixtureSCVI, n_epochs: int) -> dict:
         found = {}
@@ -156,10 +162,8 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
 
 def by_data(doc: str, result: Path) -> ArgumentParser:
     """Arguments of an experiment on all data sets, or on some of them."""
-    names = ("cortex", *monotone.data_sets(monotone.PAPER))
     made = _common.parser(doc, result)
-    made.add_argument("--data", nargs="+", choices=names, help="some data sets only")
-    made.set_defaults(all_data=names)
+    made.add_argument("--data", nargs="+", choices=DATASETS, help="some data sets only")
     return made
 
 
@@ -168,7 +172,7 @@ def run_by_data(
 ) -> None:
     """Run the missing jobs of every data set; a smoke run has the first alone."""
     singlecell.quiet()
-    for name in arguments.data or arguments.all_data[: 1 if arguments.smoke else None]:
+    for name in arguments.data or (DATASETS[:1] if arguments.smoke else DATASETS):
         run_missing(arguments, jobs(arguments, name))
 
 

@@ -27,7 +27,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi import MixtureSCVI
@@ -36,10 +35,9 @@ from scmixvi.experiments import cortex
 from scmixvi.experiments._papers_models import PapersModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
-    N_TEST,
-    N_TRAINING,
     by_data,
     cells,
+    looked_at,
     run_by_data,
 )
 from scmixvi.singlecell._refinement import REFINEMENT_SHARE, encoders_alone
@@ -65,11 +63,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     smoke, seed = arguments.smoke, arguments.seed
     adata, split, training = cells(name, seed, smoke)
     n_epochs = 2 if smoke else round(REFINEMENT_SHARE * get_max_epochs_heuristic(adata.n_obs))
-    rng = np.random.default_rng(seed)
-    groups = {
-        "test": np.sort(rng.permutation(split.test)[:N_TEST]),
-        "training": np.sort(rng.permutation(split.train)[:N_TRAINING]),
-    }
+    groups = looked_at(split, seed)
     models = PapersModels(arguments, adata, split, training, f"{name}/")
 
     def scores(model: MixtureSCVI) -> dict:

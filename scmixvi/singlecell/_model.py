@@ -59,11 +59,15 @@ from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
     EncoderRefinement,
     encoders_alone,
-    named_arguments,
     own_split,
 )
 from scmixvi.singlecell._storage import store_latents
-from scmixvi.singlecell._training import MixtureTrainingPlan, check_precision, with_kl_warmup
+from scmixvi.singlecell._training import (
+    MixtureTrainingPlan,
+    check_precision,
+    named_arguments,
+    with_kl_warmup,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +325,7 @@ class MixtureSCVI(SCVI):
         --------
         >>> scvi_model.train()
         >>> model = scmixvi.MixtureSCVI.from_scvi_model(scvi_model, n_components=1)
-        >>> model.refine_encoders()  # the same decoder and a better posterior
+        >>> model.refine_encoders()  # the same decoder, its encoder refined
 
         References
         ----------

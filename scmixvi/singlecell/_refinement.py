@@ -14,11 +14,9 @@ cell, stays as it is. Whatever the cells x' are, q(z | x') is drawn to p(z | x')
 only chooses on which cells it learns to be.
 
 Source: Zhang, Hayes and Barber 2022, "Generalization gap in amortized inference", which trains
-an encoder on draws of the model as a whole. Cells are no draws of the model, and with p = 1 alone
-held-out cells fare worse (the experiment `refinement` has the figures).
+an encoder on draws of the model as a whole.
 """
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +41,13 @@ ENCODER_PARTS = (
 # Epochs by default, as a share of a whole training's.
 REFINEMENT_SHARE = 0.25
 
-_SPLIT_ARGUMENTS = {"datamodule", "datasplitter_kwargs", "train_size", "validation_size"}
+_SPLIT_ARGUMENTS = {
+    "datamodule",
+    "external_indexing",
+    "shuffle_set_split",
+    "train_size",
+    "validation_size",
+}
 
 
 class EncoderRefinement(MixtureTrainingPlan):
@@ -113,16 +117,11 @@ def own_split(model: SCVI, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Held-out cells stay held out. A model without a split of these data gets a new one.
     """
-    parts = [model.train_indices, model.validation_indices, model.test_indices]
-    known = [np.asarray(p) for p in parts if p is not None]
-    n_obs = None if model.adata is None else model.adata.n_obs
-    if _SPLIT_ARGUMENTS & arguments.keys() or sum(map(len, known)) != n_obs:
+    splitter = arguments.get("datasplitter_kwargs") or {}
+    if _SPLIT_ARGUMENTS & (arguments.keys() | splitter.keys()):
         return arguments
+    parts = [model.train_indices, model.validation_indices, model.test_indices]
     indices = [np.array([], int) if p is None else np.asarray(p) for p in parts]
-    return {**arguments, "datasplitter_kwargs": {"external_indexing": indices}}
-
-
-def named_arguments(train: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a `train` method by name, its trainer's among them."""
-    arguments = dict(inspect.signature(train).bind(*args, **kwargs).arguments)
-    return arguments | arguments.pop("trainer_kwargs", {})
+    if model.adata is None or sum(map(len, indices)) != model.adata.n_obs:
+        return arguments
+    return {**arguments, "datasplitter_kwargs": {**splitter, "external_indexing": indices}}

@@ -185,6 +185,12 @@ def _pooled(steps: list[LossOutput]) -> LossOutput:
     )
 
 
+def named_arguments(train: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a `train` method by name, its trainer's among them."""
+    arguments = dict(inspect.signature(train).bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("trainer_kwargs", {})
+
+
 def check_precision(arguments: dict[str, Any]) -> None:
     """Raise ValueError if arguments of `train` would leave weights that are not float32."""
     precision = (_as_kwargs(arguments.get("trainer_config")) | arguments).get("precision")

@@ -126,6 +126,8 @@ def test_held_out_cells_stay_held_out():
     model.refine_encoders(1, **SHORT)
     after = [model.train_indices, model.validation_indices, model.test_indices]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    model.refine_encoders(1, datasplitter_kwargs={"drop_last": True}, **SHORT)
+    assert np.array_equal(model.train_indices, before[0])
     model.refine_encoders(1, train_size=0.5, validation_size=0.5, **SHORT)
     assert len(model.train_indices) == 40
 
@@ -152,7 +154,7 @@ def test_by_default_a_quarter_of_the_epochs(monkeypatch):
     assert asked[0]["max_epochs"] == 100
 
 
-def test_it_gives_an_scvi_a_better_posterior():
+def test_an_scvi_is_refined_and_handed_back():
     adata = make_adata()
     SCVI.setup_anndata(adata)
     scvi_model = SCVI(adata, n_hidden=32, n_latent=3)
