@@ -240,8 +240,21 @@ def test_training_of_plain_scvi_and_into_own_axes(adata):
     assert len(axes.lines) == 2
 
 
+def test_training_draws_the_history_of_a_refinement(adata):
+    model = Model(adata)
+    with pytest.raises(ValueError, match=r"no history of refine_encoders: call model\.refine_enc"):
+        pl.training(model, method="refine_encoders")
+    model.refinement_history = {k: v.iloc[:5] for k, v in model.history.items()}
+    axes = pl.training(model, "bound", method="refine_encoders", show=False)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), -np.linspace(95, 60, 20)[:5])
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named[:2] == ["training cells, resampled", "validation cells"]
+
+
 def test_training_errors_say_what_is_there(adata):
     model = Model(adata)
+    with pytest.raises(ValueError, match="one of train, refine_encoders, not 'refine'"):
+        pl.training(model, method="refine")
     with pytest.raises(ValueError, match="bound, jsd, weights, but it is loss"):
         pl.training(model, "loss")
     with pytest.raises(ValueError, match="one panel, not 3"):
@@ -250,7 +263,7 @@ def test_training_errors_say_what_is_there(adata):
     with pytest.raises(KeyError, match=r"'jsd'.*it has elbo_train, elbo_validation"):
         pl.training(model, "jsd")
     model.history = None
-    with pytest.raises(ValueError, match="train it first"):
+    with pytest.raises(ValueError, match="no history of train: call"):
         pl.training(model)
 
 

@@ -1,5 +1,6 @@
 """Encoders before and after they learned from resampled cells."""
 
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -7,8 +8,13 @@ import matplotlib.pyplot as plt
 from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._report_decoders import DATASETS
 from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
-from scmixvi.experiments.decoders import COMPONENTS
+from scmixvi.experiments.decoders import COMPONENTS, WITH_DEFAULTS
 
+# Models by the start of their jobs' names.
+MODELS = {
+    **{data: data for data in DATASETS},
+    **{f"{data}/default": f"{data}, defaults" for data in WITH_DEFAULTS},
+}
 GROUPS = {"test": "held-out cells", "training": "training cells"}
 STAGES = {"longer": "trained on", "refined": "refined"}
 SCORES = ("svm", "svm_train_to_test", "ari", "nmi")
@@ -17,33 +23,34 @@ SCORES = ("svm", "svm_train_to_test", "ari", "nmi")
 def refinement_tables(runs: Runs) -> str:
     """MISELBO and its gains, and the scores of the means on cortex."""
     gains, draws, scores = [], [], []
-    for data in DATASETS:
+    for model, label in MODELS.items():
         for size in COMPONENTS:
-            start = f"{data}/before/S={size}"
-            row, other = [data, size], [data, size]
+            start = f"{model}/before/S={size}"
+            row, other = [label, size], [label, size]
             for group in GROUPS:
                 before = pick(runs, start, group, "miselbo")
                 row.append(cell(list(before.values())))
                 for stage in STAGES:
-                    after = pick(runs, f"{data}/{stage}/S={size}", group, "miselbo")
+                    after = pick(runs, f"{model}/{stage}/S={size}", group, "miselbo")
                     row.append(cell(paired(after, before), sign=True))
             for key in ("own_draws", "jsd"):
                 before = pick(runs, start, "test", key)
-                after = pick(runs, f"{data}/refined/S={size}", "test", key)
+                after = pick(runs, f"{model}/refined/S={size}", "test", key)
                 other += [cell(list(before.values())), cell(paired(after, before), sign=True)]
             gains.append(row)
             draws.append(other)
-    for size in COMPONENTS:
-        for stage, label in {"before": "before", **STAGES}.items():
-            row = [size, label]
-            for score in SCORES:
-                found = pick(runs, f"cortex/{stage}/S={size}", "scores", score)
-                if stage == "before":
-                    row.append(cell(list(found.values()), 3))
-                else:
-                    before = pick(runs, f"cortex/before/S={size}", "scores", score)
-                    row.append(cell(paired(found, before), 3, sign=True))
-            scores.append(row)
+    for model, size, (stage, label) in product(
+        (model for model in MODELS if model.startswith("cortex")),
+        COMPONENTS,
+        {"before": "before", **STAGES}.items(),
+    ):
+        row = [MODELS[model], size, label]
+        for score in SCORES:
+            found = pick(runs, f"{model}/{stage}/S={size}", "scores", score)
+            before = pick(runs, f"{model}/before/S={size}", "scores", score)
+            compared = list(found.values()) if stage == "before" else paired(found, before)
+            row.append(cell(compared, 3, sign=stage != "before"))
+        scores.append(row)
     columns = [c for g in GROUPS.values() for c in (f"MISELBO, {g}", *STAGES.values())]
     parts = [
         f"{seeds(runs)} Nats a cell, mean ± half the 95 % t-interval over seeds; what "
@@ -55,7 +62,7 @@ def refinement_tables(runs: Runs) -> str:
         markdown(["", "S", "own draws", "refined", "JSD", "refined"], draws),
         "**Scores of the means, cortex, held-out cells.** As in Tables 6 and 9; below the first "
         "row of each S, what training adds.",
-        markdown(["S", "", "SVM", "SVM, train to test", "ARI", "NMI"], scores),
+        markdown(["", "S", "", "SVM", "SVM, train to test", "ARI", "NMI"], scores),
     ]
     return joined(parts)
 
@@ -63,18 +70,18 @@ def refinement_tables(runs: Runs) -> str:
 def refinement_figure(runs: Runs, path: Path) -> None:
     """What further training of the encoders adds to MISELBO, with and without resampling."""
     fig, axes = plt.subplots(1, len(GROUPS), figsize=(9, 3.2), sharey=True)
-    places = [(data, size) for data in DATASETS for size in COMPONENTS]
+    places = list(product(MODELS, COMPONENTS))
     for ax, (group, title) in zip(axes, GROUPS.items(), strict=True):
         for shift, (stage, label) in enumerate(STAGES.items()):
             found = {}
-            for i, (data, size) in enumerate(places):
-                names = [f"{data}/{s}/S={size}" for s in (stage, "before")]
+            for i, (model, size) in enumerate(places):
+                names = [f"{model}/{s}/S={size}" for s in (stage, "before")]
                 gains = paired(*(pick(runs, name, group, "miselbo") for name in names))
                 found[i + 0.2 * shift - 0.1] = dict(enumerate(gains))
             errorbars(ax, found, label, linestyle="none")
         ax.axhline(0, color="0.7", linewidth=0.8)
         ax.set(title=title, xticks=range(len(places)), xlim=(-0.5, len(places) - 0.5))
-        labels = [f"{data}, S = {size}" for data, size in places]
+        labels = [f"{MODELS[model]}, S = {size}" for model, size in places]
         ax.set_xticklabels(labels, rotation=30, ha="right", fontsize=8)
     axes[0].set_ylabel("MISELBO gained (nats a cell)")
     finish(fig, axes, path)

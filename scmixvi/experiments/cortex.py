@@ -49,9 +49,9 @@ import numpy as np
 import scmixvi
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import parse, run_missing, trained
-from scmixvi.experiments._papers_models import PapersModels
 from scmixvi.experiments._scores import principal_components, repeated_scores, train_to_test
 from scmixvi.experiments._singlecell import Split, Training
+from scmixvi.experiments._trained_models import TrainedModels
 
 RESULT = Path(__file__).parent / "results" / "cortex.json"
 
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None, protocol: Protocol | None = None) -> Non
         adata.n_obs, protocol.n_train, protocol.n_validation, arguments.seed
     )
     scorer = Scorer(labels, split, protocol, arguments.seed)
-    models = PapersModels(arguments, adata, split, protocol.training)
+    models = TrainedModels(arguments, adata, split, protocol.training)
 
     def figures(model: scmixvi.MixtureSCVI, n_epochs: int) -> dict:
         found = singlecell.bounds(model, split.test, protocol.n_draws)

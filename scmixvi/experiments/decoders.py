@@ -36,9 +36,9 @@ from scmixvi import MixtureSCVI
 from scmixvi.experiments import _common, cortex, monotone
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._adaptive import Evidence, evidence
-from scmixvi.experiments._common import run_missing, trained
-from scmixvi.experiments._papers_models import PapersModels
+from scmixvi.experiments._common import run_missing
 from scmixvi.experiments._singlecell import Split, Training
+from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.singlecell._module import SCORES_KEY, UNTRANSFORMED_KEY
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"
@@ -132,7 +132,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
             }
         return {"n_epochs": n_epochs, **found}
 
-    models = PapersModels(arguments, adata, split, training, f"{name}/")
+    models = TrainedModels(arguments, adata, split, training, f"{name}/")
 
     def mixture_job(size: int) -> dict:
         return figures(*models.mixture(size))
@@ -141,14 +141,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
         return figures(*models.ensemble(COMPONENTS[-1]))
 
     def default_job(size: int) -> dict:
-        def train() -> dict:
-            model = MixtureSCVI(adata, n_components=size)
-            epochs = 2 if smoke else None
-            return singlecell.train_default(model, split, epochs, latent_key=None)
-
-        weights = trained(arguments, f"{name}/default/S={size}", train)
-        model = singlecell.with_weights(MixtureSCVI(adata, n_components=size), weights["state"])
-        return figures(model, weights["n_epochs"])
+        return figures(*models.default(size))
 
     found: dict[str, Callable[[], dict]] = {}
     if "mixture" in arguments.models:
@@ -160,10 +153,11 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     return found
 
 
-def by_data(doc: str, result: Path) -> ArgumentParser:
-    """Arguments of an experiment on all data sets, or on some of them."""
+def by_data(doc: str, result: Path, models: Sequence[str] = MODELS) -> ArgumentParser:
+    """Arguments of an experiment on all data sets and models, or on some of them."""
     made = _common.parser(doc, result)
     made.add_argument("--data", nargs="+", choices=DATASETS, help="some data sets only")
+    made.add_argument("--models", nargs="+", choices=models, default=models, help="some only")
     return made
 
 
@@ -178,9 +172,7 @@ def run_by_data(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and compare what is not yet in the JSON for this seed."""
-    parser = by_data(__doc__, RESULT)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="some only")
-    run_by_data(parser.parse_args(argv), jobs)
+    run_by_data(by_data(__doc__, RESULT).parse_args(argv), jobs)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ loses.
 Rows, for every data set and seed (which sets the split and the initialisation), S = 1 and 4:
 
 before
-    the model of :mod:`scmixvi.experiments.cortex` or :mod:`scmixvi.experiments.monotone`;
+    the mixture of :mod:`scmixvi.experiments.decoders`;
 longer
     its encoders alone, trained on for as many epochs on the cells as they are, without dropout:
     the control, which resamples nothing;
 refined
     its encoders alone, on resampled cells.
 
-On cortex also the scores of the test cells' mixture means: a linear classifier and k-means.
+On cortex and sc_mixology the same with MixtureSCVI's defaults, whose batch norm keeps the
+statistics of the training. On cortex also the scores of the test cells' mixture means: a linear
+classifier and k-means.
 
     python -m scmixvi.experiments.refinement --seed 0
 """
@@ -32,9 +34,10 @@ from scvi.model._utils import get_max_epochs_heuristic
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import cortex
-from scmixvi.experiments._papers_models import PapersModels
+from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
+    WITH_DEFAULTS,
     by_data,
     cells,
     looked_at,
@@ -42,9 +45,13 @@ from scmixvi.experiments.decoders import (
 )
 from scmixvi.singlecell._refinement import REFINEMENT_SHARE, encoders_alone
 
+# From a number of components to a trained model and its number of epochs.
+ModelOf = Callable[[int], tuple[MixtureSCVI, int]]
+
 RESULT = Path(__file__).parent / "results" / "refinement.json"
 N_REPEATS = 50
 STAGES = ("before", "longer", "refined")
+MODELS = ("mixture", "default")
 
 
 def trained_on(model: MixtureSCVI, stage: str, n_epochs: int, data: object) -> MixtureSCVI:
@@ -64,7 +71,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     adata, split, training = cells(name, seed, smoke)
     n_epochs = 2 if smoke else round(REFINEMENT_SHARE * get_max_epochs_heuristic(adata.n_obs))
     groups = looked_at(split, seed)
-    models = PapersModels(arguments, adata, split, training, f"{name}/")
+    models = TrainedModels(arguments, adata, split, training, f"{name}/")
 
     def scores(model: MixtureSCVI) -> dict:
         protocol = cortex.SMOKE if smoke else replace(cortex.PAPER, n_repeats=N_REPEATS)
@@ -73,8 +80,8 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
         means = model.get_latent_representation()
         return scorer.fixed(means[split.train], means[split.test])
 
-    def job(size: int, stage: str) -> dict:
-        model, _ = models.mixture(size)
+    def job(model_of: ModelOf, size: int, stage: str) -> dict:
+        model, _ = model_of(size)
         model = trained_on(model, stage, n_epochs, singlecell.loader(model, split, 128))
         found: dict = {"n_epochs": 0 if stage == "before" else n_epochs}
         for group, indices in groups.items():
@@ -87,8 +94,14 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
             }
         return found | ({"scores": scores(model)} if name == "cortex" else {})
 
+    makers: dict[str, ModelOf] = {}
+    if "mixture" in arguments.models:
+        makers[name] = models.mixture
+    if "default" in arguments.models and name in WITH_DEFAULTS:
+        makers[f"{name}/default"] = models.default
     return {
-        f"{name}/{stage}/S={size}": partial(job, size, stage)
+        f"{start}/{stage}/S={size}": partial(job, model_of, size, stage)
+        for start, model_of in makers.items()
         for size in COMPONENTS
         for stage in STAGES
     }
@@ -96,7 +109,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Refine and compare what is not yet in the JSON for this seed."""
-    run_by_data(by_data(__doc__, RESULT).parse_args(argv), jobs)
+    run_by_data(by_data(__doc__, RESULT, MODELS).parse_args(argv), jobs)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ PANELS = {"bound": "elbo", "jsd": "jsd", "weights": "weight_"}
 """A panel's name, and how the names of its curves in the history begin."""
 
 SPLITS = {"train": "training cells", "validation": "validation cells"}
+HISTORIES = {"train": "history", "refine_encoders": "refinement_history"}
+"""Methods that train, and the attributes with their metrics."""
 SHOWN_FROM = 0.1
 """Share of the epochs after which the bound's curves decide the range of its axis."""
 
@@ -22,11 +24,12 @@ def training(
     model: Any,
     panel: str | Sequence[str] | None = None,
     *,
+    method: str = "train",
     ax: Axes | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
 ) -> Axes | list[Axes] | None:
-    """Bound, posterior diversity and mixture weights against epochs, from `model.history`.
+    """Bound, posterior diversity and mixture weights against epochs, from the model's history.
 
     The bound is MISELBO at KL weight 1 in nats a cell, whatever the weight in training, so its
     values can be compared across epochs; epochs of the KL warm-up are shaded. The diversity is
@@ -41,6 +44,9 @@ def training(
     panel
         "bound", "jsd", "weights", or several; None is all that the history has. The weights are
         in it if they are learned or amortised.
+    method
+        What the epochs are of: "train", or "refine_encoders", whose training cells are resampled
+        and so have another bound than those of "train".
     ax
         Axes to draw into; only for a single panel.
     show
@@ -56,7 +62,8 @@ def training(
     Raises
     ------
     ValueError
-        If a panel is unknown, the model has not been trained, or `ax` is given for several panels.
+        If a panel or the method is unknown, the model has not been through the method, or `ax` is
+        given for several panels.
     KeyError
         If the history has no curve for a panel.
 
@@ -65,10 +72,9 @@ def training(
     >>> model.train(check_val_every_n_epoch=1)
     >>> scmixvi.pl.training(model)
     """
-    history = model.history
-    if not history:
-        raise ValueError("the model has no history: train it first, model.train().")
-    curves = {name: _curves(history, start) for name, start in PANELS.items()}
+    history = _history(model, method)
+    labels = SPLITS if method == "train" else SPLITS | {"train": "training cells, resampled"}
+    curves = {name: _curves(history, start, labels) for name, start in PANELS.items()}
     names = [panel] if isinstance(panel, str) else panel
     names = [n for n in PANELS if curves[n]] if names is None else list(names)
     _check(names, curves, history, ax)
@@ -84,13 +90,24 @@ def training(
     return axes[0] if isinstance(panel, str) or ax is not None else axes
 
 
-def _curves(history: dict, start: str) -> dict[str, pd.Series]:
-    """The history's curves whose name begins so and ends in a split, by name."""
+def _history(model: Any, method: str) -> dict[str, pd.DataFrame]:
+    if method not in HISTORIES:
+        raise ValueError(f"method must be one of {listing(HISTORIES)}, not {method!r}.")
+    found = getattr(model, HISTORIES[method], None)
+    if not found:
+        raise ValueError(
+            f"the model has no history of {method}: call model.{method}() first, if it has it."
+        )
+    return found
+
+
+def _curves(history: dict, start: str, labels: dict[str, str]) -> dict[str, pd.Series]:
+    """The curves whose key begins so and ends in a split, by key; their labels are their names."""
     found = {}
     for key, frame in history.items():
         name, _, split = key.rpartition("_")
         if split in SPLITS and (name.startswith(start) if start[-1] == "_" else name == start):
-            found[key] = frame.iloc[:, 0].astype(float)
+            found[key] = frame.iloc[:, 0].astype(float).rename(labels[split])
     return found
 
 
@@ -113,9 +130,9 @@ def _check(names: list[str], curves: dict, history: dict, ax: Axes | None) -> No
 
 def _draw_bound(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> None:
     shown = []
-    for key, curve in curves.items():
+    for curve in curves.values():
         bound = -curve
-        ax.plot(bound.index, bound, label=SPLITS[key.rpartition("_")[2]])
+        ax.plot(bound.index, bound, label=curve.name)
         shown.append(bound.iloc[int(SHOWN_FROM * len(bound)) :])
     values = pd.concat(shown)
     margin = 0.05 * (values.max() - values.min()) or 1.0
@@ -125,8 +142,8 @@ def _draw_bound(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> No
 
 
 def _draw_jsd(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> None:
-    for key, curve in curves.items():
-        ax.plot(curve.index, curve, label=SPLITS[key.rpartition("_")[2]])
+    for curve in curves.values():
+        ax.plot(curve.index, curve, label=curve.name)
     ax.axhline(np.log(n_components), color="grey", linestyle="--", label=f"log {n_components}")
     ax.set(ylim=(0, 1.05 * np.log(n_components)), ylabel="posterior diversity (nats)")
 

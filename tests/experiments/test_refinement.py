@@ -1,6 +1,7 @@
 """The refinement experiment on a corner of the data: three stages, one decoder."""
 
 import json
+from itertools import product
 
 from scmixvi.experiments import _report_refinement as report
 from scmixvi.experiments import refinement
@@ -10,11 +11,11 @@ def test_smoke_run_has_every_stage_and_is_reported(tmp_path):
     result = tmp_path / "refinement.json"
     refinement.main(["--smoke", "--result", str(result)])
     runs = json.loads(result.read_text())["runs"]
-    names = {f"cortex/{stage}/S={size}/seed=0" for stage in refinement.STAGES for size in (1, 4)}
-    assert runs.keys() == names
-    for size in (1, 4):
+    cases = list(product(("cortex", "cortex/default"), (1, 4)))
+    assert len(runs) == len(cases) * len(refinement.STAGES)
+    for model, size in cases:
         before, longer, refined = (
-            runs[f"cortex/{stage}/S={size}/seed=0"] for stage in refinement.STAGES
+            runs[f"{model}/{stage}/S={size}/seed=0"] for stage in refinement.STAGES
         )
         assert before["n_epochs"] == 0
         assert longer["n_epochs"] == refined["n_epochs"] == 2
@@ -22,4 +23,6 @@ def test_smoke_run_has_every_stage_and_is_reported(tmp_path):
         assert len(bounds) == 3
         assert 0 < before["scores"]["svm"] <= 1
     report.refinement_figure(runs, tmp_path / "refinement.png")
-    assert "| cortex | 4 |" in report.refinement_tables(runs)
+    text = report.refinement_tables(runs)
+    assert "| cortex | 4 |" in text
+    assert "| cortex, defaults | 4 | refined |" in text

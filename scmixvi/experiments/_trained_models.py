@@ -1,4 +1,4 @@
-"""Mixtures and ensembles of the paper's single-cell architecture, each trained once."""
+"""Single-cell models of the experiments, each trained once: the paper's and with defaults."""
 
 from argparse import Namespace
 from functools import partial
@@ -12,8 +12,10 @@ from scmixvi.experiments._common import trained
 from scmixvi.experiments._singlecell import Split, Training
 
 
-class PapersModels:
-    """Mixtures and ensembles of the paper on one data set: trained when asked for, and only once.
+class TrainedModels:
+    """Models on one data set, trained when they are asked for and only once.
+
+    Mixtures and ensembles have the paper's architecture and training.
 
     Parameters
     ----------
@@ -47,6 +49,18 @@ class PapersModels:
         state = singlecell.ensemble(base["state"], [m["state"] for m in members])
         n_epochs = base["n_epochs"] + sum(m["n_epochs"] for m in members)
         return singlecell.papers_model(self.adata, size, state), n_epochs
+
+    def default(self, size: int) -> tuple[MixtureSCVI, int]:
+        """MixtureSCVI with its own defaults, and the epochs it was trained for."""
+
+        def train() -> dict:
+            model = MixtureSCVI(self.adata, n_components=size)
+            epochs = 2 if self.arguments.smoke else None
+            return singlecell.train_default(model, self.split, epochs, latent_key=None)
+
+        weights = trained(self.arguments, f"{self.prefix}default/S={size}", train)
+        model = MixtureSCVI(self.adata, n_components=size)
+        return singlecell.with_weights(model, weights["state"]), weights["n_epochs"]
 
     def _mixture(self, size: int) -> dict:
         train = partial(singlecell.train_mixture, self.adata, self.split, self.training, size)
