@@ -109,20 +109,43 @@ def called(probability: np.ndarray, level: float) -> float:
     return float((expected <= level).mean())
 
 
-def null_calls(model: SCVI, label: str, n_splits: int, seed: int) -> dict[str, list[float]]:
-    """Share of genes called between random halves of the largest cell type, one a split.
+def null_calls(
+    model: SCVI, label: str, n_splits: int, seed: int, weights: str = "uniform"
+) -> dict[str, list[float]]:
+    """Differential expression between random halves of the largest cell type, where there is none.
 
-    Every call is false, so a calibrated method calls (next to) nothing at any level.
+    Parameters
+    ----------
+    model
+        Trained.
+    label
+        Column of obs with cell types.
+    n_splits
+        Random halves, each compared once.
+    seed
+        Of the halves.
+    weights
+        As in `differential_expression`.
+
+    Returns
+    -------
+    For every split the share of genes called at each false discovery rate (the rate itself as
+    key), all of them false, and over genes the median, the 95 % quantile (`p95`) and the maximum
+    (`largest`) of the probability to be differentially expressed.
     """
     labels = model.adata.obs[label]
     cells = np.flatnonzero(labels == labels.value_counts().index[0])
-    rng, shares = np.random.default_rng(seed), {str(level): [] for level in FDR_LEVELS}
+    rng, rows = np.random.default_rng(seed), []
     for _ in range(n_splits):
         first, second = np.array_split(rng.permutation(cells), 2)
-        table = model.differential_expression(idx1=first, idx2=second, mode="change", silent=True)
-        for level in FDR_LEVELS:
-            shares[str(level)].append(round(called(table["proba_de"].to_numpy(), level), 5))
-    return shares
+        table = model.differential_expression(
+            idx1=first, idx2=second, mode="change", silent=True, weights=weights
+        )
+        probability = table["proba_de"].to_numpy()
+        shares = {str(level): called(probability, level) for level in FDR_LEVELS}
+        quantiles = np.quantile(probability, (0.5, 0.95, 1))
+        rows.append(shares | dict(zip(("median", "p95", "largest"), quantiles, strict=True)))
+    return {name: [round(float(row[name]), 5) for row in rows] for name in rows[0]}
 
 
 # ---------------------------------------------------------------- ambiguous cells

@@ -1,6 +1,6 @@
 """Two-dimensional targets (Fig. 1 of the paper): how well is a density covered, and by what.
 
-Two targets, a ring and an uneven pair of Gaussians, and five approximations of each:
+Two targets, a ring and an uneven pair of Gaussians, and approximations of each:
 
 iwvi
     one Gaussian, importance-weighted with L = 30;
@@ -10,13 +10,14 @@ ensemble
     S = 30 Gaussians, each trained by itself;
 mixture
     S = 30 Gaussians, trained jointly by MISELBO;
-dm_pmc
-    S = 30 Gaussians, adapted by deterministic-mixture population Monte Carlo (Elvira et al.
-    2017), the adaptive importance sampler of sections 2.1 and 2.3.
+dm_pmc/0.1, 0.3, 0.5
+    S = 30 Gaussians of that standard deviation, whose locations are adapted by
+    deterministic-mixture population Monte Carlo (Elvira et al. 2017), the adaptive importance
+    sampler of sections 2.1 and 2.3. It has 100 rounds where the others have 5000 steps.
 
 For each it records KL(q || p) from 200,000 draws of q and KL(p || q) by quadrature, the mass on
 each mode, and mean and standard deviation over repeats of the evidence estimate from 1000 draws
-(the targets are normalised, so the evidence is 1).
+(the targets are normalised, so the evidence is 1). Seed 0 also keeps some draws, for the figure.
 
     python -m scmixvi.experiments.density2d --seed 0
 """
@@ -37,6 +38,8 @@ RESULT = Path(__file__).parent / "results" / "density2d.json"
 N_COMPONENTS, N_FLOW_STEPS, N_IWVI_SAMPLES = 30, 30, 30
 LEARNING_RATE, N_STEPS, N_DRAWS = 0.1, 5000, 100
 REACH, N_GRID = 3.0, 601
+DM_PMC_SCALES, N_ROUNDS_SHARE = (0.1, 0.3, 0.5), 0.02
+N_SHOWN = 240
 
 
 def grid() -> Tensor:
@@ -156,14 +159,14 @@ def fit(
 
 
 @torch.no_grad()
-def dm_pmc(target: Target, n_steps: int, n_draws: int, scale: float = 0.1) -> MixturePosterior:
+def dm_pmc(target: Target, n_rounds: int, n_draws: int, scale: float) -> MixturePosterior:
     """Deterministic-mixture population Monte Carlo with N(loc_s, scale^2 I) proposals.
 
     Every round draws from all proposals, weighs the draws by p over the whole mixture, and
-    resamples the S locations from them.
+    resamples the S locations from them. The scale stays.
     """
     loc = torch.randn(N_COMPONENTS, 1, 2)
-    for _ in range(n_steps):
+    for _ in range(n_rounds):
         posterior = _fixed(loc, scale)
         (z,), log_q_all = posterior.sample_stratified(n_draws)
         log_weight = (target.log_prob(z) - log_mixture(log_q_all)).flatten()
@@ -178,9 +181,10 @@ def _fixed(loc: Tensor, scale: float) -> MixturePosterior:
 
 
 def approximate(method: str, target: Target, n_steps: int) -> MixturePosterior:
-    """Fit one of the five approximations."""
-    if method == "dm_pmc":
-        return dm_pmc(target, n_steps // 50, N_DRAWS)
+    """Fit one of the `METHODS`."""
+    if method.startswith("dm_pmc/"):
+        rounds = round(N_ROUNDS_SHARE * n_steps)
+        return dm_pmc(target, rounds, N_DRAWS, float(method.removeprefix("dm_pmc/")))
     if method == "iaf":
         from scmixvi.image.flows import InverseAutoregressiveFlow
 
@@ -193,7 +197,7 @@ def approximate(method: str, target: Target, n_steps: int) -> MixturePosterior:
     return fit(target, Gaussians(N_COMPONENTS), bound, n_steps, N_DRAWS)
 
 
-METHODS = ("iwvi", "iaf", "ensemble", "mixture", "dm_pmc")
+METHODS = ("iwvi", "iaf", "ensemble", "mixture", *(f"dm_pmc/{s}" for s in DM_PMC_SCALES))
 
 
 @torch.no_grad()
@@ -225,18 +229,24 @@ def figures(target: Target, posterior: MixturePosterior, n_repeats: int = 200) -
         },
         "evidence_mean": estimates.mean().item(),
         "evidence_sd": estimates.std().item(),
-        "draws": [[round(v, 3) for v in row] for row in _some_draws(posterior)],
     }
 
 
-def _some_draws(posterior: MixturePosterior, n: int = 400) -> list[list[float]]:
-    return posterior.sample(n)[0][:, 0].tolist()
+@torch.no_grad()
+def shown(posterior: MixturePosterior) -> dict[str, list[float]]:
+    """Draws for the figure; draw i is one of component i % S."""
+    n_components = posterior.stages[0].conditional().batch_shape[0]
+    (z,), _ = posterior.sample_stratified(N_SHOWN // n_components)
+    x, y = z.reshape(-1, 2).T.tolist()
+    return {name: [round(v, 2) for v in values] for name, values in (("x", x), ("y", y))}
 
 
-def job(target: str, method: str, n_steps: int) -> dict:
+def job(target: str, method: str, n_steps: int, keep_draws: bool) -> dict:
     """Fit one approximation of one target, and what is recorded of it."""
     density = TARGETS[target]()
-    return figures(density, approximate(method, density, n_steps))
+    posterior = approximate(method, density, n_steps)
+    found = figures(density, posterior)
+    return found | ({"draws": shown(posterior)} if keep_draws else {})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -244,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(__doc__, RESULT, argv)
     n_steps = 100 if arguments.smoke else N_STEPS
     jobs = {
-        f"{target}/{method}": partial(job, target, method, n_steps)
+        f"{target}/{method}": partial(job, target, method, n_steps, arguments.seed == 0)
         for target in TARGETS
         for method in METHODS
     }

@@ -21,7 +21,10 @@ DATASET/METHOD/scores
     scib-metrics: conservation of cell types, and where there are batches their removal;
 DATASET/METHOD/null
     differential expression between random halves of the largest cell type, five times: the share
-    of genes called at each false discovery rate, all of them false;
+    of genes called at each false discovery rate, all of them false, and how large the genes'
+    probabilities are;
+DATASET/mixture/null, importance
+    the same with importance weights;
 DATASET/METHOD/ambiguous
     AUROC with which a score of a cell's posterior tells altered held-out cells from unaltered
     ones. Altered: "doublet" (the sum of the counts of two held-out cells of different types and
@@ -81,12 +84,10 @@ def scores(methods: Methods, method: str) -> dict:
     return biology.scib_scores(fitted.adata, fitted.embedding, LABEL, BATCH)
 
 
-def null(methods: Methods, method: str) -> dict:
+def null(methods: Methods, method: str, weights: str) -> dict:
     """False calls of differential expression where there is none."""
-    fitted = methods(method)
-    return biology.null_calls(
-        fitted.models[0], LABEL, methods.protocol.n_splits, methods.arguments.seed
-    )
+    fitted, seed = methods(method), methods.arguments.seed
+    return biology.null_calls(fitted.models[0], LABEL, methods.protocol.n_splits, seed, weights)
 
 
 def ambiguous(methods: Methods, method: str) -> dict:
@@ -155,7 +156,9 @@ def jobs(methods: Methods, seeds_before: list[int], with_scib: bool) -> dict[str
         if with_scib:
             found[f"{here}/scores"] = partial(scores, methods, method)
         if method in ("scvi", "mixture"):
-            found[f"{here}/null"] = partial(null, methods, method)
+            found[f"{here}/null"] = partial(null, methods, method, "uniform")
+        if method == "mixture":
+            found[f"{here}/null, importance"] = partial(null, methods, method, "importance")
         if method in ("scvi", "mixture", "ensemble"):
             found[f"{here}/ambiguous"] = partial(ambiguous, methods, method)
         found[f"{here}/outcome"] = partial(_summary, methods, method)

@@ -104,9 +104,12 @@ def test_scvis_entropy_is_a_gaussians(mixture):
 
 
 def test_null_splits_and_fold_changes_have_the_genes_of_the_model(mixture):
-    shares = biology.null_calls(mixture, "cell_type", 2, seed=0)
-    assert set(shares) == {"0.05", "0.1", "0.2"}
-    assert all(len(v) == 2 and 0 <= min(v) <= max(v) <= 1 for v in shares.values())
+    found = biology.null_calls(mixture, "cell_type", 2, seed=0)
+    assert set(found) == {"0.05", "0.1", "0.2", "median", "p95", "largest"}
+    assert all(len(v) == 2 and 0 <= min(v) <= max(v) <= 1 for v in found.values())
+    assert all(m < p < g for m, p, g in zip(*list(found.values())[3:], strict=True))
+    weighted = biology.null_calls(mixture, "cell_type", 2, 0, "importance")
+    assert weighted["median"] != found["median"]
     changes = biology.fold_changes(mixture, "cell_type")
     assert changes.shape == (3, 23)
     table = mixture.differential_expression(groupby="cell_type", mode="change", silent=True)

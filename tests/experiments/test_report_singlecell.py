@@ -6,9 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 from scipy import stats
 
-from scmixvi.experiments import _report_integration
+from scmixvi.experiments import _report_integration, report
 from scmixvi.experiments import _report_monotone as monotone
-from scmixvi.experiments import _report_singlecell as report
 
 
 def run(value, n_components=2):
