@@ -13,6 +13,15 @@ from scmixvi.core import check_estimator, log_weights_from
 
 MIXTURE_WEIGHTS = ("uniform", "learned", "amortized")
 ENCODER_SHARING = ("separate", "trunk")
+SCVI_OPTIONS = {
+    "dispersion": ("gene", "gene-batch", "gene-label", "gene-cell"),
+    "gene_likelihood": ("zinb", "nb", "poisson", "normal"),
+    "latent_distribution": ("normal", "ln"),
+    "use_batch_norm": ("encoder", "decoder", "none", "both"),
+    "use_layer_norm": ("encoder", "decoder", "none", "both"),
+    "batch_representation": ("one-hot", "embedding"),
+}
+"""Options of :class:`scvi.module.VAE` that take a name; it does not check all of them."""
 
 
 def check_mixture_arguments(
@@ -55,6 +64,13 @@ def check_many_components(
             f"gives {mixture_weights} weights no right gradient: use uniform or given weights, "
             "or estimator='all'."
         )
+
+
+def check_scvi_options(**given: Any) -> None:
+    """Raise ValueError for an option of SCVI's whose name it does not know; others pass."""
+    for name, known in SCVI_OPTIONS.items():
+        if name in given and given[name] not in known:
+            raise ValueError(f"{name} must be one of {list(known)}, but it is {given[name]!r}.")
 
 
 def check_component(component: Any, n_components: int) -> int:

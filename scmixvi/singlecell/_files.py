@@ -3,7 +3,8 @@
 import os
 import pickle
 import re
-from types import BuiltinFunctionType, SimpleNamespace
+import sys
+from types import BuiltinFunctionType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,27 +19,31 @@ ACTIVATIONS = (
 )
 
 # What a model saved by scvi-tools may hold besides tensors and plain containers: arrays, tables
-# of the training history, categories, activations and scvi-tools' own dictionaries. None of these
-# runs code of the file's choosing when it is unpickled.
+# of the training history, categories, activations and scvi-tools' own dictionaries, and the
+# functions that make them again. None of these runs code of the file's choosing when it is
+# unpickled. Of the first list a name counts if it is a class: a module has others' names in it.
 DATA_CLASSES = re.compile(
-    r"numpy\.(ndarray|dtype|core\.multiarray\._reconstruct|core\.multiarray\.scalar"
-    r"|_core\.multiarray\._reconstruct|_core\.multiarray\.scalar|_core\.numeric\._frombuffer"
-    r"|core\.numeric\._frombuffer|dtypes\.\w+)"
-    r"|pandas\.(DataFrame|Series|\w*Index|\w+Dtype|arrays\.\w+)"
+    r"numpy\.(ndarray|dtype|dtypes\.\w+)"
+    r"|pandas\.(DataFrame|Series|\w*Index|\w+Dtype|arrays\.\w+|(_libs\.interval\.)?Interval)"
     r"|pandas\.core\.frame\.DataFrame|pandas\.core\.series\.Series"
-    r"|pandas\.core\.indexes\.(base\._new_Index|\w+\.\w*Index)"
-    r"|pandas\.core\.internals\.(managers\.(BlockManager|SingleBlockManager)|blocks\.new_block)"
-    r"|pandas\._libs\.internals\._unpickle_block"
+    r"|pandas\.core\.indexes\.\w+\.\w*Index"
+    r"|pandas\.core\.internals\.managers\.(BlockManager|SingleBlockManager)"
     r"|pandas\.core\.arrays\.\w+\.\w+(Array|Dtype)|pandas\.core\.dtypes\.dtypes\.\w+Dtype"
-    r"|pandas\._libs\.arrays\.__pyx_unpickle_NDArrayBacked"
-    r"|pandas\.core\.arrays\.string_\.\w+|pandas\.core\.strings\.\w+|pandas\._libs\.missing\._?\w+"
-    r"|scvi\.utils\._attrdict\.attrdict|builtins\.(bytes|dict|list|tuple|slice|complex|bytearray|set|frozenset|object)"
-    r"|collections\.(OrderedDict|defaultdict|Counter)|copyreg\._reconstructor"
+    r"|pandas\.core\.arrays\.string_\.\w+|pandas\._libs\.missing\.NAType"
+    r"|scvi\.utils\._attrdict\.attrdict|collections\.(OrderedDict|defaultdict|Counter)"
+    r"|builtins\.(bytes|dict|list|tuple|slice|complex|bytearray|set|frozenset|object)"
+    r"|datetime\.(date|datetime|time|timedelta|timezone)"
     r"|torch\.distributions\.constraints\._\w+|torch\.nn\.modules\.activation\.\w+"
-    r"|datetime\.(date|datetime|time|timedelta|timezone)|pandas\.(_libs\.interval\.)?Interval"
+    r"|torch\.nn\.modules\.linear\.Identity"
+)
+DATA_FUNCTIONS = re.compile(
+    r"numpy\.(core|_core)\.(multiarray\._reconstruct|multiarray\.scalar|numeric\._frombuffer)"
+    r"|pandas\.core\.indexes\.base\._new_Index|pandas\.core\.internals\.blocks\.new_block"
+    r"|pandas\._libs\.(internals\._unpickle_block|arrays\.__pyx_unpickle_NDArrayBacked)"
     r"|pandas\._libs\.tslibs\.(timestamps\._unpickle_timestamp|timedeltas\._timedelta_unpickle)"
-    r"|torch\.nn\.modules\.linear\.Identity|torch\._C\._nn\.(gelu|log_sigmoid|softplus|softshrink)"
+    r"|copyreg\._reconstructor|torch\._C\._nn\.(gelu|log_sigmoid|softplus|softshrink)"
     rf"|torch\.nn\.functional\.({ACTIVATIONS})|scmixvi\.singlecell\._files\.element_wise"
+    r"|pandas\._libs\.missing\.NA"
 )
 
 
@@ -63,15 +68,49 @@ class _Pickler(pickle.Pickler):
 PICKLING = SimpleNamespace(**vars(pickle) | {"Pickler": _Pickler})  # torch.save's `pickle_module`
 
 
+class _CheckingUnpickler(pickle._Unpickler):  # the one in Python, for its steps can be replaced
+    """Python's, but it changes no class, function or module that the file names."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Give an object its state."""
+        target = self.stack[-2]
+        if isinstance(target, type | ModuleType | FunctionType | BuiltinFunctionType):
+            raise _ChangesCode(f"a change of {getattr(target, '__name__', target)}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+class _ChangesCode(Exception):
+    """A file would change what is no data of its own."""
+
+
 def _foreign_names(path: str) -> list[str]:
-    """What a model file names besides data; raises ValueError if it is none."""
+    """What a model file names or does besides data; raises ValueError if it is none."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        foreign = sorted(name for name in names if not _is_data(name))
+        if not foreign:
+            unpickling = SimpleNamespace(**vars(pickle) | {"Unpickler": _CheckingUnpickler})
+            torch.load(path, "cpu", unpickling, weights_only=False, mmap=True)
+    except _ChangesCode as change:
+        return [str(change)]
     except Exception as error:
         raise ValueError(
             f"{path} is damaged or not a saved model: save the model again or fetch a whole copy."
         ) from error
-    return sorted(name for name in names if not DATA_CLASSES.fullmatch(name))
+    return foreign
+
+
+def _is_data(name: str) -> bool:
+    """Whether unpickling an object of this name is known to run nothing."""
+    if DATA_FUNCTIONS.fullmatch(name):
+        return True
+    module, _, attribute = name.rpartition(".")
+    found = getattr(sys.modules.get(module), attribute, None)
+    return DATA_CLASSES.fullmatch(name) is not None and isinstance(found, type)
 
 
 def check_staged_file(dir_path: str, prefix: str | None = None) -> None:

@@ -2,8 +2,6 @@
 
 import inspect
 import logging
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -34,7 +32,7 @@ from scmixvi.singlecell._checks import (
     check_finite,
     check_many_components,
     check_mixture_arguments,
-    check_query_genes,
+    check_scvi_options,
     check_size_factors,
 )
 from scmixvi.singlecell._convert import (
@@ -44,12 +42,6 @@ from scmixvi.singlecell._convert import (
     one_of_components,
     tell_apart,
     twin,
-)
-from scmixvi.singlecell._files import (
-    PICKLING,
-    check_model_file,
-    check_staged_file,
-    replace_files,
 )
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
@@ -61,6 +53,7 @@ from scmixvi.singlecell._refinement import (
     encoders_alone,
     own_split,
 )
+from scmixvi.singlecell._saving import CheckedFiles
 from scmixvi.singlecell._storage import store_latents
 from scmixvi.singlecell._training import (
     MixtureTrainingPlan,
@@ -83,7 +76,7 @@ WEIGHTED_EXPRESSION_ARGUMENTS = (
 )
 
 
-class MixtureSCVI(SCVI):
+class MixtureSCVI(CheckedFiles, SCVI):
     r"""SCVI with a mixture of S encoders as its posterior, trained by MISELBO.
 
     A drop-in for :class:`scvi.model.SCVI`: same data registration, same methods, and after
@@ -119,8 +112,9 @@ class MixtureSCVI(SCVI):
     Raises
     ------
     ValueError
-        If S or L is not a positive whole number, the weights are not a distribution over S, or the
-        sharing or the estimator is unknown or does not go with the rest.
+        If S or L is not a positive whole number, the weights are not a distribution over S, the
+        sharing or the estimator is unknown or does not go with the rest, or an option of SCVI's
+        is unknown.
 
     Examples
     --------
@@ -161,6 +155,12 @@ class MixtureSCVI(SCVI):
     ) -> None:
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
         check_many_components(n_components, mixture_weights, encoder_sharing, estimator, n_drawn)
+        check_scvi_options(
+            dispersion=dispersion,
+            gene_likelihood=gene_likelihood,
+            latent_distribution=latent_distribution,
+            **kwargs,
+        )
         if not isinstance(mixture_weights, str):
             mixture_weights = [float(w) for w in mixture_weights]
         cls = type(self)
@@ -250,16 +250,21 @@ class MixtureSCVI(SCVI):
         Raises
         ------
         ValueError
-            If `latent_key` is neither a non-empty string nor None, if the counts are negative or a
-            cell has none, if continuous covariates or size factors are not finite, or size factors
-            not above 0, if `precision` changes the type of the weights, or if the loss is no
-            longer finite.
+            If the data are minified, if `latent_key` is neither a non-empty string nor None, if
+            the counts are negative or a cell has none, if continuous covariates or size factors
+            are not finite, or size factors not above 0, if `precision` changes the type of the
+            weights, or if the loss is no longer finite.
         """
         if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
             raise ValueError(
                 f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
             )
         has_adata = getattr(self, "_adata", None) is not None
+        if has_adata and self.minified_data_type is not None:
+            raise ValueError(
+                "the data are minified, and encoders learn from counts: train before minify_adata, "
+                "or load the model with the full data."
+            )
         if has_adata:
             self._check_registered_data()
         arguments = named_arguments(super().train, args, kwargs)
@@ -271,12 +276,15 @@ class MixtureSCVI(SCVI):
             max_epochs,
             self.is_trained_,
         )
-        if self.module is not None and all(p.requires_grad for p in self.module.parameters()):
+        module = self.module
+        was_training = module is not None and module.training
+        whole = module is not None and all(p.requires_grad for p in module.parameters())
+        if whole:
             # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation
             # mode: without this a second training would run without dropout or batch statistics.
             # A query model (scArches) stays as scvi-tools leaves it: statistics of a batch would
             # cancel the covariate's weights, which are all that it trains.
-            self.module.train()
+            module.train()
         was_trained = self.is_trained_
         if self.history is None:
             # scvi-tools adds to the history of a trained model: where there is none (the model
@@ -284,6 +292,10 @@ class MixtureSCVI(SCVI):
             self.is_trained_ = False
         try:
             result = super().train(**arguments)
+        except BaseException:
+            if whole:
+                module.train(was_training)
+            raise
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
         if latent_key is not None and has_adata:
@@ -319,7 +331,8 @@ class MixtureSCVI(SCVI):
         RuntimeError
             If the model is not trained.
         ValueError
-            If the data are minified, if the encoder weights are frozen, or as in :meth:`train`.
+            If the likelihood is "normal", which has no counts to draw, if the encoder weights are
+            frozen, or as in :meth:`train`.
 
         Examples
         --------
@@ -335,10 +348,10 @@ class MixtureSCVI(SCVI):
             warn=False,
             message="refine_encoders improves the encoders of a trained model: call train() first.",
         )
-        if self.minified_data_type is not None:
+        if self.module.gene_likelihood == "normal":
             raise ValueError(
-                "the data are minified, and encoders learn from counts: refine them before "
-                "minify_adata, or load the model with the full data."
+                "refine_encoders draws counts from the model, and gene_likelihood='normal' has "
+                "none: use 'zinb', 'nb' or 'poisson'."
             )
         arguments = own_split(self, named_arguments(super().train, args, kwargs))
         if not arguments.get("max_epochs"):
@@ -709,7 +722,7 @@ class MixtureSCVI(SCVI):
             bounds[torch.tensor(module.mixture_weights) == 0] = -torch.inf
         return int(bounds.argmax())
 
-    # ---------------------------------------------------------------- files and minified data
+    # ---------------------------------------------------------------- minified data
 
     def minify_adata(
         self,
@@ -736,72 +749,3 @@ class MixtureSCVI(SCVI):
                 for key in own:
                     data.obsm.pop(key, None)
                 data.obsm.update(theirs)
-
-    def save(
-        self,
-        dir_path: str,
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        save_kwargs: dict | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole.
-
-        Raises
-        ------
-        ValueError
-            If the folder exists and `overwrite` is False, or if :meth:`load` would refuse the file.
-        """
-        save_kwargs = {"pickle_module": PICKLING} | (save_kwargs or {})
-        further = (save_anndata, save_kwargs, *args)
-        if os.path.exists(dir_path) and not overwrite:
-            super().save(dir_path, prefix, overwrite, *further, **kwargs)  # raises its message
-        target = os.path.realpath(dir_path)
-        beside = target if os.path.isdir(target) else os.path.dirname(target)
-        os.makedirs(beside, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".saving-") as staging:
-            super().save(staging, prefix, True, *further, **kwargs)
-            check_staged_file(staging, prefix)
-            replace_files(staging, target)
-
-    @classmethod
-    def load(
-        cls, dir_path: str, adata: AnnData | None = None, *args: Any, **kwargs: Any
-    ) -> "MixtureSCVI":
-        """Load as :meth:`scvi.model.SCVI.load` does, after checking that the file holds only data.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged, is not a saved model, or would run code when loaded.
-        """
-        bound = inspect.signature(super().load).bind(dir_path, adata, *args, **kwargs).arguments
-        check_model_file(dir_path, bound.get("prefix"), bound.get("backup_url"))
-        return super().load(dir_path, adata, *args, **kwargs)
-
-    @classmethod
-    def load_query_data(
-        cls, adata: AnnData | None = None, reference_model: Any = None, *args: Any, **kwargs: Any
-    ) -> "MixtureSCVI":
-        """Map query cells onto a reference as :meth:`scvi.model.SCVI.load_query_data` does."""
-        if isinstance(reference_model, str | os.PathLike):
-            reference_model = os.fspath(reference_model)
-            check_model_file(reference_model)
-        if adata is not None and reference_model is not None:
-            cls._check_query_genes(adata, reference_model, *args, **kwargs)
-        return super().load_query_data(adata, reference_model, *args, **kwargs)
-
-    @classmethod
-    def _check_query_genes(
-        cls, adata: AnnData, reference_model: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        bound = inspect.signature(super().load_query_data).bind(
-            adata, reference_model, *args, **kwargs
-        )
-        if not bound.arguments.get("inplace_subset_query_vars", False):
-            genes = cls.prepare_query_anndata(
-                adata, reference_model, return_reference_var_names=True
-            )
-            check_query_genes(adata.var_names, genes)

@@ -68,7 +68,7 @@ def resampled(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor
     if counts.layout != torch.strided:
         counts = counts.to_dense()
     tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts}
-    outputs = module.inference(**module._get_inference_input(tensors))
+    outputs = _drawn_once(module, module._get_inference_input(tensors))
     decoded = module.generative(**module._get_generative_input(tensors, outputs))
     drawn = decoded[MODULE_KEYS.PX_KEY].sample().to(counts.dtype)
     share = torch.rand(len(counts), 1, device=counts.device)
@@ -77,10 +77,20 @@ def resampled(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor
     return {**tensors, REGISTRY_KEYS.X_KEY: torch.where(empty, counts, mixed)}
 
 
+def _drawn_once(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What decodes one z of each cell; under "s2s" of the components that the step draws from."""
+    if module.estimator != "s2s":
+        return module.inference(**inputs)
+    drawn = module.inference(**inputs, stratified=True)
+    qz, ql, library = (drawn[k] for k in (MODULE_KEYS.QZ_KEY, MODULE_KEYS.QL_KEY, "library"))
+    return module._outputs(qz, ql, library[0], qz.sample())
+
+
 @contextmanager
 def encoders_alone(module: nn.Module) -> Iterator[None]:
-    """Freeze all but the posterior's weights, in evaluation mode: no dropout, fixed statistics.
+    """Freeze all but the posterior's weights: no dropout, and batch norm keeps its statistics.
 
+    The module itself is in training mode, in which it draws components as its estimator does.
     What was frozen before stays frozen.
 
     Raises
@@ -100,6 +110,7 @@ def encoders_alone(module: nn.Module) -> Iterator[None]:
         )
     others = [p for p in others if p.requires_grad]
     module.eval()
+    module.training = True
     for parameter in others:
         parameter.requires_grad_(False)
     try:
@@ -108,6 +119,7 @@ def encoders_alone(module: nn.Module) -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
             yield
     finally:
+        module.eval()
         for parameter in others:
             parameter.requires_grad_(True)
 

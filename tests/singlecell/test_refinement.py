@@ -35,6 +35,8 @@ def weights(module):
         {"mixture_weights": "learned"},
         {"mixture_weights": "amortized"},
         {"encoder_sharing": "trunk"},
+        {"estimator": "s2a", "n_drawn": 1},
+        {"encoder_sharing": "trunk", "estimator": "s2s", "n_drawn": 1},
         {"n_importance_samples": 3},
         {"use_observed_lib_size": False},
         {"gene_likelihood": "poisson"},
@@ -210,3 +212,36 @@ def test_a_query_model_refines_what_it_may_train(encode_covariates):
         f"z_encoder{s}.encoder.fc_layers.Layer 0.0.weight" for s in ("", "_1")
     }
     assert changed["z_encoder.encoder.fc_layers.Layer 0.0.weight"].any(0).sum() == 1
+
+
+@pytest.mark.parametrize("estimator", ["s2a", "s2s"])
+def test_a_step_of_refinement_costs_what_one_of_training_does(estimator, monkeypatch):
+    """It decodes the components that it draws, and "s2s" encodes by no others."""
+    model = trained(5, encoder_sharing="trunk", estimator=estimator, n_drawn=2)
+    module, decoded, encoded = model.module, [], []
+    encode, generative = module._encode, module.generative
+
+    def counted_encode(x, covariates, drawn):
+        encoded.append(None if drawn is None else len(drawn))
+        return encode(x, covariates, drawn)
+
+    def counted_generative(z, *args, **kwargs):
+        decoded.append(len(z) if z.dim() == 3 else 1)
+        return generative(z, *args, **kwargs)
+
+    monkeypatch.setattr(module, "_encode", counted_encode)
+    monkeypatch.setattr(module, "generative", counted_generative)
+    model.refine_encoders(1, latent_key=None, check_val_every_n_epoch=None, **SHORT)
+    # one draw to resample the cells, then the components of the step
+    steps = len(decoded) // 2
+    assert decoded == [1, 2] * steps
+    assert encoded == [2 if estimator == "s2s" else None] * 2 * steps
+    assert not module.training
+
+
+def test_a_model_without_counts_is_refused():
+    model = trained(gene_likelihood="normal")
+    before = weights(model.module)
+    with pytest.raises(ValueError, match="gene_likelihood='normal' has none"):
+        model.refine_encoders(1, **SHORT)
+    assert all(torch.equal(before[k], v) for k, v in model.module.state_dict().items())

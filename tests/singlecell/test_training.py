@@ -175,3 +175,18 @@ def test_further_training_of_an_upgraded_model_is_recorded():
         model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False, train_size=0.8)
         assert len(model.history["elbo_train"]) == len(model.history["jsd_train"]) == n_epochs
     assert model.is_trained_
+
+
+def test_a_training_that_fails_leaves_the_model_as_it_answers():
+    model = trained(MixtureTrainingPlan)
+    latents = model.get_latent_representation()
+    for wrong in ({"max_epoch": 3}, {"train_size": 2.0}, {"accelerator": "abacus"}):
+        with pytest.raises((TypeError, ValueError)):
+            model.train(1, **{"latent_key": None, **wrong})
+        assert not model.module.training
+        np.testing.assert_array_equal(model.get_latent_representation(), latents)
+    model.minify_adata("latent_posterior_parameters_with_counts")
+    for method in (model.train, model.refine_encoders):
+        with pytest.raises(ValueError, match="minified.*train before minify_adata"):
+            method(1)
+    assert not model.module.training

@@ -1,0 +1,139 @@
+"""How models are read from files and written to them."""
+
+import inspect
+import os
+import tempfile
+from typing import Any
+
+from anndata import AnnData
+from scvi.model.base._archesmixin import _set_params_online_update
+
+from scmixvi.singlecell._checks import check_query_genes
+from scmixvi.singlecell._files import (
+    PICKLING,
+    check_model_file,
+    check_staged_file,
+    replace_files,
+)
+
+# Arguments of `load_query_data` that say which weights a query model trains.
+FREEZING = tuple(inspect.signature(_set_params_online_update).parameters)[1:]
+
+
+class CheckedFiles:
+    """Before a model of scvi-tools: every method that reads a saved model checks the file first.
+
+    scvi-tools unpickles model files in each of them, and unpickling runs what the file names.
+    """
+
+    def save(
+        self,
+        dir_path: str,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save as :meth:`scvi.model.SCVI.save` does; old files go only when new ones are whole.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and `overwrite` is False, or if :meth:`load` would refuse the file.
+        """
+        save_kwargs = {"pickle_module": PICKLING} | (save_kwargs or {})
+        further = (save_anndata, save_kwargs, *args)
+        if os.path.exists(dir_path) and not overwrite:
+            super().save(dir_path, prefix, overwrite, *further, **kwargs)  # raises its message
+        target = os.path.realpath(dir_path)
+        beside = target if os.path.isdir(target) else os.path.dirname(target)
+        os.makedirs(beside, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".saving-") as staging:
+            super().save(staging, prefix, True, *further, **kwargs)
+            check_staged_file(staging, prefix)
+            replace_files(staging, target)
+
+    @classmethod
+    def load(cls, dir_path: str, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Load as :meth:`scvi.model.SCVI.load` does, after checking that the file holds only data.
+
+        A query model trains what it trained before. (scvi-tools forgets what was frozen.)
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, is not a saved model, or would run code when loaded.
+        """
+        bound = inspect.signature(super().load).bind(dir_path, adata, *args, **kwargs).arguments
+        check_model_file(dir_path, bound.get("prefix"), bound.get("backup_url"))
+        model = super().load(dir_path, adata, *args, **kwargs)
+        freezing = getattr(model, "query_freezing_", None)
+        if freezing is not None:
+            _set_params_online_update(model.module, **freezing)
+        return model
+
+    @classmethod
+    def load_query_data(
+        cls, adata: AnnData | None = None, reference_model: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Map query cells onto a reference as :meth:`scvi.model.SCVI.load_query_data` does."""
+        reference_model = cls._checked(reference_model)
+        bound = inspect.signature(super().load_query_data).bind(
+            adata, reference_model, *args, **kwargs
+        )
+        bound.apply_defaults()
+        given = bound.arguments
+        has_both = adata is not None and reference_model is not None
+        if has_both and not given["inplace_subset_query_vars"]:
+            genes = cls.prepare_query_anndata(
+                adata, reference_model, return_reference_var_names=True
+            )
+            check_query_genes(adata.var_names, genes)
+        model = super().load_query_data(adata, reference_model, *args, **kwargs)
+        model.query_freezing_ = {name: given[name] for name in FREEZING}
+        return model
+
+    @staticmethod
+    def _checked(reference_model: Any) -> Any:
+        """A model as it is; a path once its file is known to hold only data."""
+        if isinstance(reference_model, str | os.PathLike):
+            reference_model = os.fspath(reference_model)
+            check_model_file(reference_model)
+        return reference_model
+
+    @classmethod
+    def prepare_query_anndata(
+        cls, adata: AnnData, reference_model: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As :meth:`scvi.model.SCVI.prepare_query_anndata`, after the check of :meth:`load`."""
+        return super().prepare_query_anndata(adata, cls._checked(reference_model), *args, **kwargs)
+
+    @classmethod
+    def prepare_query_mudata(
+        cls, mdata: Any, reference_model: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As :meth:`scvi.model.SCVI.prepare_query_mudata`, after the check of :meth:`load`."""
+        return super().prepare_query_mudata(mdata, cls._checked(reference_model), *args, **kwargs)
+
+    @classmethod
+    def load_registry(cls, dir_path: str, prefix: str | None = None) -> dict:
+        """As :meth:`scvi.model.SCVI.load_registry`, after the check of :meth:`load`."""
+        check_model_file(dir_path, prefix)
+        return super().load_registry(dir_path, prefix)
+
+    @classmethod
+    def view_setup_args(cls, dir_path: str, prefix: str | None = None) -> None:
+        """As :meth:`scvi.model.SCVI.view_setup_args`, after the check of :meth:`load`."""
+        check_model_file(dir_path, prefix)
+        super().view_setup_args(dir_path, prefix)
+
+    @classmethod
+    def convert_legacy_save(cls, dir_path: str, *args: Any, **kwargs: Any) -> None:
+        """Raise ValueError: no mixture was ever saved in the format that this converts."""
+        raise ValueError(
+            f"{dir_path} is not converted: files of before scvi-tools 0.15 hold no mixture, and "
+            "reading them would run what they name. Convert an SCVI that you trust with "
+            "scvi.model.SCVI.convert_legacy_save, load it, and use MixtureSCVI.from_scvi_model."
+        )

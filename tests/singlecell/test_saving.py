@@ -1,0 +1,124 @@
+"""Model files hold data alone: none that names or changes anything else is read, by any method."""
+
+import os
+import zipfile
+
+import pytest
+import torch
+
+from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
+from scmixvi.singlecell._files import check_model_file
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A saved model in the current folder, `model`, and its data."""
+    monkeypatch.chdir(tmp_path)
+    adata = make_adata()
+    MixtureSCVI.setup_anndata(adata)
+    model = MixtureSCVI(adata, n_components=2, n_hidden=8, n_latent=3)
+    model.train(1, latent_key=None, **QUIET)
+    model.save("model")
+    return adata
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("it_ran",)
+
+
+READERS = {
+    "load": lambda adata: MixtureSCVI.load("model", adata),
+    "load_query_data": lambda adata: MixtureSCVI.load_query_data(adata, "model"),
+    "load_registry": lambda adata: MixtureSCVI.load_registry("model"),
+    "view_setup_args": lambda adata: MixtureSCVI.view_setup_args("model"),
+    "prepare_query_anndata": lambda adata: MixtureSCVI.prepare_query_anndata(adata, "model"),
+    "prepare_query_mudata": lambda adata: MixtureSCVI.prepare_query_mudata(adata, "model"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_reading_runs_nothing(saved, name):
+    content = torch.load("model/model.pt", weights_only=False)
+    content["attr_dict"]["evil_"] = Evil()
+    torch.save(content, "model/model.pt")
+    with pytest.raises(ValueError, match=r"would run code: it names posix\.mkdir"):
+        READERS[name](saved)
+    assert not os.path.exists("it_ran")
+
+
+def test_no_file_of_the_old_format_is_converted():
+    with pytest.raises(ValueError, match=r"hold no mixture.*SCVI\.convert_legacy_save"):
+        MixtureSCVI.convert_legacy_save("old", "new")
+
+
+def with_entry(code):
+    """Give the saved dictionary one more entry, whose value is what these pickle opcodes leave."""
+    with zipfile.ZipFile("model/model.pt") as archive:
+        parts = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile("model/model.pt", "w", zipfile.ZIP_STORED) as archive:
+        for name, part in parts.items():
+            if name.endswith("data.pkl"):
+                part = part[:-1] + text("more") + code + b"s."
+            archive.writestr(name, part)
+
+
+def text(word):
+    return b"X" + len(word).to_bytes(4, "little") + word.encode()
+
+
+RELU = b"ctorch.nn.functional\nrelu\n"
+CHANGES = {
+    # a module, through a name in one that holds activations
+    "module": b"ctorch.nn.modules.activation\ntorch\n}" + text("log1p") + RELU + b"sb",
+    # attributes of a class, which pickle sets from the second of a pair
+    "class": b"ctorch.nn.modules.activation\nReLU\nN}" + text("forward") + RELU + b"s\x86b",
+    "function": RELU + b"}" + text("log1p") + RELU + b"sb",
+    # a function of pandas that imports what it is told
+    "call": b"cpandas.core.arrays.string_\nimport_optional_dependency\n("
+    + text("antigravity")
+    + b"tR",
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_file_cannot_change_what_is_not_its_own(saved, name):
+    check_model_file("model")
+    with_entry(CHANGES[name])
+    forward, log1p = torch.nn.ReLU.forward, torch.log1p
+    with pytest.raises(ValueError, match="is not loaded, for it would run code"):
+        MixtureSCVI.load("model", saved)
+    assert torch.nn.ReLU.forward is forward
+    assert torch.log1p is log1p
+    assert not hasattr(torch.nn.functional.relu, "log1p")
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_a_query_model_from_a_file_trains_what_it_trained_before(tmp_path, unfrozen):
+    adata = make_adata()
+    MixtureSCVI.setup_anndata(adata, batch_key="batch")
+    options = {"n_hidden": 8, "n_latent": 3, "encode_covariates": True, "use_batch_norm": "none"}
+    reference = MixtureSCVI(adata, n_components=2, use_layer_norm="both", **options)
+    reference.train(1, latent_key=None, **QUIET)
+    query = make_adata(seed=1)
+    query.obs["batch"] = "new"
+    model = MixtureSCVI.load_query_data(query, reference, unfrozen=unfrozen)
+    exact = {**QUIET, "plan_kwargs": {"weight_decay": 0.0}}
+    model.train(1, latent_key=None, **exact)
+    model.save(tmp_path / "query")
+    again = MixtureSCVI.load(tmp_path / "query", query)
+    before = {k: v.clone() for k, v in again.module.named_parameters()}
+    again.train(1, latent_key=None, **exact)
+    again.refine_encoders(1, latent_key=None, **exact)
+    moved = {k: (v != before[k]).any(0) for k, v in again.module.named_parameters()}
+    if unfrozen:
+        assert moved["z_encoder.mean_encoder.weight"].any()
+        return
+    assert {k for k, where in moved.items() if where.any()} == {
+        k for k in before if "fc_layers.Layer 0.0.weight" in k and not k.startswith("l_encoder")
+    }
+    for name, where in moved.items():
+        if name.startswith("z_encoder") and "fc_layers.Layer 0.0.weight" in name:
+            assert not where[:23].any()
+            assert where[-1]
