@@ -8,8 +8,12 @@ A draw z gets the log weight that scvi-tools gives it,
 over anchor cells a. scvi-tools keeps the decoded genes of all cells, and all pairs of cells and
 anchors; here a minibatch of draws is weighted and forgotten, and only chosen draws are decoded
 again.
+
+The weights of thousands of draws rest on few of them where cells have many genes:
+:mod:`scmixvi.experiments.integration` compares groups that do not differ.
 """
 
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +30,11 @@ from torch.distributions import Distribution
 
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, rows_of
+
+logger = logging.getLogger(__name__)
+
+# Weights whose effective sample size (Kish) is below this are said to rest on few draws.
+FEW_DRAWS = 100
 
 # Elements of a draw's distance to every component of every anchor that a pass may hold.
 _PAIRS_A_PASS = 2**22
@@ -116,12 +125,25 @@ def _log_lik(x: Tensor, px: Distribution, theta: Tensor, rows: Tensor) -> Tensor
 
 
 def probabilities(log_weights: Tensor, truncation: bool = False) -> np.ndarray:
-    """Weights that sum to 1; with `truncation` none enters below the mean of all."""
+    r"""Weights p that sum to 1; with `truncation` none enters below the mean of all.
+
+    If their effective sample size, :math:`1 / \sum_i p_i^2`, is small, a warning says so.
+    """
     log_weights = log_weights.double()
     if truncation:
         log_mean = log_weights.logsumexp(0) - np.log(len(log_weights))
         log_weights = log_weights.clamp(min=log_mean)
-    return log_weights.softmax(0).numpy()
+    p = log_weights.softmax(0)
+    effective = 1 / p.square().sum().item()
+    if effective < min(FEW_DRAWS, 0.5 * len(p)):
+        logger.warning(
+            "the importance weights rest on the equivalent of %.0f of %d draws: expression is that "
+            "of few cells, and a comparison of groups finds genes that do not differ. Compare with "
+            "weights='uniform'.",
+            effective,
+            len(p),
+        )
+    return p.numpy()
 
 
 @torch.inference_mode()

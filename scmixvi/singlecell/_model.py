@@ -473,7 +473,7 @@ class MixtureSCVI(CheckedFiles, SCVI):
         With `weights="importance"` and `n_samples_overall` the estimator is scvi-tools', one
         minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
         do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
-        index names the cell of each.
+        index names the cell of each. A warning says if the weights rest on few draws.
 
         Raises
         ------

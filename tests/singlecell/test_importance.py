@@ -123,3 +123,17 @@ def test_memory_does_not_grow_with_cells_times_anchors(make_model):
             weights="importance", n_samples_overall=100, return_numpy=True, n_mc_samples=8
         )
     assert 0 < largest < 4 * 400 * 400 * 23 / 20
+
+
+def test_weights_that_rest_on_few_draws_are_said_to(caplog):
+    """Kish's effective sample size: 1 / sum of squares, here that of 3 equal weights in 1000."""
+    few = torch.full((1000,), -100.0)
+    few[:3] = 0.0
+    with caplog.at_level("WARNING"):
+        p = _importance.probabilities(few)
+        assert "equivalent of 3 of 1000 draws" in caplog.text
+        np.testing.assert_allclose(p[:3], 1 / 3)
+        caplog.clear()
+        _importance.probabilities(torch.zeros(1000))
+        _importance.probabilities(torch.linspace(0.0, 1.0, 60))
+        assert not caplog.text
