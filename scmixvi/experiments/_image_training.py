@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from scmixvi.core import log_mixture
 from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
 from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
@@ -307,6 +308,27 @@ class Models:
             "n_test_images": len(nll),
             "n_test_samples": self.n_test_samples,
         }
+
+    @torch.no_grad()
+    def bound(self, name: str, vae: ImageVAE, n_draws: int = 10) -> float:
+        """MISELBO of the test images in nats: L = 1, averaged over draws from every component.
+
+        Parameters
+        ----------
+        name
+            Of the random numbers, as in :meth:`trained`.
+        vae
+            On the device to compute on, in evaluation mode, with uniform weights.
+        n_draws
+            Draws a component.
+        """
+        start_random(self.seed, f"{name}/bound")
+        bounds = []
+        for x in self.test_images.split(TEST_BATCH):
+            terms = vae(x.to(chosen_device()), n_draws)
+            bound = terms.log_lik + terms.log_prior - log_mixture(terms.log_q_all)
+            bounds.append(bound.mean((0, 1)).cpu())
+        return round(float(torch.cat(bounds).mean()), 4)
 
     def _fit(self, module: VAETraining, folder: Path) -> dict[str, Any]:
         stopping = early_stopping(self.scheme.patience)

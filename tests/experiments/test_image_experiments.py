@@ -7,6 +7,7 @@ import pytest
 import torch
 from idx_files import grey, write_idx
 
+from scmixvi.core import miselbo
 from scmixvi.experiments import (
     _image_training,
     _paper_images,
@@ -195,6 +196,14 @@ def test_the_test_is_equation_17_and_its_repeats_are_averaged(small_data):
     assert once["nll_pooled"] < once["nll"]
 
 
+def test_the_bound_is_miselbo_of_one_draw(small_data):
+    found = models(small_data)
+    vae, _ = found.trained("a", make)
+    exact = torch.stack([miselbo(*vae(found.test_images)) for _ in range(300)]).detach().mean()
+    assert found.bound("a", vae, n_draws=300) == pytest.approx(exact.item(), abs=0.05)
+    assert found.bound("a", vae) == found.bound("a", vae)
+
+
 # ---------------------------------------------------------------- latents
 
 
@@ -312,7 +321,9 @@ def test_latents_smoke(small_data, capsys, monkeypatch):
     run(capsys, monotone_images, "--result", str(images))
     mixtures = written(images)
     for s in (1, 2):
-        assert mixtures[f"mnist/S={s}/seed=3"]["nll"] == runs[f"mnist/mixture/S={s}/seed=3"]["nll"]
+        here = mixtures[f"mnist/S={s}/seed=3"]
+        assert here["nll"] == runs[f"mnist/mixture/S={s}/seed=3"]["nll"]
+        assert here["gap"] == pytest.approx(-here["nll_pooled"] - here["miselbo"], abs=1e-3)
 
 
 def test_path_gradients_smoke(small_data, capsys, monkeypatch):
