@@ -53,7 +53,8 @@ def test_population_monte_carlo_finds_both_modes():
 
 def test_smoke_run_resumes_and_reports(tmp_path, monkeypatch, capsys):
     result = tmp_path / "density2d.json"
-    monkeypatch.setattr(density2d, "TARGETS", {"bimodal": density2d.bimodal})
+    targets = {name: density2d.TARGETS[name] for name in ("ring", "bimodal")}
+    monkeypatch.setattr(density2d, "TARGETS", targets)
     monkeypatch.setattr(density2d, "METHODS", ("iwvi", "mixture"))
     arguments = ["--smoke", "--seed", "3", "--result", str(result)]
     density2d.main(arguments)
@@ -89,7 +90,8 @@ def test_the_committed_runs_are_real_and_take_others(tmp_path, monkeypatch):
     before = json.loads(density2d.RESULT.read_text())
     density2d.main(["--seed", "7", "--result", str(result)])
     after = json.loads((tmp_path / "density2d.json").read_text())
-    assert len(after["runs"]) == len(before["runs"]) + 15
+    n_jobs = len(density2d.TARGETS) * len(density2d.METHODS)
+    assert len(after["runs"]) == len(before["runs"]) + n_jobs
     assert before["runs"].items() <= after["runs"].items()
     with pytest.raises(ValueError, match="holds real runs and cannot take smoke ones"):
         density2d.main(["--seed", "8", "--smoke", "--result", str(result)])
@@ -106,4 +108,5 @@ def test_what_others_write_during_a_fit_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(density2d, "job", job)
     density2d.main(words)
-    assert len(json.loads((tmp_path / "density2d.json").read_text())["runs"]) == 2 * 15
+    n_jobs = len(density2d.TARGETS) * len(density2d.METHODS)
+    assert len(json.loads((tmp_path / "density2d.json").read_text())["runs"]) == 2 * n_jobs

@@ -101,6 +101,7 @@ def test_integration_tables(folder):
         "cortex/scvi/against=0/seed=1": {"ari": 0.5, "de_spearman": 0.9, "de_top_overlap": 0.8},
         "cortex/scvi/against=0/seed=2": {"ari": 0.7, "de_spearman": 0.9, "de_top_overlap": 0.8},
         "cortex/mixture/null/seed=0": {"0.05": [0.0, 0.02], "0.1": [0.0], "0.2": [0.5]},
+        "cortex/mixture/null, importance/seed=0": {"0.05": [0.25], "p95": [0.7, 0.9]},
         "cortex/mixture/ambiguous/seed=0": {
             kind: {"JSD": 0.6, "entropy": 0.7, "variance": 0.4, "total count": 1.0}
             for kind in ("doublet", "doublet, thinned", "thinned")
@@ -113,7 +114,9 @@ def test_integration_tables(folder):
     assert "| cortex | SCVI | 0.500 | - | - |" in text
     assert "| cortex | PCA | not run | not run | not run |" in text
     assert "| cortex | SCVI | 0.600 (0.500 to 0.700) | 0.900 (0.900 to 0.900) |" in text
-    assert "| cortex | MixtureSCVI | 1.00 | 0.00 | 50.00 |" in text
+    assert "| cortex | MixtureSCVI | 1.00 | 0.00 | 50.00 | not run |" in text
+    assert "| cortex | MixtureSCVI, importance weights | 25.00 | not run |" in text
+    assert "| not run | 0.80 | not run | 1 |" in text
     assert "| cortex | MixtureSCVI | JSD | 0.600 | 0.600 | 0.600 |" in text
     assert "| cortex | no model | total count | 1.000 |" in text
 
