@@ -59,7 +59,9 @@ def test_smoke_run_resumes_and_reports(tmp_path, monkeypatch, capsys):
     arguments = ["--smoke", "--seed", "3", "--result", str(result)]
     density2d.main(arguments)
     content = json.loads(result.read_text())
-    assert set(content["runs"]) == {"bimodal/iwvi/seed=3", "bimodal/mixture/seed=3"}
+    assert set(content["runs"]) == {
+        f"{target}/{method}/seed=3" for target in targets for method in ("iwvi", "mixture")
+    }
     run = content["runs"]["bimodal/mixture/seed=3"]
     assert run["environment"]["scmixvi"]
     assert sum(run["mass"].values()) == pytest.approx(1, abs=1e-3)
