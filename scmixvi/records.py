@@ -3,17 +3,19 @@
 import json
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 
-PACKAGES = ("scmixvi", "scvi-tools", "torch", "lightning", "anndata", "scanpy")
+PACKAGES = ("scmixvi", "scvi-tools", "torch", "lightning", "anndata", "scanpy", "scikit-learn")
+OPTIONAL_PACKAGES = ("scib-metrics",)
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def environment(device: torch.device | str | None = None) -> dict[str, str | int]:
@@ -26,16 +28,34 @@ def environment(device: torch.device | str | None = None) -> dict[str, str | int
 
     Returns
     -------
-    Date (UTC), device name, number of CPU threads, and versions.
+    Date (UTC), device name (the CPU's model where it can be read), number of CPU threads, and
+    versions; of packages that only some experiments need, where they are installed.
     """
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
+        **_installed(OPTIONAL_PACKAGES),
     }
+
+
+def cpu_name() -> str:
+    """The CPU's model where Linux says it, otherwise what Python calls processor or machine."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, [*models, platform.processor(), platform.machine()]))
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def read(path: Path, default: Any) -> Any:

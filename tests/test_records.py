@@ -1,0 +1,48 @@
+"""What every JSON says of where it was made."""
+
+import platform
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+import sklearn
+
+from scmixvi import records
+
+CPU_INFO = "processor\t: 0\nmodel name\t: A CPU: 3 GHz\n\nprocessor\t: 1\nmodel name\t: Another\n"
+
+
+def test_the_device_is_the_cpus_model(tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPU_INFO)
+    monkeypatch.setattr(records, "CPU_INFO", path)
+    assert records.environment("cpu")["device"] == "A CPU: 3 GHz"
+
+
+@pytest.mark.parametrize("text", [None, "", "processor\t: 0\nmodel name\t:\n"])
+def test_a_cpu_that_cannot_be_read_is_what_python_calls_it(text, tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(records, "CPU_INFO", path)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert records.cpu_name() == "riscv64"
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert records.cpu_name() == "arm"
+
+
+def test_versions_of_optional_packages_are_there_where_they_are(monkeypatch):
+    found = records.environment("cpu")
+    assert found["scikit-learn"] == sklearn.__version__
+
+    def version(name):
+        if name == "scib-metrics" and not installed:
+            raise PackageNotFoundError(name)
+        return f"version of {name}"
+
+    monkeypatch.setattr(records, "version", version)
+    installed = True
+    assert records.environment("cpu")["scib-metrics"] == "version of scib-metrics"
+    installed = False
+    assert "scib-metrics" not in records.environment("cpu")
+    assert records.environment("cpu")["scvi-tools"] == "version of scvi-tools"
