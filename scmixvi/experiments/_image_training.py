@@ -233,7 +233,7 @@ class Models:
         -------
         The model with the weights of the best epoch, on the chosen device and in evaluation mode.
         Its record: `epochs` trained, `best_epoch`, the `val_bound` of that one (nats), whether
-        training `stopped_early`, the scheme, and the device.
+        training `stopped_early`, the scheme, the device's name, and the kind of it.
 
         Raises
         ------
@@ -369,6 +369,7 @@ class Models:
             "stopped_early": stopped_early,
             "scheme": asdict(self.scheme),
             "device": environment(chosen_device())["device"],
+            "accelerator": chosen_device().type,
             **self.trainer_settings,
         }
 

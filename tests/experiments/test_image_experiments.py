@@ -9,8 +9,10 @@ from idx_files import grey, write_idx
 
 from scmixvi.core import miselbo
 from scmixvi.experiments import (
+    _image_tables,
     _image_training,
     _paper_images,
+    _report_image_nll,
     _report_images,
     big_iwae,
     image_nll,
@@ -80,6 +82,7 @@ def test_training_and_test_go_on_as_if_never_stopped(small_data, monkeypatch):
     torch.testing.assert_close(weights(resumed), weights(vae), rtol=0, atol=0)
     assert again == record
     assert record["epochs"] == 3
+    assert record["accelerator"] == ("cuda" if torch.cuda.is_available() else "cpu")
 
     parts.deadline = After(2)
     with pytest.raises(OutOfTime):
@@ -412,6 +415,7 @@ def test_the_order_of_cost_and_the_papers_schemes():
         ("mnist", "hierarchical", 1)
     ]
     assert len(order) == len(set(order))
+    assert order[-3:] == [("mnist", "composite", s) for s in (5, 6, 8)]
     assert {s for data, recipe, s in order if (data, recipe) == ("mnist", "vanilla")} == set(
         range(1, 11)
     )
@@ -449,6 +453,7 @@ def test_the_report_has_means_intervals_and_what_was_not_run(tmp_path):
     assert "| CIFAR-10, bits a dimension | not run | 5.50 |" in text
     assert "3 training(s) of 321 epochs (at most 2000, KL warm-up 100" in text
     assert "Fewer epochs" not in text
+    assert "Fewer seeds" not in text
     assert (tmp_path / "latents.md").read_text().count("not run") > 50
     for name in _report_images.FIGURES:
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
@@ -472,3 +477,51 @@ def test_the_report_says_when_epochs_were_fewer_and_pairs_the_seeds(tmp_path):
     assert "4 ended before early stopping" in text
     # Differences -1.0 and -0.6: mean -0.8, t interval 12.706 * 0.2 = 2.54.
     assert "| mixture minus ensemble | – | -0.80 ± 2.54 |" in text
+
+
+def few(n_seeds=1, epochs=50, seconds=1000.0, **training):
+    """Runs of two models for a few seeds, each trained for so many epochs."""
+    runs = {}
+    for name in ("S=1", "S=2"):
+        for seed in range(n_seeds):
+            figures = run_of(80.0, seconds=seconds)
+            figures["trainings"][0] |= {"name": name} | training
+            figures["trainings"][0]["scheme"] |= {"epochs": epochs}
+            runs[f"mnist/{name}/seed={seed}"] = figures
+    return runs
+
+
+def test_few_seeds_of_short_trainings_on_a_cpu_say_why():
+    def note(runs, **how):
+        return _image_tables.note(runs, how.pop("smoke", False), **how)
+
+    # Two runs a seed of 2500 s: 1.388 hours, of which no more than 1.3 are claimed.
+    of_paper = note(few(2, seconds=2500.0, accelerator="cpu"), paper_runs=3)
+    assert (
+        "Fewer seeds than the paper's 3 runs: training and test took at least 1.3 hours a seed on "
+        "a CPU, and the paper's scheme has up to 40 times as many epochs. L = 5000" in of_paper
+    )
+    unsaid = note(few(device="x86_64"))
+    assert "Fewer seeds than three: training and test took at least 0.5 hours" in unsaid
+    assert "The paper does not say of how many runs its figures are." in unsaid
+    for runs in (
+        few(3, accelerator="cpu"),
+        few(epochs=2000, accelerator="cpu"),
+        few(accelerator="cuda", device="x86_64"),
+        few(device="NVIDIA H100"),
+        few() | {"mnist/S=3/seed=0": few(accelerator="cuda")["mnist/S=1/seed=0"]},
+    ):
+        assert "Fewer seeds" not in note(runs)
+    assert "Fewer seeds" not in note(few(accelerator="cpu"), smoke=True)
+
+
+def test_the_report_shows_which_larger_models_are_still_to_be_run():
+    runs = {"mnist/composite/S=6/seed=0": run_of(76.9), "mnist/vanilla/S=10/seed=0": run_of(77.8)}
+    text = _report_image_nll.image_nll_tables(
+        {k: r | {"data": "mnist"} for k, r in runs.items()}, False
+    )
+    open_cells = " | ".join(["not run"] * 5)
+    assert f"| vanilla | {open_cells} | 77.80 |" in text
+    assert "| vanilla, paper | – | – | – | – | – | 77.82 |" in text
+    assert "| composite | not run | 76.90 | – | not run | – | – |" in text
+    assert "| composite, one logarithm | not run | 76.65 | – | not run | – | – |" in text
