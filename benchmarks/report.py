@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks import RESULTS
 from scmixvi.experiments import _common
+from scmixvi.experiments._common import markdown
 from scmixvi.experiments._tables import load, pick
-from scmixvi.experiments.report import markdown
 from scmixvi.records import read
 
 README = Path(__file__).parents[1] / "README.md"
