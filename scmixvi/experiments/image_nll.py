@@ -4,7 +4,8 @@ The recipes of :mod:`scmixvi.image.recipes` at the paper's sizes and scheme, in 
 MNIST vanilla, hierarchical, IAF, VampPrior and composite with S = 1, 2, 4 and 3, the composite
 without flows (S = 1, Table 3); on Fashion-MNIST vanilla and composite; CIFAR-10; on MNIST vanilla
 with S = 5 to 10 (Figure 3); the other recipes on Fashion-MNIST, which the paper does not show; and
-on MNIST, not in the paper either, composite with S = 5, 6 and 8, to get below CR-NVAE's 76.93 nats.
+on MNIST, not in the paper either, composite with S = 5, 6 and 8, an attempt to get below the 76.93
+nats of CR-NVAE.
 
 Meant for a GPU, over several runs: with `--minutes` it stops after the checkpoint that follows, and
 the same command goes on from there. Test log-likelihood by Eq. 17, L = 5000 (CIFAR-10: 100).
