@@ -30,9 +30,11 @@ def refinement_tables(runs: Runs) -> str:
             for group in GROUPS:
                 before = pick(runs, start, group, "miselbo")
                 row.append(cell(list(before.values())))
-                for stage in STAGES:
-                    after = pick(runs, f"{model}/{stage}/S={size}", group, "miselbo")
-                    row.append(cell(paired(after, before), sign=True))
+                after = [
+                    pick(runs, f"{model}/{stage}/S={size}", group, "miselbo") for stage in STAGES
+                ]
+                row += [cell(paired(values, before), sign=True) for values in after]
+                row.append(cell(paired(*reversed(after)), sign=True))
             for key in ("own_draws", "jsd"):
                 before = pick(runs, start, "test", key)
                 after = pick(runs, f"{model}/refined/S={size}", "test", key)
@@ -51,7 +53,8 @@ def refinement_tables(runs: Runs) -> str:
             compared = list(found.values()) if stage == "before" else paired(found, before)
             row.append(cell(compared, 3, sign=stage != "before"))
         scores.append(row)
-    columns = [c for g in GROUPS.values() for c in (f"MISELBO, {g}", *STAGES.values())]
+    labels = [*STAGES.values(), "refined minus trained on"]
+    columns = [c for g in GROUPS.values() for c in (f"MISELBO, {g}", *labels)]
     parts = [
         f"{seeds(runs)} Nats a cell, mean ± half the 95 % t-interval over seeds; what "
         "training adds is paired by seed. The decoder stays, and with it log p(x): what MISELBO "
