@@ -11,8 +11,8 @@ import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.data._constants import ADATA_MINIFY_TYPE
-from scvi.data._utils import _validate_adata_dataloader_input
+from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
+from scvi.data._utils import _check_if_view, _validate_adata_dataloader_input
 from scvi.model import SCVI
 from scvi.model._utils import get_max_epochs_heuristic
 from torch import Tensor
@@ -30,12 +30,21 @@ from scmixvi.singlecell._checks import (
     check_counts,
     check_covariates,
     check_finite,
+    check_groups,
+    check_indices,
+    check_jitter,
     check_many_components,
     check_mixture_arguments,
+    check_query,
+    check_registration,
     check_scvi_options,
     check_size_factors,
+    check_whole,
+    counts_of,
+    listing,
 )
 from scmixvi.singlecell._convert import (
+    MIXTURE_ARGUMENTS,
     components_from_one,
     data_of,
     of_component,
@@ -206,23 +215,56 @@ class MixtureSCVI(CheckedFiles, SCVI):
 
         Raises
         ------
+        KeyError
+            If a column of obs is not there.
         ValueError
-            If the counts hold NaN or infinity.
+            If the counts hold NaN or infinity or are one of scipy's sparse arrays, a cell has no
+            batch, label or other category, or an argument is one name where a list is meant.
         """
-        if layer is None or layer in adata.layers.keys():  # a collection has no more
-            counts = adata.X if layer is None else adata.layers[layer]
-            check_finite(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+        setup = inspect.signature(super().setup_anndata).bind(adata, layer, *args, **kwargs)
+        check_registration(adata, setup.arguments)
+        check_finite(*counts_of(adata, layer))
         super().setup_anndata(adata, layer, *args, **kwargs)
 
-    def _check_registered_data(self) -> None:
-        """Raise for counts, covariates and size factors that cannot be trained on."""
-        manager, module = self.adata_manager, self.module
+    @property
+    def _own(self) -> AnnData | None:
+        """The model's data; None without any, where scvi-tools' `adata` may not exist."""
+        return getattr(self, "_adata", None)
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """As scvi-tools does, and raise for what it would take and turn into NaN."""
+        own = self._own
+        if adata is not None and adata is not own:
+            _check_if_view(adata, copy_if_view)
+            registry = getattr(self, "registry_", None) or {}
+            check_query(adata, registry.get(_SETUP_ARGS_KEY) or {})
+        adata = super()._validate_anndata(adata, copy_if_view)
+        if adata is own:
+            self._check_registered_numbers()
+        return adata
+
+    def _make_data_loader(
+        self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As scvi-tools does, of cells that are there; raises ValueError for others."""
+        indices = check_indices(indices, adata.n_obs)
+        return super()._make_data_loader(adata, indices, *args, **kwargs)
+
+    def _check_registered_numbers(self) -> None:
+        """Raise for covariates and size factors that cannot be trained on."""
+        manager = self.adata_manager
         registered = manager.data_registry
         if REGISTRY_KEYS.CONT_COVS_KEY in registered:
             check_covariates(manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY))
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in registered:
             factors = manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             check_size_factors(factors, registered[REGISTRY_KEYS.SIZE_FACTOR_KEY].attr_key)
+
+    def _check_registered_data(self) -> None:
+        """Raise for counts, covariates and size factors that cannot be trained on."""
+        self._check_registered_numbers()
+        manager, module = self.adata_manager, self.module
+        registered = manager.data_registry
         if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or module.gene_likelihood == "normal":
             return
         counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
@@ -413,7 +455,9 @@ class MixtureSCVI(CheckedFiles, SCVI):
         Raises
         ------
         ValueError
-            If the representation is unknown, or does not go with `give_mean` or `return_dist`.
+            If the representation is unknown, or does not go with `give_mean` or `return_dist`, if
+            `indices` are neither positions nor a mask of cells, or if counts, covariates or size
+            factors are not finite.
         """
         if representation not in REPRESENTATIONS:
             raise ValueError(
@@ -459,9 +503,15 @@ class MixtureSCVI(CheckedFiles, SCVI):
 
         The mean is over cells. (scvi-tools averages the means of minibatches, so that the cells of
         a short last one count for more.) Further arguments: :meth:`MixtureVAE.marginal_ll`'s.
+
+        Raises
+        ------
+        ValueError
+            If `n_mc_samples` is not a whole number of at least 1.
         """
         bound = inspect.signature(super().get_marginal_ll).bind(*args, **kwargs)
         bound.apply_defaults()
+        check_whole("n_mc_samples", bound.arguments["n_mc_samples"])
         mean = bound.arguments["return_mean"]
         bound.arguments["return_mean"] = False
         by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
@@ -478,10 +528,15 @@ class MixtureSCVI(CheckedFiles, SCVI):
         Raises
         ------
         ValueError
-            If importance weights are asked for and the likelihood is neither ZINB nor NB.
+            If importance weights are asked for and the likelihood is neither ZINB nor NB, or as in
+            :meth:`get_latent_representation`.
         """
         bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
         given = bound.arguments
+        adata = self._own if given.get("adata") is None else given["adata"]
+        if given.get("dataloader") is None and adata is not None:
+            # scvi-tools counts them, and names the rows by them.
+            given["indices"] = check_indices(given.get("indices"), adata.n_obs)
         batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
         weighted = given.get("weights") == "importance"
         if weighted and n_draws is not None and self.module.gene_likelihood not in ("zinb", "nb"):
@@ -495,17 +550,38 @@ class MixtureSCVI(CheckedFiles, SCVI):
             or (isinstance(batches, list | tuple) and len(batches) > 1)
             or given.get("n_samples", 1) != 1
         ):
-            return super().get_normalized_expression(*args, **kwargs)
+            return super().get_normalized_expression(*bound.args, **bound.kwargs)
         if n_draws is None:
             given["weights"] = None
             return super().get_normalized_expression(*bound.args, **bound.kwargs)
-        adata = self._validate_anndata(given.get("adata"))
-        indices = np.arange(adata.n_obs)
-        if given.get("indices") is not None:
-            indices = indices[np.asarray(given["indices"])]
+        adata = self._validate_anndata(adata)
+        indices = np.arange(adata.n_obs) if given["indices"] is None else given["indices"]
         passed_on = {k: given[k] for k in WEIGHTED_EXPRESSION_ARGUMENTS if k in given}
         passed_on |= given.get("importance_weighting_kwargs", {})
         return weighted_expression(self, adata, indices, n_draws, **passed_on)
+
+    def differential_expression(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Compare groups of cells, as :meth:`scvi.model.SCVI.differential_expression` does.
+
+        Raises
+        ------
+        KeyError
+            If there is no column `groupby`.
+        ValueError
+            If a group has no cells, or `idx1` or `idx2` are neither positions nor a mask of cells.
+        """
+        bound = inspect.signature(super().differential_expression).bind(*args, **kwargs)
+        given = bound.arguments
+        adata = self._own if given.get("adata") is None else given["adata"]
+        if adata is not None:
+            for name in ("idx1", "idx2"):
+                if given.get(name) is not None and not isinstance(given[name], str):
+                    given[name] = check_indices(np.ravel(given[name]), adata.n_obs, name)
+            if given.get("idx1") is None:
+                names = ("groupby", "group1", "group2")
+                subset = given.get("kwargs", {}).get("subset_idx")
+                check_groups(adata, *map(given.get, names), subset)
+        return super().differential_expression(*bound.args, **bound.kwargs)
 
     @torch.inference_mode()
     def get_component_weights(
@@ -551,8 +627,9 @@ class MixtureSCVI(CheckedFiles, SCVI):
         Raises
         ------
         ValueError
-            If `n_samples` is below 1.
+            If `n_samples` is not a whole number of at least 1.
         """
+        check_whole("n_samples", n_samples)
         posteriors = self._posteriors(adata, indices, batch_size, dataloader)
         return torch.cat([qz.posterior.jsd(n_samples).cpu() for qz in posteriors]).numpy()
 
@@ -590,12 +667,13 @@ class MixtureSCVI(CheckedFiles, SCVI):
         Parameters
         ----------
         adata, indices, batch_size
-            As in :meth:`get_latent_representation`.
+            As in :meth:`get_latent_representation`, but that empty `indices` are all cells, as in
+            scvi-tools.
         dof
             Degrees of freedom of Student's t components with the Gaussians' locations and scales;
             None keeps the Gaussians.
         """
-        if indices is not None and len(indices) == 0:
+        if indices is not None and np.size(indices) == 0:
             indices = None
         posteriors = list(self._posteriors(adata, indices, batch_size))
         loc = torch.cat([qz.c_loc.flatten(0, 1) for qz in posteriors])
@@ -642,14 +720,24 @@ class MixtureSCVI(CheckedFiles, SCVI):
 
         Raises
         ------
+        TypeError
+            If an argument is none of those.
         ValueError
-            If there is no adata, the model is not an SCVI, or the mixture's arguments are none.
+            If there is no adata, the model is not an SCVI, the mixture's arguments are none, or
+            `jitter` is not a finite number of at least 0.
         """
         if type(scvi_model).__name__ != "SCVI" or scvi_model.module is None:
             raise ValueError(
                 "from_scvi_model needs an scvi.model.SCVI whose module exists, "
                 f"but got a {type(scvi_model).__name__}."
             )
+        unknown = mixture_kwargs.keys() - set(MIXTURE_ARGUMENTS)
+        if unknown:
+            raise TypeError(
+                f"from_scvi_model takes no {listing(sorted(unknown))}: an argument of the mixture "
+                f"is one of {listing(MIXTURE_ARGUMENTS)}, and the others are those of the SCVI."
+            )
+        check_jitter(jitter)
         mixture_weights = mixture_kwargs.get("mixture_weights", "uniform")
         check_mixture_arguments(
             n_components, mixture_kwargs.get("n_importance_samples", 1), mixture_weights

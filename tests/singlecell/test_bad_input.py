@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_array, csr_array, csr_matrix
 from scvi.model import SCVI
 
 from counts import QUIET, make_adata
@@ -193,6 +193,15 @@ def test_a_model_without_data_is_to_be_trained_first():
         model.get_latent_representation()
 
 
+def test_a_model_without_data_decodes_minibatches(make_model, first_batch):
+    stock = make_model(n_components=2)
+    with pytest.warns(UserWarning, match="without `adata`"):
+        model = MixtureSCVI(n_components=2)
+    model.module = stock.module.eval()
+    batch = first_batch(stock)
+    assert model.get_normalized_expression(dataloader=[batch], n_samples=1).shape == (60, 23)
+
+
 def test_queries_before_training(make_model):
     model = make_model(n_components=2)
     for query in (
@@ -221,3 +230,257 @@ def test_query_cells_with_bad_counts(make_model, value, sharing):
     ):
         with pytest.raises(ValueError, match="1 of .* no finite latents: their counts or covari"):
             method(query, **arguments)
+
+
+def with_column(name, entry):
+    """Data of which one cell has that entry in a column of obs."""
+    adata = make_adata()
+    adata.obs[name] = adata.obs[name].astype(object)
+    adata.obs.loc["cell7", name] = entry
+    return adata
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        {"batch_key": "donor"},
+        {"labels_key": "donor"},
+        {"categorical_covariate_keys": ["batch", "donor"]},
+    ],
+)
+def test_cells_without_a_category(setup):
+    adata = with_column("donor", np.nan)
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match=r"adata\.obs\['donor'\] holds 1 missing entries \(NaN\)"):
+        MixtureSCVI.setup_anndata(adata, **setup)
+    assert_untouched(adata, before)
+
+
+@pytest.mark.parametrize("kind", [csr_array, csc_array])
+def test_sparse_arrays_are_to_be_converted(make_model, kind):
+    adata = make_adata()
+    adata.X = kind(adata.X)
+    adata.layers["counts"] = adata.X
+    with pytest.raises(ValueError, match=r"adata\.X = scipy\.sparse\.csr_matrix\(adata\.X\)"):
+        MixtureSCVI.setup_anndata(adata)
+    with pytest.raises(ValueError, match=rf"adata\.layers\['counts'\] is a {kind.__name__}"):
+        MixtureSCVI.setup_anndata(adata, layer="counts")
+    with pytest.raises(ValueError, match=rf"adata\.X is a {kind.__name__}"):
+        make_model(n_components=2).get_elbo(adata)
+    assert not adata.uns
+    adata.X = csr_matrix(adata.X)
+    MixtureSCVI.setup_anndata(adata)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "message"),
+    [
+        ("continuous_covariate_keys", "age", r"takes a list .*continuous_covariate_keys=\['age'\]"),
+        ("categorical_covariate_keys", "batch", r"takes a list .*_covariate_keys=\['batch'\]"),
+        ("categorical_covariate_keys", ("batch",), r"takes a list .*_covariate_keys=\['batch'\]"),
+        (
+            "batch_key",
+            ["batch"],
+            r"batch_key takes one column of adata\.obs, but it is \['batch'\]",
+        ),
+    ],
+)
+def test_one_column_or_several(adata, name, column, message):
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match=message):
+        MixtureSCVI.setup_anndata(adata, **{name: column})
+    assert_untouched(adata, before)
+
+
+def test_columns_that_are_there_are_listed(adata, make_model):
+    message = "no column 'no_such': it has cell_type, batch, donor, age, size"
+    for name in ("batch_key", "labels_key", "size_factor_key"):
+        with pytest.raises(KeyError, match=message):
+            MixtureSCVI.setup_anndata(adata, **{name: "no_such"})
+    for name in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        with pytest.raises(KeyError, match=message):
+            MixtureSCVI.setup_anndata(adata, **{name: ["no_such"]})
+    query = make_adata()
+    del query.obs["age"]
+    with pytest.raises(KeyError, match="no column 'age': it has cell_type, batch, donor, size"):
+        make_model(continuous_covariate_keys=["age"]).get_elbo(query)
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        ({"continuous_covariate_keys": ["size", "age"]}, "covariate .*categorical_covariate_keys"),
+        ({"size_factor_key": "age"}, "size factor .*convert it to numbers above 0"),
+    ],
+)
+def test_numbers_that_are_text(setup, message):
+    kind, advice = message.split(" .*")
+    adata = with_column("age", "old")
+    MixtureSCVI.setup_anndata(adata, **setup)
+    with pytest.raises(ValueError, match=rf"{kind} .*'age'\] holds 1 .*example 'old': .*{advice}"):
+        MixtureSCVI(adata, n_hidden=8).train(1, **QUIET)
+    numerals = make_adata()
+    numerals.obs["age"] = numerals.obs["size"].astype(str)
+    MixtureSCVI.setup_anndata(numerals, **setup)
+    MixtureSCVI(numerals, n_hidden=8).train(1, **QUIET)
+    assert np.isfinite(numerals.obsm["X_mix"]).all()
+
+
+BAD_COLUMNS = [
+    ("age", np.nan, {"continuous_covariate_keys": ["size", "age"]}, "covariate .*1 entries"),
+    ("age", "old", {"continuous_covariate_keys": ["age"]}, "covariate .*example 'old'"),
+    ("size", 0.0, {"size_factor_key": "size"}, "size factor .*1 entries"),
+    ("batch", np.nan, {"batch_key": "batch"}, r"'batch'\] holds 1 missing"),
+]
+
+
+@pytest.mark.parametrize(("column", "entry", "setup", "message"), BAD_COLUMNS)
+def test_query_cells_with_bad_columns(make_model, column, entry, setup, message):
+    model = make_model(n_components=2, **setup)
+    model.train(1, **QUIET)
+    query = with_column(column, entry)
+    before = snapshot(query)
+    for method, arguments in (
+        (model.get_latent_representation, {}),
+        (model.get_elbo, {}),
+        (model.get_marginal_ll, {"n_mc_samples": 4}),
+        (model.get_normalized_expression, {}),
+        (model.get_aggregated_posterior, {}),
+    ):
+        for cells in (query, query[:30]):
+            with pytest.raises(ValueError, match=message):
+                method(cells, **arguments)
+    assert_untouched(query, before)
+    assert np.isfinite(model.get_elbo(query[query.obs_names != "cell7"].copy()))
+
+
+@pytest.mark.parametrize(("column", "entry", "setup", "message"), BAD_COLUMNS[:3])
+def test_cells_of_a_loaded_model_with_bad_columns(
+    make_model, tmp_path, column, entry, setup, message
+):
+    model = make_model(n_components=2, **setup)
+    model.train(1, **QUIET)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        MixtureSCVI.load(tmp_path / "model", with_column(column, entry))
+
+
+MASK = np.arange(60) % 4 == 1
+BAD_INDICES = [
+    ([], "indices chooses no cell"),
+    (np.zeros(60, bool), "indices chooses no cell"),
+    (MASK[:40], "indices is a mask, .*each of the 60 cells, but it has 40"),
+    (list(MASK) * 2, "indices is a mask, .*each of the 60 cells, but it has 120"),
+    (["cell1", "cell2"], r"but it is \['cell1', 'cell2'\]: .*get_indexer"),
+    ([0.0, 1.0], r"a list of positions or a mask .* \[0\.0, 1\.0\]"),
+    (3, "a list of positions or a mask .* is 3"),
+    (np.where(MASK), "a list of positions or a mask"),
+    (slice(0, 3), "a list of positions or a mask"),
+    ([0, 60, 61], "between -60 and 59, .*2 of them do not, for example 60"),
+    ([-61], "between -60 and 59, .*example -61"),
+]
+
+
+@pytest.mark.parametrize(("indices", "message"), BAD_INDICES)
+def test_indices_that_are_no_cells(make_model, indices, message):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    for method, arguments in (
+        (model.get_latent_representation, {}),
+        (model.get_component_weights, {}),
+        (model.get_posterior_diversity, {}),
+        (model.get_elbo, {}),
+        (model.get_reconstruction_error, {}),
+        (model.get_marginal_ll, {"n_mc_samples": 4}),
+        (model.get_normalized_expression, {}),
+        (model.get_normalized_expression, {"n_samples_overall": 4, "weights": "importance"}),
+        (model.get_feature_correlation_matrix, {}),
+        (model.get_aggregated_posterior, {}),
+    ):
+        if np.size(indices) == 0 and method == model.get_aggregated_posterior:
+            assert len(method(indices=indices).mixture_distribution.logits) == 2 * 60
+            continue
+        with pytest.raises(ValueError, match=message):
+            method(indices=indices, **arguments)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [MASK, list(MASK), MASK.tolist(), range(1, 60, 4), np.arange(1, 60, 4) - 60],
+    ids=["mask", "list of numpy's bools", "list of bools", "range", "from the end"],
+)
+def test_indices_are_masks_or_positions(make_model, indices):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    found = model.get_latent_representation(indices=indices, batch_size=8)
+    np.testing.assert_allclose(found, model.get_latent_representation()[MASK], atol=1e-6)
+    expression = model.get_normalized_expression(indices=indices, batch_size=8)
+    assert list(expression.index) == list(model.adata.obs_names[MASK])
+    drawn = model.get_normalized_expression(
+        indices=indices, n_samples_overall=20, weights="importance"
+    )
+    assert set(drawn.index) <= set(expression.index)
+
+
+@pytest.mark.parametrize("value", [2.5, 0, True, "many"])
+def test_numbers_of_draws(make_model, value):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match=f"n_mc_samples must be a whole number .* {value!r}"):
+        model.get_marginal_ll(n_mc_samples=value)
+    with pytest.raises(ValueError, match=f"n_samples must be a whole number .* {value!r}"):
+        model.get_posterior_diversity(n_samples=value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groupby": "donor", "group1": "d7"}, r"'donor'\] has no cell of 'd7': .*'d0'"),
+        ({"groupby": "donor", "group1": ["d0"], "group2": "d7"}, "has no cell of 'd7'"),
+        ({"groupby": "donor", "group1": ["d0", "d8"], "group2": "d7"}, "cell of 'd8', 'd7'"),
+        ({"groupby": "donor", "group1": "d0", "subset_idx": [5]}, "cell of 'd0': .*'other'"),
+        ({"groupby": "tissue"}, "no column 'tissue': it has cell_type, batch, donor"),
+        ({}, "name what to compare"),
+        ({"idx1": []}, "idx1 chooses no cell"),
+        ({"idx1": MASK, "idx2": ~MASK[:9]}, "idx2 is a mask, .* it has 9"),
+    ],
+)
+def test_groups_that_are_not_there(make_model, arguments, message):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.adata.obs.loc["cell5", "donor"] = "d1"
+    with pytest.raises((KeyError, ValueError), match=message):
+        model.differential_expression(silent=True, **arguments)
+
+
+def test_a_category_without_cells_is_no_group(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.adata.obs["donor"] = model.adata.obs["donor"].cat.add_categories("d9")
+    with pytest.raises(ValueError, match="has no cell of 'd9'"):
+        model.differential_expression(groupby="donor", silent=True)
+    for arguments in (
+        {"groupby": "donor", "group1": "d1", "group2": "d2"},
+        {"groupby": "donor", "group1": "d1", "subset_idx": MASK},
+        {"idx1": MASK.tolist(), "idx2": np.flatnonzero(~MASK)},
+        {"idx1": "donor == 'd1'"},
+    ):
+        assert len(model.differential_expression(silent=True, **arguments)) == 23
+
+
+@pytest.mark.parametrize("jitter", [np.nan, np.inf, -1.0, "a", None, True])
+def test_jitter_that_is_no_size(make_model, jitter):
+    stock = make_model(SCVI)
+    before = dict(stock.adata.uns)
+    with pytest.raises(ValueError, match=f"jitter must be a finite .* but it is {jitter!r}"):
+        MixtureSCVI.from_scvi_model(stock, 2, jitter=jitter)
+    assert stock.adata.uns == before
+
+
+@pytest.mark.parametrize("name", ["n_component", "dropout_rate", "use_batch_norm"])
+def test_arguments_that_an_upgrade_does_not_take(make_model, name):
+    stock = make_model(SCVI)
+    before = dict(stock.adata.uns)
+    with pytest.raises(TypeError, match=f"takes no {name}: .*n_components, n_importance_samples"):
+        MixtureSCVI.from_scvi_model(stock, **{name: 3})
+    assert stock.adata.uns == before

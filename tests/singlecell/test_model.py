@@ -243,7 +243,7 @@ def test_expression_and_importance_weights(trained):
 
 
 def test_inherited_and_overridden_methods():
-    for name in ("get_elbo", "get_reconstruction_error", "differential_expression"):
+    for name in ("get_elbo", "get_reconstruction_error", "posterior_predictive_sample"):
         assert name not in vars(MixtureSCVI)
     for name in ("get_latent_representation", "get_aggregated_posterior", "minify_adata"):
         theirs = inspect.signature(getattr(SCVI, name)).parameters
