@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
+from scvi.model import SCVI
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI, pl
@@ -55,6 +56,13 @@ def test_labels_come_first(adata):
     assert left.get_title() == "cell_type"
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b", "c"]
     assert drawn(right)[1].max() == 1.1
+
+
+def test_without_labels_there_is_one_panel(adata):
+    axes = pl.posterior_diversity(adata, color=None, show=False)
+    assert axes.figure.axes[0] is axes
+    assert drawn(axes)[1].max() == 1.1
+    assert len(pl.posterior_diversity(adata, color=["cell_type"], show=False)) == 2
 
 
 def test_own_axes_own_key_and_a_file(adata, tmp_path):
@@ -202,6 +210,9 @@ def test_components_errors_say_what_is_there(adata):
         pl.components(model, [True, False])
     with pytest.raises(IndexError, match="below 5"):
         pl.components(model, [1, 5])
+    adata.obs_names = ["cell 0", *adata.obs_names[:4]]
+    with pytest.raises(ValueError, match="several cells have the same name: .* by position"):
+        pl.components(model, ["cell 3"])
     assert plt.get_fignums() == []
 
 
@@ -227,6 +238,37 @@ def test_training_draws_the_history(adata):
     shaded = bound.patches[0].get_extents().transformed(bound.transData.inverted())
     assert (shaded.x0, shaded.x1) == pytest.approx((0, 10))
     assert {axes.get_xlabel() for axes in (bound, jsd, weights)} == {"epoch"}
+
+
+def shaded(axes):
+    """Where the axes are shaded, in epochs."""
+    return [(p.get_x(), p.get_x() + p.get_width()) for p in axes.patches]
+
+
+@pytest.mark.parametrize("cls", [MixtureSCVI, SCVI])
+def test_training_shades_a_warm_up_between_logged_steps(cls):
+    """Sixteen epochs of two steps: the KL weight is logged in three of them, where it is 1."""
+    data = make_adata(200)
+    cls.setup_anndata(data)
+    model = cls(data, n_hidden=8)
+    model.train(16, plan_kwargs={"n_epochs_kl_warmup": 4}, **QUIET)
+    assert list(model.history["kl_weight"].index) == [4, 9, 14]
+    assert shaded(pl.training(model, "bound", show=False)) == [(0, 4)]
+    model.train(4, plan_kwargs={"n_epochs_kl_warmup": 0}, **QUIET)
+    model.train(4, plan_kwargs={"n_epochs_kl_warmup": 2}, **QUIET)
+    axes = pl.training(model, "bound", show=False)
+    assert shaded(axes) == [(0, 4), (20, 22)]
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named == ["training cells", "KL warm-up"]
+
+
+def test_training_shades_by_the_weight_where_the_loss_has_other_terms(adata):
+    model = Model(adata)
+    model.history["kl_weight"] = model.history["kl_weight"].iloc[[4, 9, 14]]
+    model.history["train_loss"] = model.history["elbo_train"] + 3
+    assert shaded(pl.training(model, "bound", show=False)) == [(0, 10)]
+    del model.history["kl_weight"], model.history["train_loss"]
+    assert shaded(pl.training(model, "bound", show=False)) == []
 
 
 def test_training_of_plain_scvi_and_into_own_axes(adata):

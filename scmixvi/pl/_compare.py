@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scmixvi.pl._figures import finished, listing, panels
+from scmixvi.pl._figures import finished, panels
+from scmixvi.singlecell._checks import listing
 
 
 def compare(

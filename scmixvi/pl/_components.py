@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from sklearn.decomposition import PCA
 
-from scmixvi.pl._figures import finished, listing, panels
+from scmixvi.pl._figures import finished, panels
+from scmixvi.singlecell._checks import listing
 
 
 def components(
@@ -67,7 +68,8 @@ def components(
     KeyError
         If a cell or `color` is not in adata.
     ValueError
-        If no cell is chosen, a mask has the wrong length, or the model has one latent dimension.
+        If no cell is chosen, a mask has the wrong length, cells are chosen by names that several
+        have, or the model has one latent dimension.
     IndexError
         If a position is out of range.
 
@@ -120,6 +122,11 @@ def _positions(cells: Any, adata: AnnData) -> np.ndarray:
                 f"positions of cells must be below {adata.n_obs}, but they are {listing(wanted)}."
             )
         return wanted
+    if not adata.obs_names.is_unique:
+        raise ValueError(
+            "several cells have the same name: choose them by position, or call "
+            "adata.obs_names_make_unique() first."
+        )
     found = adata.obs_names.get_indexer(wanted.astype(str))
     if (found < 0).any():
         raise KeyError(

@@ -8,12 +8,13 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scmixvi.pl._figures import finished, listing, panels
+from scmixvi.pl._figures import finished, panels
+from scmixvi.singlecell._checks import listing
 
 
 def posterior_diversity(
     adata: AnnData,
-    color: str | Sequence[str] = (),
+    color: str | Sequence[str] | None = None,
     *,
     key: str = "posterior_diversity",
     basis: str = "umap",
@@ -31,7 +32,7 @@ def posterior_diversity(
         :meth:`scmixvi.MixtureSCVI.get_posterior_diversity` returns: the Jensen-Shannon divergence
         of the components in nats, from 0 to log S.
     color
-        Keys of `obs`, or genes, to show in panels to the left of the diversity.
+        Keys of `obs`, or genes, to show in panels to the left of the diversity; None for none.
     key
         Column of `obs` that holds the diversity.
     basis
@@ -61,7 +62,7 @@ def posterior_diversity(
     >>> adata.obs["posterior_diversity"] = model.get_posterior_diversity()
     >>> scmixvi.pl.posterior_diversity(adata, color="cell_type")
     """
-    names = [color] if isinstance(color, str) else list(color)
+    names = [color] if isinstance(color, str) else [] if color is None else list(color)
     _check(adata, key, basis)
     if ax is not None and names:
         raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")

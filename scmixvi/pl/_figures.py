@@ -1,6 +1,5 @@
 """What all plots share: panels, and scanpy's manners at the end."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,10 +22,3 @@ def finished(axes: Axes, show: bool | None, save: str | Path | None) -> bool:
         plt.show()
         return True
     return False
-
-
-def listing(names: Iterable[object], at_most: int = 12) -> str:
-    """What there is, for messages: the first names, and how many more."""
-    names = list(map(str, names))
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return (", ".join(names[:at_most]) or "nothing") + more

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scmixvi.pl._figures import finished, listing, panels
+from scmixvi.pl._figures import finished, panels
+from scmixvi.singlecell._checks import listing
 
 PANELS = {"bound": "elbo", "jsd": "jsd", "weights": "weight_"}
 """A panel's name, and how the names of its curves in the history begin."""
@@ -18,6 +19,8 @@ HISTORIES = {"train": "history", "refine_encoders": "refinement_history"}
 """Methods that train, and the attributes with their metrics."""
 SHOWN_FROM = 0.1
 """Share of the epochs after which the bound's curves decide the range of its axis."""
+_ROUNDING = 3e-6
+"""Share of a bound that two sums of its terms over an epoch may differ by."""
 
 
 def training(
@@ -157,12 +160,29 @@ def _draw_weights(curves: dict[str, pd.Series], n_components: int, ax: Axes) -> 
 
 
 def _shade_warmup(history: dict, ax: Axes) -> None:
-    if "kl_weight" not in history:
-        return
-    weight = history["kl_weight"].iloc[:, 0].astype(float)
-    warming = weight.index[weight < 1]
-    if len(warming):
-        ax.axvspan(0, warming[-1] + 1, color="grey", alpha=0.12, label="KL warm-up")
+    label = "KL warm-up"
+    for start, end in _warmups(history):
+        ax.axvspan(start, end, color="grey", alpha=0.12, label=label)
+        label = None
+
+
+def _warmups(history: dict) -> np.ndarray:
+    """Begin and end, in epochs, of every time that the KL weight was below 1, `(n, 2)`.
+
+    The weight is logged every few steps, not in every epoch. The loss is the negative bound but
+    for the weight, where a model adds nothing else to it.
+    """
+    columns = {key: frame.iloc[:, 0].astype(float) for key, frame in history.items()}
+    loss, elbo = columns.get("train_loss"), columns.get("elbo_train")
+    if loss is not None and elbo is not None and (loss <= elbo + _ROUNDING * elbo.abs()).all():
+        warming = loss < elbo - _ROUNDING * elbo.abs()
+    elif "kl_weight" in columns:
+        weight = columns["kl_weight"].groupby(level=0).last()
+        warming = weight.reindex(range(weight.index.max() + 1)).bfill() < 1
+    else:
+        return np.empty((0, 2), int)
+    edges = np.flatnonzero(np.diff(warming.to_numpy(int), prepend=0, append=0))
+    return edges.reshape(-1, 2)
 
 
 _DRAW = {"bound": _draw_bound, "jsd": _draw_jsd, "weights": _draw_weights}
