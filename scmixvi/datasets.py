@@ -19,6 +19,8 @@ from anndata.io import read_elem, sparse_dataset
 from scipy.sparse import csr_matrix
 from scvi.dataloaders import CollectionAdapter
 
+from scmixvi.singlecell._checks import listing
+
 __all__ = ["cortex", "on_disk", "pbmc68k", "sc_mixology"]
 
 DATA_DIR_VARIABLE = "SCMIXVI_DATA_DIR"
@@ -150,8 +152,11 @@ def on_disk(
 
     Raises
     ------
+    KeyError
+        If a file has no such layer.
     ValueError
-        If the counts of a file are not stored as CSR, or the files differ in their genes.
+        If `files` is no dict or an empty one, the counts of a file are not stored as CSR, or the
+        files differ in their genes.
 
     Examples
     --------
@@ -160,6 +165,11 @@ def on_disk(
     ...     adata, layer="counts", batch_key="file"
     ... )
     """
+    if not isinstance(files, Mapping) or not files:
+        raise ValueError(
+            "files must be a dict of at least one name and its path, for example "
+            f"{{'a': 'a.h5ad'}}, but it is {files!r:.80}."
+        )
     opened = {name: _opened(Path(path), layer) for name, path in files.items()}
     genes = next(iter(opened.values())).var_names
     for name, part in opened.items():
@@ -176,7 +186,12 @@ def on_disk(
 def _opened(path: Path, layer: str | None) -> ad.AnnData:
     """One file with its counts on disk."""
     file = h5py.File(path)
-    group = file["X" if layer is None else f"layers/{layer}"]
+    where = "X" if layer is None else f"layers/{layer}"
+    if where not in file:
+        there = ["X"] * ("X" in file) + [f"layers/{name}" for name in file.get("layers", ())]
+        file.close()
+        raise KeyError(f"{path} has no {where}: its counts may be in {listing(there)}.")
+    group = file[where]
     if group.attrs.get("encoding-type") != "csr_matrix":
         file.close()
         raise ValueError(

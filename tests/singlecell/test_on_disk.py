@@ -123,6 +123,49 @@ def test_files_that_do_not_fit(tmp_path, files, parts):
         datasets.on_disk({"b": tmp_path / "columns.h5ad"})
 
 
+@pytest.mark.parametrize("files", [{}, [], ["a.h5ad"], "a.h5ad"])
+def test_files_are_named_in_a_dict(files):
+    with pytest.raises(ValueError, match="files must be a dict of at least one name and its path"):
+        datasets.on_disk(files)
+
+
+def test_a_layer_that_a_file_does_not_have(tmp_path, files, parts):
+    with pytest.raises(KeyError, match=r"a\.h5ad has no layers/raw: its counts may be in X\."):
+        datasets.on_disk(files, "raw")
+    parts["a"].layers["counts"] = parts["a"].X.copy()
+    parts["a"].X = None
+    parts["a"].write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(KeyError, match=r"a\.h5ad has no X: its counts may be in layers/counts\."):
+        datasets.on_disk({"a": tmp_path / "a.h5ad"})
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_bad_columns_and_indices_of_cells_on_disk(files, parts, together):
+    def opened():
+        if together:
+            return datasets.on_disk(files)
+        return ad.read_h5ad(files["a"], backed="r")
+
+    setup = {"layer": "counts"} if together else {}
+    adata = opened()
+    adata.obs["batch"] = adata.obs["batch"].astype(object)
+    adata.obs.loc[adata.obs_names[3], "batch"] = np.nan
+    with pytest.raises(ValueError, match=r"'batch'\] holds 1 missing"):
+        MixtureSCVI.setup_anndata(adata, batch_key="batch", **setup)
+    adata = opened()
+    MixtureSCVI.setup_anndata(adata, size_factor_key="size", **setup)
+    model = MixtureSCVI(adata, **SMALL)
+    model.train(1, latent_key=None, **QUIET)
+    with pytest.raises(ValueError, match=f"indices is a mask, .*each of the {adata.n_obs} cells"):
+        model.get_elbo(indices=np.ones(7, bool))
+    found = model.get_latent_representation(indices=[-1, 2])
+    np.testing.assert_allclose(found, model.get_latent_representation()[[-1, 2]], atol=1e-5)
+    query = opened()
+    query.obs["size"] = 0.0
+    with pytest.raises(ValueError, match=f"size factor .* holds {adata.n_obs} entries"):
+        model.get_latent_representation(query)
+
+
 def test_two_collections_do_not_share_their_registry(files):
     first, second = (datasets.on_disk({name: files[name]}) for name in "ab")
     MixtureSCVI.setup_anndata(first, layer="counts")
