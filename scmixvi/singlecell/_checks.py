@@ -1,6 +1,7 @@
 """Bad input, said in one sentence before anything is changed."""
 
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from numbers import Real
@@ -302,6 +303,22 @@ def check_encoded(loc: Tensor) -> None:
             f"{n_bad} of {len(loc)} cells of a minibatch have no finite latents: their counts or "
             "covariates are negative, NaN or infinite, or the model's weights are not finite. "
             "Query with raw counts, as at registration."
+        )
+
+
+def check_folder(dir_path: Any) -> None:
+    """Raise ValueError for an empty path, which would be the folder that the process runs in."""
+    if not os.fspath(dir_path):
+        raise ValueError("dir_path is empty: name a folder to save the model in, or '.' for here.")
+
+
+def check_query_order(adata: Any, reference_model: Any) -> None:
+    """Raise ValueError if a query and its reference model stand in each other's place."""
+    if isinstance(adata, str | os.PathLike) or isinstance(reference_model, AnnData):
+        raise ValueError(
+            "load_query_data takes the query cells first and the reference model, or the folder "
+            f"that it is saved in, second, but it is given a {type(adata).__name__} and a "
+            f"{type(reference_model).__name__}."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from anndata import AnnData
 from scvi.model.base._archesmixin import _set_params_online_update
 
-from scmixvi.singlecell._checks import check_query_genes
+from scmixvi.singlecell._checks import check_folder, check_query_genes, check_query_order
 from scmixvi.singlecell._files import (
     PICKLING,
     check_model_file,
@@ -41,8 +41,10 @@ class CheckedFiles:
         Raises
         ------
         ValueError
-            If the folder exists and `overwrite` is False, or if :meth:`load` would refuse the file.
+            If the folder exists and `overwrite` is False, if its name is empty, or if :meth:`load`
+            would refuse the file.
         """
+        check_folder(dir_path)
         save_kwargs = {"pickle_module": PICKLING} | (save_kwargs or {})
         further = (save_anndata, save_kwargs, *args)
         if os.path.exists(dir_path) and not overwrite:
@@ -78,7 +80,15 @@ class CheckedFiles:
     def load_query_data(
         cls, adata: AnnData | None = None, reference_model: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Map query cells onto a reference as :meth:`scvi.model.SCVI.load_query_data` does."""
+        """Map query cells onto a reference as :meth:`scvi.model.SCVI.load_query_data` does.
+
+        Raises
+        ------
+        ValueError
+            If the arguments stand in each other's place, the genes are not the reference's, or as
+            in :meth:`load`.
+        """
+        check_query_order(adata, reference_model)
         reference_model = cls._checked(reference_model)
         bound = inspect.signature(super().load_query_data).bind(
             adata, reference_model, *args, **kwargs

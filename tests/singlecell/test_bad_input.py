@@ -484,3 +484,24 @@ def test_arguments_that_an_upgrade_does_not_take(make_model, name):
     with pytest.raises(TypeError, match=f"takes no {name}: .*n_components, n_importance_samples"):
         MixtureSCVI.from_scvi_model(stock, **{name: 3})
     assert stock.adata.uns == before
+
+
+def test_a_model_is_not_saved_without_a_folder(make_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = make_model(n_components=2)
+    with pytest.raises(ValueError, match="dir_path is empty: name a folder"):
+        model.save("")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_query_and_its_reference_in_each_other_s_place(make_model, tmp_path):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.save(tmp_path / "reference")
+    folder, query = str(tmp_path / "reference"), make_adata()
+    for arguments in ((folder, query), (model, query), (folder, folder)):
+        kinds = " and a ".join(type(argument).__name__ for argument in arguments)
+        with pytest.raises(ValueError, match=f"query cells first .* given a {kinds}"):
+            MixtureSCVI.load_query_data(*arguments)
+    assert not query.uns
+    MixtureSCVI.load_query_data(query, folder)
