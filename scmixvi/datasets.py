@@ -19,7 +19,7 @@ from anndata.io import read_elem, sparse_dataset
 from scipy.sparse import csr_matrix
 from scvi.dataloaders import CollectionAdapter
 
-from scmixvi.singlecell._checks import listing
+from scmixvi._messages import listing
 
 __all__ = ["cortex", "on_disk", "pbmc68k", "sc_mixology"]
 

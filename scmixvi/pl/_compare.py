@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scmixvi._messages import listing
 from scmixvi.pl._figures import finished, panels
-from scmixvi.singlecell._checks import listing
 
 
 def compare(

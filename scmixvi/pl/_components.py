@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from sklearn.decomposition import PCA
 
+from scmixvi._messages import listing
 from scmixvi.pl._figures import finished, panels
-from scmixvi.singlecell._checks import listing
 
 
 def components(

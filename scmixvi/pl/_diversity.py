@@ -8,8 +8,8 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from scmixvi._messages import listing
 from scmixvi.pl._figures import finished, panels
-from scmixvi.singlecell._checks import listing
 
 
 def posterior_diversity(

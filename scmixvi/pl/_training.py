@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scmixvi._messages import listing
 from scmixvi.pl._figures import finished, panels
-from scmixvi.singlecell._checks import listing
 
 PANELS = {"bound": "elbo", "jsd": "jsd", "weights": "weight_"}
 """A panel's name, and how the names of its curves in the history begin."""

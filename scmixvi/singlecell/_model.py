@@ -25,23 +25,15 @@ from torch.distributions import (
     StudentT,
 )
 
+from scmixvi._messages import listing
 from scmixvi.singlecell._checks import (
     check_component,
-    check_counts,
-    check_covariates,
-    check_finite,
-    check_groups,
     check_indices,
     check_jitter,
     check_many_components,
     check_mixture_arguments,
-    check_query,
-    check_registration,
     check_scvi_options,
-    check_size_factors,
     check_whole,
-    counts_of,
-    listing,
 )
 from scmixvi.singlecell._convert import (
     MIXTURE_ARGUMENTS,
@@ -51,6 +43,16 @@ from scmixvi.singlecell._convert import (
     one_of_components,
     tell_apart,
     twin,
+)
+from scmixvi.singlecell._data_checks import (
+    check_counts,
+    check_covariates,
+    check_finite,
+    check_groups,
+    check_query,
+    check_registration,
+    check_size_factors,
+    counts_of,
 )
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader

@@ -8,7 +8,8 @@ from typing import Any
 from anndata import AnnData
 from scvi.model.base._archesmixin import _set_params_online_update
 
-from scmixvi.singlecell._checks import check_folder, check_query_genes, check_query_order
+from scmixvi.singlecell._checks import check_folder, check_query_order
+from scmixvi.singlecell._data_checks import check_query_genes
 from scmixvi.singlecell._files import (
     PICKLING,
     check_model_file,
