@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "scmixvi"
 SCVI_STACK = {"anndata", "numba", "numpy", "pandas", "rich", "scanpy", "scipy", "scvi", "sklearn"}
 ALLOWED = {
     "scmixvi.core": {"torch", "scmixvi.core"},
-    "scmixvi.singlecell": SCVI_STACK | {"lightning", "torch", "scmixvi.core", "scmixvi.singlecell"},
+    "scmixvi.singlecell": SCVI_STACK
+    | {"lightning", "pyro", "torch", "scmixvi._messages", "scmixvi.core", "scmixvi.singlecell"},
 }
 """A module of the layer imports these and the standard library, nothing else."""
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments import decoders
-from scmixvi.experiments._adaptive import N_FINAL
 from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
+from scmixvi.singlecell._evidence import N_FINAL
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 TRUST = ("effective_share", "still_rising")

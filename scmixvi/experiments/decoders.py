@@ -4,7 +4,7 @@ An importance-sampled log-likelihood depends on the decoder, which is the model,
 encoder, which is only its proposal. :mod:`scmixvi.experiments.cortex` and
 :mod:`scmixvi.experiments.monotone` estimate it from 1000 draws of each model's own encoders, and
 so cannot tell a better decoder from a better proposal. Here every test cell gets a proposal of its
-own (:mod:`scmixvi.experiments._adaptive`), by which log p(x) is known to a few hundredths of a
+own (:mod:`scmixvi.singlecell._evidence`), by which log p(x) is known to a few hundredths of a
 nat, whatever the encoder. The same is done for some of the training cells, since an encoder may fit
 those and not others. What is left to compare are decoders (log p(x)) and posteriors (the gap
 from log p(x) down to MISELBO, the whole variational gap).
@@ -30,16 +30,14 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import torch
-from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import _common, cortex, monotone
 from scmixvi.experiments import _singlecell as singlecell
-from scmixvi.experiments._adaptive import Evidence, evidence
 from scmixvi.experiments._common import run_missing
 from scmixvi.experiments._singlecell import Split, Training
 from scmixvi.experiments._trained_models import TrainedModels
-from scmixvi.singlecell._module import SCORES_KEY, UNTRANSFORMED_KEY
+from scmixvi.singlecell._evidence import Evidence, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"
 COMPONENTS = (1, 4)
@@ -62,7 +60,6 @@ def cells(name: str, seed: int, smoke: bool) -> tuple[ad.AnnData, Split, Trainin
     return adata, split, protocol.training
 
 
-@torch.inference_mode()
 def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str, float]:
     """Log p(x) of cells by proposals of their own, averaged over cells; nats a cell.
 
@@ -73,10 +70,11 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     indices
         Cells.
     **sizes
-        Passed on to :func:`scmixvi.experiments._adaptive.evidence`.
+        Passed on to :func:`scmixvi.singlecell._evidence.evidence`.
     """
     batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=BATCH)
-    found = [_evidence_of(model.module, tensors, sizes) for tensors in batches]
+    with torch.inference_mode():
+        found = [cell_evidence(model.module, tensors, **sizes) for tensors in batches]
     whole = Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {
         "log_p": whole.log_likelihood.mean().item(),
@@ -84,20 +82,6 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
         "smallest_effective_share": whole.effective.min().item(),
         "still_rising": whole.still_rising.mean().item(),
     }
-
-
-def _evidence_of(module: torch.nn.Module, tensors: dict, sizes: dict[str, int]) -> Evidence:
-    encoded = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
-
-    def log_densities(z: Tensor) -> tuple[Tensor, Tensor]:
-        library = encoded["library"].expand(len(z), *encoded["library"].shape)
-        drawn = {**encoded, "z": z, UNTRANSFORMED_KEY: z, SCORES_KEY: None, "library": library}
-        inputs = module._get_generative_input(tensors, drawn)
-        decoded = module.generative(**inputs, counts=tensors["X"])
-        log_lik, log_prior, log_q, _ = module._bound_terms(tensors, drawn, decoded)
-        return (log_lik + log_prior)[:, 0], log_q[:, 0, 0]
-
-    return evidence(log_densities, lambda n: encoded["qz"].sample((n,)), **sizes)
 
 
 def looked_at(split: Split, seed: int) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
 from scvi.data._utils import _check_if_view, _validate_adata_dataloader_input
 from scvi.model import SCVI
 from scvi.model._utils import get_max_epochs_heuristic
+from scvi.utils import track
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -54,6 +55,7 @@ from scmixvi.singlecell._data_checks import (
     check_size_factors,
     counts_of,
 )
+from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._importance import weighted_expression
 from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
@@ -77,6 +79,8 @@ logger = logging.getLogger(__name__)
 
 REPRESENTATIONS = ("mean", "components", "params")
 Representation = Literal["mean", "components", "params"]
+# Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
+MAX_DECODED = 2**25
 WEIGHTED_EXPRESSION_ARGUMENTS = (
     "transform_batch",
     "gene_list",
@@ -634,6 +638,80 @@ class MixtureSCVI(CheckedFiles, SCVI):
         check_whole("n_samples", n_samples)
         posteriors = self._posteriors(adata, indices, batch_size, dataloader)
         return torch.cat([qz.posterior.jsd(n_samples).cpu() for qz in posteriors]).numpy()
+
+    @torch.inference_mode()
+    def get_variational_gap(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1000,
+        batch_size: int | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        r"""How far each cell's posterior is from the exact one of this decoder, in nats.
+
+        .. math:: \log p(x) - \text{MISELBO}(x) = \text{KL}(q(z | x) \,\|\, p(z | x))
+
+        Importance-sampled :meth:`get_marginal_ll` depends on the encoders, which are its proposal.
+        Here log p(x) is estimated by a proposal of each cell's own, which adaptive importance
+        sampling fits to its exact posterior; the encoders are only where it starts.
+
+        Parameters
+        ----------
+        adata, indices
+            As in :meth:`get_latent_representation`. A cell takes some thousand decoder passes:
+            choose some hundred cells first.
+        n_samples
+            Draws a cell for MISELBO, spread evenly over the components.
+        batch_size
+            Cells at a time; None fits them into some 100 MB a tensor.
+        progress
+            Show a progress bar.
+
+        Returns
+        -------
+        One row a cell: `log_likelihood`, `miselbo`, `gap`; `effective_share`, the share of the
+        proposal's 1600 draws that count, 0 to 1; and `still_rising`, how much the estimate of log
+        p(x) is above that from ten times fewer draws. Where the share is below a few per cent, or
+        it is still rising, log p(x) and the gap are larger than said.
+
+        Raises
+        ------
+        ValueError
+            If library sizes are latent, the data are minified without counts, `n_samples` is not a
+            whole number of at least 1, or as in :meth:`get_latent_representation`.
+
+        References
+        ----------
+        Cappé et al. 2008, "Adaptive importance sampling in general mixture classes".
+        """
+        self._check_if_trained(warn=False)
+        check_whole("n_samples", n_samples)
+        adata = self._validate_anndata(adata)
+        if not self.module.use_observed_lib_size:
+            raise ValueError(
+                "the gap is known only for observed library sizes, and this model's are latent: "
+                "use get_marginal_ll and get_elbo, whose difference is at most the gap."
+            )
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            raise ValueError(
+                "the data are minified without counts, which log p(x) is of: load the model with "
+                "the full data."
+            )
+        batch_size = batch_size or max(1, MAX_DECODED // (N_FINAL * adata.n_vars))
+        rows = check_indices(indices, adata.n_obs)
+        batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
+        found = [
+            variational_gaps(
+                self.module, {k: v.to(self.device) for k, v in tensors.items()}, n_samples
+            )
+            for tensors in track(batches, "cells", disable=not progress)
+        ]
+        columns = {k: torch.cat([part[k] for part in found]).cpu().numpy() for k in found[0]}
+        names = adata.obs_names[
+            slice(None) if indices is None else check_indices(indices, adata.n_obs)
+        ]
+        return pd.DataFrame(columns, index=names)
 
     def _posteriors(
         self,

@@ -17,7 +17,11 @@ from typing import NamedTuple
 
 import torch
 from pyro.distributions import MultivariateStudentT
-from torch import Tensor
+from scvi import REGISTRY_KEYS
+from scvi.module._constants import MODULE_KEYS
+from torch import Tensor, nn
+
+from scmixvi.singlecell._passes import draws_a_pass
 
 N_ROUNDS, N_DRAWS, N_FINAL = 16, 400, 1600
 DEGREES_OF_FREEDOM, ENCODER_SHARE, ENOUGH = 8.0, 0.1, 0.2
@@ -44,6 +48,66 @@ class Evidence(NamedTuple):
     log_likelihood: Tensor
     effective: Tensor
     still_rising: Tensor
+
+
+def variational_gaps(
+    module: nn.Module, tensors: dict[str, Tensor], n_samples: int, **sizes: int
+) -> dict[str, Tensor]:
+    """Log p(x), MISELBO and the gap between them for every cell of a minibatch.
+
+    Parameters
+    ----------
+    module
+        A :class:`scmixvi.singlecell.MixtureVAE` with observed library sizes.
+    tensors
+        A minibatch of n cells.
+    n_samples
+        Draws a cell for MISELBO, spread evenly over the components.
+    **sizes
+        Passed on to :func:`evidence`.
+
+    Returns
+    -------
+    `log_likelihood`, `miselbo`, `gap`, `effective_share` and `still_rising`, `[n]` each.
+    """
+    found = cell_evidence(module, tensors, **sizes)
+    bound = _miselbo(module, tensors, n_samples)
+    return {
+        "log_likelihood": found.log_likelihood,
+        "miselbo": bound,
+        "gap": found.log_likelihood - bound,
+        "effective_share": found.effective,
+        "still_rising": found.still_rising,
+    }
+
+
+def cell_evidence(module: nn.Module, tensors: dict[str, Tensor], **sizes: int) -> Evidence:
+    """:func:`evidence` of every cell of a minibatch; observed library sizes."""
+    encoded = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
+    qz, library = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
+
+    def log_densities(u: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = module._outputs(qz, None, library.expand(len(u), *library.shape), u)
+        inputs = module._get_generative_input(tensors, drawn)
+        decoded = module.generative(**inputs, counts=tensors[REGISTRY_KEYS.X_KEY])
+        log_lik, log_prior, log_q, _ = module._bound_terms(tensors, drawn, decoded)
+        return (log_lik + log_prior)[:, 0], log_q[:, 0, 0]
+
+    return evidence(log_densities, lambda n: qz.sample((n,)), **sizes)
+
+
+def _miselbo(module: nn.Module, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
+    """MISELBO, L = 1, averaged over draws from every component, `[n]`."""
+    encoded = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
+    qz, library = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
+    per_component = -(-n_samples // module.n_components)
+    a_pass = max(1, draws_a_pass(tensors[REGISTRY_KEYS.X_KEY]) // module.n_components)
+    sums = [
+        module._log_ratio(tensors, qz, None, library, min(a_pass, per_component - start)).sum(0)
+        for start in range(0, per_component, a_pass)
+    ]
+    by_component = torch.stack(sums).sum(0) / per_component
+    return (qz.c_log_weights.T.exp() * by_component).sum(0)
 
 
 def evidence(
@@ -117,7 +181,7 @@ def _matched(z: Tensor, log_w: Tensor) -> MultivariateStudentT:
     centred = z - mean
     covariance = torch.einsum("nbi,nbj->bij", w * centred, centred)
     shrink = (DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM  # a Student's covariance is wider
-    covariance = shrink * covariance + SMALLEST_VARIANCE * torch.eye(z.shape[-1])
+    covariance = shrink * covariance + SMALLEST_VARIANCE * torch.eye(z.shape[-1]).to(z)
     return MultivariateStudentT(
         torch.full_like(mean[:, 0], DEGREES_OF_FREEDOM), mean, torch.linalg.cholesky(covariance)
     )

@@ -1,0 +1,73 @@
+"""The variational gap of every cell: log p(x) whatever the encoder, and KL(q || p) below it."""
+
+import numpy as np
+import pytest
+import torch
+
+from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
+
+
+def trained(n_components=2, n_epochs=15, **kwargs):
+    adata = make_adata(60)
+    MixtureSCVI.setup_anndata(adata, batch_key="batch")
+    torch.manual_seed(0)
+    model = MixtureSCVI(adata, n_components=n_components, n_hidden=16, n_latent=2, **kwargs)
+    model.train(n_epochs, latent_key=None, **QUIET)
+    return model
+
+
+CELLS = np.arange(0, 60, 6)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"n_components": 1},
+        {"mixture_weights": "amortized"},
+        {"mixture_weights": [0.8, 0.2], "gene_likelihood": "nb"},
+        {"latent_distribution": "ln"},
+    ],
+)
+def test_the_gap_is_what_the_bound_leaves(kwargs):
+    """Log p(x) is that of very many draws of the encoders, and MISELBO that of many bounds."""
+    model = trained(**kwargs)
+    torch.manual_seed(1)
+    found = model.get_variational_gap(indices=CELLS, progress=False)
+    assert list(found.index) == list(model.adata.obs_names[CELLS])
+    np.testing.assert_allclose(found["gap"], found["log_likelihood"] - found["miselbo"], atol=1e-4)
+    many = model.get_marginal_ll(indices=CELLS, n_mc_samples=4000, return_mean=False)
+    np.testing.assert_allclose(found["log_likelihood"], many, atol=0.3)
+    assert found["log_likelihood"].mean() == pytest.approx(many.numpy().mean(), abs=0.05)
+    bounds = [model.get_elbo(indices=CELLS, batch_size=60) for _ in range(40)]
+    assert found["miselbo"].mean() == pytest.approx(np.mean(bounds), abs=0.25)
+    assert (found["gap"] > -0.05).all()
+    assert (found["effective_share"] > 0.1).all()
+    assert abs(found["still_rising"].mean()) < 0.05
+
+
+def test_worse_encoders_have_a_wider_gap_below_the_same_evidence():
+    """Means that are moved by 1 lie further from the exact posterior."""
+    model = trained(n_components=1)
+    torch.manual_seed(1)
+    before = model.get_variational_gap(indices=CELLS, progress=False)
+    with torch.no_grad():
+        model.module.z_encoder.mean_encoder.bias += 1.0
+    after = model.get_variational_gap(indices=CELLS, progress=False)
+    np.testing.assert_allclose(after["log_likelihood"], before["log_likelihood"], atol=0.1)
+    assert after["gap"].mean() > before["gap"].mean() + 0.5
+
+
+def test_what_has_no_gap_is_refused():
+    model = trained(n_epochs=1, use_observed_lib_size=False)
+    with pytest.raises(ValueError, match="only for observed library sizes"):
+        model.get_variational_gap()
+    model = trained(n_epochs=1)
+    with pytest.raises(ValueError, match="n_samples must be a whole number"):
+        model.get_variational_gap(n_samples=0.5)
+    with pytest.raises(ValueError, match="chooses no cell"):
+        model.get_variational_gap(indices=[])
+    model.minify_adata()
+    with pytest.raises(ValueError, match="minified without counts"):
+        model.get_variational_gap()
