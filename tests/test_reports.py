@@ -309,6 +309,13 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
     assert len(null) == 2 * 5 * len(report.DATASETS)
     calls = [share for run in null for at in ("0.05", "0.1", "0.2") for share in run[at]]
     assert max(calls) < 5e-5
+    seen = [p for run in null for name in ("median", "p95", "largest") for p in run[name]]
+    assert 0.25 < min(seen) < max(seen) < 0.65
+    weighted = [run["0.05"] for name, run in runs.items() if "/null, importance/" in name]
+    shares = [share for run in weighted for share in run]
+    assert len(weighted) == 2 * 5 + 1
+    counts = [len(shares), sum(s > 0 for s in shares), sum(s > 0.5 for s in shares)]
+    assert counts == [55, 10, 3]
     for data in report.DATASETS:
         auroc = {
             method: [run for name, run in runs.items() if f"{data}/{method}/ambiguous/" in name]
