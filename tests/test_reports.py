@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import RESULTS, figures, report
 from scmixvi import experiments
-from scmixvi.experiments import _paper_images, _report_images
+from scmixvi.experiments import _paper_images, _report_images, density2d
 from scmixvi.experiments._common import by_seed, interval, paired
 from scmixvi.records import read
 
@@ -146,31 +146,34 @@ def test_what_is_said_of_the_two_dimensional_targets_is_so():
     runs = read(EXPERIMENTS / "density2d.json", {})["runs"]
     pairs, light = ("bimodal", "bimodal, s = 0.5"), "light mode (0.2)"
 
-    def run(target, family):
-        return runs[f"{target}/{family}/seed=0"]
+    def found(target, family):
+        return list(by_seed(runs, f"{target}/{family}").values())
 
-    others = ("iwvi", "iaf", "ensemble", "dm_pmc")
+    def masses(target, family):
+        return [run["mass"][light] for run in found(target, family)]
+
+    others = [family for family in density2d.METHODS if family != "mixture"]
     for target in ("ring", *pairs):
-        best = run(target, "mixture")
-        for key in ("kl_q_p", "kl_p_q"):
-            assert best[key] < 0.4
-            assert all(best[key] < run(target, family)[key] for family in others)
-        assert round(best["evidence_mean"], 3) == 1
-        spread = [run(target, family)["evidence_sd"] for family in others]
-        right = [
-            s
-            for s, f in zip(spread, others, strict=True)
-            if abs(run(target, f)["evidence_mean"] - 1) < 0.01
-        ]
-        assert sum(s < best["evidence_sd"] for s in right) <= 1
+        seeds = by_seed(runs, f"{target}/mixture")
+        assert all(by_seed(runs, f"{target}/{family}").keys() == seeds.keys() for family in others)
+        for seed, best in seeds.items():
+            rest = [runs[f"{target}/{family}/seed={seed}"] for family in others]
+            for key in ("kl_q_p", "kl_p_q"):
+                assert best[key] < 0.4
+                assert all(best[key] < run[key] for run in rest)
+            assert abs(best["evidence_mean"] - 1) < 0.01
+            right = [r["evidence_sd"] for r in rest if abs(r["evidence_mean"] - 1) < 0.01]
+            assert sum(spread < best["evidence_sd"] for spread in right) <= 1
     for target in pairs:
-        assert 0.165 < run(target, "mixture")["mass"][light] < 0.205
-        assert run(target, "dm_pmc")["mass"][light] < 0.001
-        light_of_flow = run(target, "iaf")["mass"][light]
-        assert min(light_of_flow, 1 - light_of_flow) < 0.01
-    assert run("bimodal, s = 0.5", "ensemble")["mass"][light] < 0.01
-    assert max(run("ring", "iaf")["mass"].values()) > 0.4
-    assert run("ring", "dm_pmc")["kl_p_q"] < 2
+        assert all(0.16 < mass < 0.21 for mass in masses(target, "mixture"))
+        assert max(masses(target, "dm_pmc/0.1")) < 0.001
+        assert min(masses(target, "dm_pmc/0.3") + masses(target, "dm_pmc/0.5")) > 0.03
+    assert all(min(mass, 1 - mass) < 0.01 for mass in masses("bimodal", "iaf"))
+    assert max(masses("bimodal, s = 0.5", "ensemble")) < 0.01
+    for sharp, *blurred in zip(
+        *(found("ring", f"dm_pmc/{scale}") for scale in density2d.DM_PMC_SCALES), strict=True
+    ):
+        assert all(run["kl_q_p"] > 5 * sharp["kl_q_p"] for run in blurred)
 
 
 def test_what_is_said_of_path_gradients_is_so():
@@ -405,47 +408,92 @@ def test_what_is_said_of_latents_of_images_is_so():
     assert 7.5 < 94.9 - 100 * row("vae", "accuracy")[0] < 9.5
 
 
-def gains_of_refinement(stage, group):
-    """Every run's gain in MISELBO over the model that it started from, by data set."""
+REFINED = ("cortex", "sc_mixology", "pbmc68k", "cortex/default", "sc_mixology/default")
+
+
+def gains_of_refinement(model, stage, group="test"):
+    """Every run's gain in MISELBO over the model that it started from: S = 1, then S = 4."""
     runs = read(EXPERIMENTS / "refinement.json", {})["runs"]
-    return {
-        data: [
-            run[group]["miselbo"] - before[seed][group]["miselbo"]
-            for size in (1, 4)
-            for before in [by_seed(runs, f"{data}/before/S={size}")]
-            for seed, run in by_seed(runs, f"{data}/{stage}/S={size}").items()
-        ]
-        for data in report.DATASETS
-    }
+    return [
+        run[group]["miselbo"] - before[seed][group]["miselbo"]
+        for size in (1, 4)
+        for before in [by_seed(runs, f"{model}/before/S={size}")]
+        for seed, run in by_seed(runs, f"{model}/{stage}/S={size}").items()
+    ]
+
+
+def refinement(model, size, stages, *keys):
+    names = [f"{model}/{stage}/S={size}" for stage in stages]
+    return differences("refinement.json", *names, *keys)
 
 
 def test_what_is_said_of_refined_encoders_is_so():
-    for data in report.DATASETS:
-        refined = gains_of_refinement("refined", "test")[data]
-        assert len(refined) >= 8
-        assert 0.9 < min(refined)
-        assert max(refined) < 8.5
-        longer = gains_of_refinement("longer", "test")[data]
-        assert -5.1 < min(longer)
-        assert max(longer) < -0.55
-        assert min(gains_of_refinement("longer", "training")[data]) > 0
+    for model in REFINED:
+        refined = gains_of_refinement(model, "refined")
+        low, high = (7.5, 20.5) if "default" in model else (0.95, 8.5)
+        assert len(refined) == 10
+        assert low < min(refined) < max(refined) < high
         for size in (1, 4):
-            names = [f"{data}/{stage}/S={size}" for stage in ("refined", "before")]
-            keys = ("test", "miselbo")
-            gain, half = differences("refinement.json", *names, *keys, n_seeds=4)
+            gain, half = refinement(model, size, ("refined", "before"), "test", "miselbo")
             assert gain > half
-    seen = gains_of_refinement("refined", "training")
-    assert -4.1 < min(seen["cortex"])
-    assert max(seen["cortex"]) < -1.5
-    assert 1.4 < min(seen["sc_mixology"])
-    assert max(seen["sc_mixology"]) < 4
-    assert max(map(abs, seen["pbmc68k"])) < 0.35
-    for size in (1, 4):
-        for score in ("svm", "svm_train_to_test", "ari", "nmi"):
-            names = [f"cortex/{stage}/S={size}" for stage in ("refined", "before")]
-            keys = ("scores", score)
-            gain, half = differences("refinement.json", *names, *keys, n_seeds=4)
-            assert abs(gain) < half
+    cortex = [
+        refinement("cortex/default", s, ("refined", "before"), "test", "miselbo")[0] for s in (1, 4)
+    ]
+    mixology = [
+        refinement("sc_mixology/default", s, ("refined", "before"), "test", "miselbo")[0]
+        for s in (1, 4)
+    ]
+    assert {round(gain) for gain in cortex} == {10}
+    assert {round(gain) for gain in mixology} == {12, 14}
+
+
+def test_what_is_said_of_training_on_is_so():
+    ahead, alone = {}, {}
+    for model in REFINED:
+        pairs = zip(
+            gains_of_refinement(model, "refined"), gains_of_refinement(model, "longer"), strict=True
+        )
+        assert all(refined > longer for refined, longer in pairs)
+        stages = ("refined", "longer")
+        ahead[model] = [refinement(model, s, stages, "test", "miselbo")[0] for s in (1, 4)]
+        price = [
+            after - before
+            for after, before in zip(
+                gains_of_refinement(model, "refined", "training"),
+                gains_of_refinement(model, "longer", "training"),
+                strict=True,
+            )
+        ]
+        assert -7 < min(price) < max(price) < -0.7
+        alone[model] = gains_of_refinement(model, "longer")
+        assert min(gains_of_refinement(model, "longer", "training")) > 0
+    for model in ("cortex", "cortex/default"):
+        assert all(7.5 < gain < 10.5 for gain in ahead[model])
+    assert all(round(gain) == 6 for gain in ahead["pbmc68k"])
+    assert all(3 < g < 5 for m in ("sc_mixology", "sc_mixology/default") for g in ahead[m])
+    without = [gain for model in REFINED[:3] for gain in alone[model]]
+    assert sum(gain > 0 for gain in without) == 1
+    assert -5.05 < min(without)
+    assert 0.4 < min(alone["cortex/default"]) < max(alone["cortex/default"]) < 5
+    assert 6 < min(alone["sc_mixology/default"]) < max(alone["sc_mixology/default"]) < 16.05
+    means = [
+        refinement(model, s, ("longer", "before"), "test", "miselbo")[0]
+        for model in REFINED[3:]
+        for s in (1, 4)
+    ]
+    assert [round(mean) for mean in means] == [2, 2, 10, 9]
+
+
+def test_what_is_said_of_scores_after_refinement_is_so():
+    for model in ("cortex", "cortex/default"):
+        for size in (1, 4):
+            stages = ("refined", "before")
+            gain, half = refinement(model, size, stages, "scores", "svm")
+            assert 0.0025 < gain < 0.0055
+            assert 0.5 < gain / half < 1.6
+            for score in ("ari", "nmi"):
+                gain, half = refinement(model, size, stages, "scores", score)
+                assert abs(gain) < half
 
 
 def test_what_is_said_of_mnist_latents_and_big_encoders_is_so():
