@@ -11,6 +11,7 @@ from benchmarks import RESULTS, figures, report
 from scmixvi import experiments
 from scmixvi.experiments import _paper_images, _report_images, density2d
 from scmixvi.experiments._common import by_seed, interval, paired
+from scmixvi.experiments._paper_images import TABLE_8
 from scmixvi.records import read
 
 EXPERIMENTS = Path(experiments.__file__).parent / "results"
@@ -152,23 +153,30 @@ def test_what_is_said_of_the_two_dimensional_targets_is_so():
     def masses(target, family):
         return [run["mass"][light] for run in found(target, family)]
 
-    others = [family for family in density2d.METHODS if family != "mixture"]
+    others, fell_short = [f for f in density2d.METHODS if f != "mixture"], []
     for target in ("ring", *pairs):
         seeds = by_seed(runs, f"{target}/mixture")
         assert all(by_seed(runs, f"{target}/{family}").keys() == seeds.keys() for family in others)
         for seed, best in seeds.items():
             rest = [runs[f"{target}/{family}/seed={seed}"] for family in others]
+            if target == "bimodal" and best["mass"][light] < 0.1:
+                fell_short.append(seed)
+                continue
             for key in ("kl_q_p", "kl_p_q"):
                 assert best[key] < 0.4
                 assert all(best[key] < run[key] for run in rest)
             assert abs(best["evidence_mean"] - 1) < 0.01
             right = [r["evidence_sd"] for r in rest if abs(r["evidence_mean"] - 1) < 0.01]
             assert sum(spread < best["evidence_sd"] for spread in right) <= 1
+    assert len(fell_short) == 1
+    twos = [runs[f"bimodal/mixture/seed={fell_short[0]}"]["mass"][light]]
+    assert all(round(30 * mass) == 2 for mass in twos + masses("bimodal", "ensemble"))
     for target in pairs:
-        assert all(0.16 < mass < 0.21 for mass in masses(target, "mixture"))
         assert max(masses(target, "dm_pmc/0.1")) < 0.001
         assert min(masses(target, "dm_pmc/0.3") + masses(target, "dm_pmc/0.5")) > 0.03
-    assert all(min(mass, 1 - mass) < 0.01 for mass in masses("bimodal", "iaf"))
+    flows = masses("bimodal", "iaf")
+    assert all(min(mass, 1 - mass) < 0.01 for mass in flows)
+    assert sum(mass < 0.01 for mass in flows) > len(flows) / 2
     assert max(masses("bimodal, s = 0.5", "ensemble")) < 0.01
     for sharp, *blurred in zip(
         *(found("ring", f"dm_pmc/{scale}") for scale in density2d.DM_PMC_SCALES), strict=True
@@ -264,11 +272,16 @@ def test_what_is_said_of_monotone_likelihoods_is_so():
     gain, half = over_one("sc_mixology", 5, "log_likelihood")
     assert 3 < gain - half < 4 < gain < gain + half < 6
     images = read(EXPERIMENTS / "monotone_images.json", {})["runs"]
-    assert {name.rpartition("=")[2] for name in images} == {"0"}
-    for key, rise in (("nll", 0.03), ("nll_pooled", 0.01)):
-        nlls = [images[f"mnist/S={size}/seed=0"][key] for size in range(1, 6)]
-        assert nlls[:4] == sorted(nlls[:4], reverse=True)
-        assert round(nlls[4] - nlls[3], 2) == rise
+    fallen, rises = [], []
+    for seed in (0, 1):
+        by_size = [images[f"mnist/S={size}/seed={seed}"] for size in range(1, 6)]
+        nlls, gaps = ([run[key] for run in by_size] for key in ("nll", "gap"))
+        fallen.append(round(nlls[0] - nlls[4], 1))
+        rises.append([size for size in range(1, 5) if nlls[size] > nlls[size - 1]])
+        assert gaps[4] < gaps[0]
+    assert len(images) == 10
+    assert fallen == [0.8, 1.2]
+    assert rises == [[4], [3]]
 
 
 def integration(data, first, second, job, *keys):
@@ -494,6 +507,30 @@ def test_what_is_said_of_scores_after_refinement_is_so():
             for score in ("ari", "nmi"):
                 gain, half = refinement(model, size, stages, "scores", score)
                 assert abs(gain) < half
+
+
+def test_what_is_said_of_fashion_mnist_is_so():
+    runs = read(EXPERIMENTS / "latents.json", {})["runs"]
+    mixture, ensemble, vae = (
+        [runs[f"fashion_mnist/{name}/S={size}/seed=0"] for size in range(1, 6)]
+        for name in ("mixture", "ensemble", "vae")
+    )
+    for rows, name in ((mixture, "mixture"), (ensemble, "ensemble")):
+        paper = [float(figure.split()[0]) for figure in TABLE_8[name][1:]]
+        ours = [100 * row["accuracy"] for row in rows[1:]]
+        assert max(abs(a - b) for a, b in zip(ours, paper, strict=True)) < 0.85
+    ahead = [
+        round(100 * (a["accuracy"] - b["accuracy"]), 1)
+        for a, b in zip(mixture[1:], ensemble[1:], strict=True)
+    ]
+    assert all(0.3 <= points <= 0.8 for points in ahead[:3])
+    assert abs(ahead[3]) < 0.1
+    nlls = [row["nll"] for row in mixture]
+    assert nlls == sorted(nlls, reverse=True)
+    assert round(nlls[0] - nlls[4], 1) == 0.8
+    assert round(ensemble[0]["nll"] - ensemble[4]["nll"], 1) == 0.2
+    below = [79.6 - 100 * row["accuracy"] for row in vae[1:]]
+    assert 9 < min(below) < max(below) < 14
 
 
 def test_what_is_said_of_mnist_latents_and_big_encoders_is_so():
