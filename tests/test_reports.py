@@ -164,13 +164,17 @@ def test_what_is_said_of_the_two_dimensional_targets_is_so():
                 continue
             for key in ("kl_q_p", "kl_p_q"):
                 assert best[key] < 0.4
-                assert all(best[key] < run[key] for run in rest)
+                assert all(best[key] < run[key] for run in rest if key in run)
             assert abs(best["evidence_mean"] - 1) < 0.01
             right = [r["evidence_sd"] for r in rest if abs(r["evidence_mean"] - 1) < 0.01]
             assert sum(spread < best["evidence_sd"] for spread in right) <= 1
     assert len(fell_short) == 1
-    twos = [runs[f"bimodal/mixture/seed={fell_short[0]}"]["mass"][light]]
-    assert all(round(30 * mass) == 2 for mass in twos + masses("bimodal", "ensemble"))
+    there = {
+        family: sorted(round(30 * mass) for mass in masses("bimodal", family))
+        for family in ("mixture", "ensemble")
+    }
+    assert there == {"mixture": [2, 4, 4, 6, 6], "ensemble": [2, 2, 2, 2, 3]}
+    assert sum("kl_p_q" not in run for run in found("ring", "iaf")) == 2
     for target in pairs:
         assert max(masses(target, "dm_pmc/0.1")) < 0.001
         assert min(masses(target, "dm_pmc/0.3") + masses(target, "dm_pmc/0.5")) > 0.03

@@ -118,7 +118,8 @@ class Gaussians(nn.Module):
 
     def forward(self) -> MixturePosterior:
         """The mixture as the core sees it."""
-        base = Independent(Normal(self.loc, self.log_scale.exp()), 1)
+        scale = self.log_scale.exp()
+        base = Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
         return MixturePosterior([Stage(lambda: base, self.flow)])
 
 
@@ -147,11 +148,13 @@ def fit(
     n_steps: int,
     n_draws: int,
 ) -> MixturePosterior:
-    """Adam on minus the bound."""
+    """Adam on minus the bound; raises FloatingPointError if that is no longer finite."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    for _ in range(n_steps):
+    for step in range(n_steps):
         (z,), log_q_all = model().sample_stratified(n_draws)
         loss = -bound(target.log_prob(z), log_q_all)
+        if not loss.isfinite():
+            raise FloatingPointError(step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -205,7 +208,8 @@ def figures(target: Target, posterior: MixturePosterior, n_repeats: int = 200) -
     """Divergences, mass on each mode, and the evidence estimate.
 
     What is an average over q comes from draws of q, for a flow may be narrower than a cell of
-    the grid; what is an average over the target comes from quadrature.
+    the grid; what is an average over the target comes from quadrature, and is left out where the
+    inverse of a flow overflows on the grid.
     """
     points = grid()
     log_p = target.log_prob(points)
@@ -220,9 +224,10 @@ def figures(target: Target, posterior: MixturePosterior, n_repeats: int = 200) -
             inside[name].append(region(z).float().mean())
     log_ratio = torch.stack(log_ratios)
     estimates = log_ratio.exp().mean(1)
+    quadrature = (p * (log_p - log_q)).sum().item()
     return {
         "kl_q_p": -log_ratio.mean().item(),
-        "kl_p_q": (p * (log_p - log_q)).sum().item(),
+        **({"kl_p_q": quadrature} if math.isfinite(quadrature) else {}),
         "mass": {name: torch.stack(share).mean().item() for name, share in inside.items()},
         "target_mass": {
             name: p[region(points)].sum().item() for name, region in target.modes.items()
@@ -242,9 +247,12 @@ def shown(posterior: MixturePosterior) -> dict[str, list[float]]:
 
 
 def job(target: str, method: str, n_steps: int, keep_draws: bool) -> dict:
-    """Fit one approximation of one target, and what is recorded of it."""
+    """Fit one approximation of one target; what is recorded of it, or when it diverged."""
     density = TARGETS[target]()
-    posterior = approximate(method, density, n_steps)
+    try:
+        posterior = approximate(method, density, n_steps)
+    except FloatingPointError as diverged:
+        return {"diverged_after_steps": diverged.args[0]}
     found = figures(density, posterior)
     return found | ({"draws": shown(posterior)} if keep_draws else {})
 
