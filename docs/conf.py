@@ -36,7 +36,10 @@ napoleon_use_rtype = False
 templates_path = ["_templates"]
 
 nitpicky = True  # a reference to an object of ours must lead somewhere
-nitpick_ignore_regex = [("py:.*", r"(?!scmixvi\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!scmixvi\.).*"),
+    ("py:class", r"scmixvi\.singlecell\._saving\.CheckedFiles"),  # a base, not for users
+]
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"

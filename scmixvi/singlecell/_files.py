@@ -83,6 +83,16 @@ class _CheckingUnpickler(pickle._Unpickler):  # the one in Python, for its steps
     dispatch[pickle.BUILD[0]] = load_build
 
 
+class _DataUnpickler(_CheckingUnpickler):
+    """One that finds nothing but data."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a file names."""
+        if not _is_data(f"{module}.{name}"):
+            raise _ChangesCode(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
 class _ChangesCode(Exception):
     """A file would change what is no data of its own."""
 
@@ -145,14 +155,40 @@ def check_model_file(
     path = _path(dir_path, prefix)
     if backup_url is not None:
         _download(backup_url, dir_path, os.path.basename(path))
-    if not os.path.exists(path):
-        return  # scvi-tools says what is missing
-    foreign = _foreign_names(path)
+    if os.path.exists(path):  # scvi-tools says what is missing
+        _refuse(path, _foreign_names(path))
+
+
+def check_legacy_files(dir_path: str, prefix: str | None = None) -> None:
+    """Raise ValueError as :func:`check_model_file`, of a model saved before scvi-tools 0.15."""
+    weights, attributes = (
+        os.path.join(dir_path, f"{prefix or ''}{name}")
+        for name in (SAVE_KEYS.LEGACY_MODEL_FNAME, SAVE_KEYS.LEGACY_SETUP_DICT_FNAME)
+    )
+    if os.path.exists(weights):
+        _refuse(weights, _foreign_names(weights))
+    if os.path.exists(attributes):
+        _refuse(attributes, _foreign_names_of_pickle(attributes))
+
+
+def _refuse(path: str, foreign: list[str]) -> None:
     if foreign:
         raise ValueError(
             f"{path} is not loaded, for it would run code: it names {', '.join(foreign)}, "
             "which `save` would not have written. Ask whoever made it for another."
         )
+
+
+def _foreign_names_of_pickle(path: str) -> list[str]:
+    """As :func:`_foreign_names`, of a plain pickle; the first alone."""
+    try:
+        with open(path, "rb") as file:
+            _DataUnpickler(file).load()
+    except _ChangesCode as foreign:
+        return [str(foreign)]
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or not a saved model: fetch a whole copy.") from error
+    return []
 
 
 def _path(dir_path: str, prefix: str | None) -> str:

@@ -309,10 +309,10 @@ class MixtureSCVI(CheckedFiles, SCVI):
             )
         has_adata = getattr(self, "_adata", None) is not None
         if has_adata and self.minified_data_type is not None:
-            raise ValueError(
-                "the data are minified, and encoders learn from counts: train before minify_adata, "
-                "or load the model with the full data."
-            )
+            # scvi-tools says so only after a step has changed the statistics of batch norm.
+            error = ValueError("The VAE.loss function currently does not support minified data.")
+            error.add_note("Train before minify_adata, or load the model with the full data.")
+            raise error
         if has_adata:
             self._check_registered_data()
         arguments = named_arguments(super().train, args, kwargs)

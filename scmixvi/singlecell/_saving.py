@@ -12,6 +12,7 @@ from scmixvi.singlecell._checks import check_folder, check_query_order
 from scmixvi.singlecell._data_checks import check_query_genes
 from scmixvi.singlecell._files import (
     PICKLING,
+    check_legacy_files,
     check_model_file,
     check_staged_file,
     replace_files,
@@ -141,10 +142,12 @@ class CheckedFiles:
         super().view_setup_args(dir_path, prefix)
 
     @classmethod
-    def convert_legacy_save(cls, dir_path: str, *args: Any, **kwargs: Any) -> None:
-        """Raise ValueError: no mixture was ever saved in the format that this converts."""
-        raise ValueError(
-            f"{dir_path} is not converted: files of before scvi-tools 0.15 hold no mixture, and "
-            "reading them would run what they name. Convert an SCVI that you trust with "
-            "scvi.model.SCVI.convert_legacy_save, load it, and use MixtureSCVI.from_scvi_model."
+    def convert_legacy_save(
+        cls, dir_path: str, output_dir_path: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As :meth:`scvi.model.SCVI.convert_legacy_save`, after the check of :meth:`load`."""
+        bound = inspect.signature(super().convert_legacy_save).bind(
+            dir_path, output_dir_path, *args, **kwargs
         )
+        check_legacy_files(dir_path, bound.arguments.get("prefix"))
+        super().convert_legacy_save(dir_path, output_dir_path, *args, **kwargs)

@@ -1,8 +1,10 @@
 """Model files hold data alone: none that names or changes anything else is read, by any method."""
 
 import os
+import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,9 +50,28 @@ def test_reading_runs_nothing(saved, name):
     assert not os.path.exists("it_ran")
 
 
-def test_no_file_of_the_old_format_is_converted():
-    with pytest.raises(ValueError, match=r"hold no mixture.*SCVI\.convert_legacy_save"):
+@pytest.mark.parametrize("evil_file", ["model_params.pt", "attr.pkl", None])
+def test_files_of_the_old_format_are_checked_and_converted(saved, evil_file):
+    content = torch.load("model/model.pt", weights_only=False)
+    os.mkdir("old")
+    np.savetxt("old/var_names.csv", content["var_names"], fmt="%s")
+    state, attributes = content["model_state_dict"], content["attr_dict"]
+    evil = {"evil_": Evil()}
+    torch.save(state | (evil if evil_file == "model_params.pt" else {}), "old/model_params.pt")
+    with open("old/attr.pkl", "wb") as file:
+        pickle.dump(attributes | (evil if evil_file == "attr.pkl" else {}), file)
+    if evil_file is None:
         MixtureSCVI.convert_legacy_save("old", "new")
+        params = [
+            MixtureSCVI.load(name, saved).get_latent_representation(representation="params")
+            for name in ("model", "new")
+        ]
+        np.testing.assert_array_equal(*params)
+        return
+    with pytest.raises(ValueError, match=rf"{evil_file} is not loaded.*posix\.mkdir"):
+        MixtureSCVI.convert_legacy_save("old", "new")
+    assert not os.path.exists("it_ran")
+    assert not os.path.exists("new")
 
 
 def with_entry(code):
