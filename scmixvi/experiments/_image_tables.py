@@ -1,25 +1,19 @@
 """What the tables of the image experiments share: cells over S, and how models were trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from scmixvi.experiments._common import NOT_RUN, by_seed, cell
+from scmixvi.experiments._common import NOT_RUN, cell
 from scmixvi.experiments._image_training import Scheme
-
-Runs = Mapping[str, dict]
+from scmixvi.experiments._tables import Runs, pick
 
 MACHINES = ("x86_64", "aarch64", "arm64")
 """What the records of trainings on a CPU call it where they do not name its model."""
 
 
-def values(runs: Runs, name: str, key: str) -> dict[int, float]:
-    """Seed to one figure of one model."""
-    return {seed: run[key] for seed, run in by_seed(runs, name).items()}
-
-
 def row(runs: Runs, pattern: str, components: Sequence[int], key: str, **format: object) -> list:
     """Cells over S of the models named by a pattern with `{s}`."""
-    found = [values(runs, pattern.format(s=s), key) for s in components]
+    found = [pick(runs, pattern.format(s=s), key) for s in components]
     return [cell(list(f.values()), **format) for f in found]
 
 

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 
 from scmixvi.experiments import image_nll
 from scmixvi.experiments._common import NOT_RUN, cell, markdown
-from scmixvi.experiments._image_tables import Runs, note, row, values
+from scmixvi.experiments._image_tables import note, row
 from scmixvi.experiments._paper_images import NOT_SHOWN, TABLE_1, TABLE_2, TABLE_3, VANILLA_10
+from scmixvi.experiments._tables import Runs, pick
 
 RECIPE_LABELS = {
     "vanilla": "vanilla",
@@ -121,7 +122,7 @@ def _table_3(runs: Runs) -> list[list[str]]:
         ("composite, S = 4", _TABLE_1_TEXT["composite"][3], "composite/S=4"),
     )
     for label, paper, name in ours:
-        rows.append([label, paper, cell(list(values(runs, f"mnist/{name}", "nll").values()))])
+        rows.append([label, paper, cell(list(pick(runs, f"mnist/{name}", "nll").values()))])
     return rows
 
 
@@ -150,7 +151,7 @@ def figure_3(runs: Runs, path: Path) -> None:
 
 
 def _draw_runs(ax: Axes, runs: Runs, recipe: str, components: Sequence[int]) -> None:
-    found = {s: list(values(runs, f"mnist/{recipe}/S={s}", "nll").values()) for s in components}
+    found = {s: list(pick(runs, f"mnist/{recipe}/S={s}", "nll").values()) for s in components}
     found = {s: nll for s, nll in found.items() if nll}
     if not found:
         ax.text(0.5, 0.95, NOT_RUN, transform=ax.transAxes, ha="center", va="top")

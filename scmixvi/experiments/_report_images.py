@@ -11,7 +11,7 @@ import numpy as np
 
 from scmixvi.experiments import big_iwae, latents, path_gradients
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown, paired
-from scmixvi.experiments._image_tables import Runs, note, row, values
+from scmixvi.experiments._image_tables import note, row
 from scmixvi.experiments._paper_images import (
     NOT_SHOWN,
     TABLE_4,
@@ -27,6 +27,7 @@ from scmixvi.experiments._report_image_nll import (
     image_nll_tables,
     paper_table_1,
 )
+from scmixvi.experiments._tables import Runs, pick
 from scmixvi.records import read
 
 DATA_LABELS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -81,7 +82,7 @@ def _latents_table(
 def _gain(runs: Runs, dataset: str, s: int, key: str, **format: object) -> str:
     if s == 1:
         return NOT_SHOWN
-    both = [values(runs, f"{dataset}/{name}/S={s}", key) for name in ("mixture", "ensemble")]
+    both = [pick(runs, f"{dataset}/{name}/S={s}", key) for name in ("mixture", "ensemble")]
     return cell(paired(*both), sign=True, **format)
 
 
@@ -125,8 +126,8 @@ def big_iwae_tables(runs: Runs, smoke: bool) -> str:
     rows = []
     for name, label in labels.items():
         names = [f"mnist/{'mixture' if s == 1 else name}/S={s}" for s in big_iwae.COMPONENTS]
-        nll = [cell(list(values(runs, n, "nll").values())) for n in names]
-        pooled = [cell(list(values(runs, n, "nll_pooled").values())) for n in names]
+        nll = [cell(list(pick(runs, n, "nll").values())) for n in names]
+        pooled = [cell(list(pick(runs, n, "nll_pooled").values())) for n in names]
         hidden = [_only(runs, n, "encoder_hidden") for n in names]
         encoder = [_only(runs, n, "n_encoder_weights") for n in names]
         total = [_only(runs, n, "n_parameters_of_table_7") for n in names]

@@ -74,7 +74,10 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     """
     batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=BATCH)
     with torch.inference_mode():
-        found = [cell_evidence(model.module, tensors, **sizes) for tensors in batches]
+        found = [
+            cell_evidence(model.module, tensors, model.module._encoded_whole(tensors), **sizes)
+            for tensors in batches
+        ]
     whole = Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {
         "log_p": whole.log_likelihood.mean().item(),

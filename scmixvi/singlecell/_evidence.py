@@ -13,15 +13,13 @@ weighted by the density of the two together (Eq. 2 of the paper), so that its ex
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import MultivariateStudentT
 from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
-
-from scmixvi.singlecell._passes import draws_a_pass
 
 N_ROUNDS, N_DRAWS, N_FINAL = 16, 400, 1600
 DEGREES_OF_FREEDOM, ENCODER_SHARE, ENOUGH = 8.0, 0.1, 0.2
@@ -70,8 +68,12 @@ def variational_gaps(
     -------
     `log_likelihood`, `miselbo`, `gap`, `effective_share` and `still_rising`, `[n]` each.
     """
-    found = cell_evidence(module, tensors, **sizes)
-    bound = _miselbo(module, tensors, n_samples)
+    encoded = module._encoded_whole(tensors)
+    found = cell_evidence(module, tensors, encoded, **sizes)
+    per_component = -(-n_samples // module.n_components)
+    ratios = module._log_ratios(tensors, encoded, per_component)
+    by_component = sum(log_ratio.sum(0) for log_ratio in ratios) / per_component
+    bound = (encoded[MODULE_KEYS.QZ_KEY].c_log_weights.T.exp() * by_component).sum(0)
     return {
         "log_likelihood": found.log_likelihood,
         "miselbo": bound,
@@ -81,9 +83,10 @@ def variational_gaps(
     }
 
 
-def cell_evidence(module: nn.Module, tensors: dict[str, Tensor], **sizes: int) -> Evidence:
-    """:func:`evidence` of every cell of a minibatch; observed library sizes."""
-    encoded = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
+def cell_evidence(
+    module: nn.Module, tensors: dict[str, Tensor], encoded: dict[str, Any], **sizes: int
+) -> Evidence:
+    """:func:`evidence` of every cell of an encoded minibatch; observed library sizes."""
     qz, library = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
 
     def log_densities(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,20 +97,6 @@ def cell_evidence(module: nn.Module, tensors: dict[str, Tensor], **sizes: int) -
         return (log_lik + log_prior)[:, 0], log_q[:, 0, 0]
 
     return evidence(log_densities, lambda n: qz.sample((n,)), **sizes)
-
-
-def _miselbo(module: nn.Module, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
-    """MISELBO, L = 1, averaged over draws from every component, `[n]`."""
-    encoded = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
-    qz, library = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
-    per_component = -(-n_samples // module.n_components)
-    a_pass = max(1, draws_a_pass(tensors[REGISTRY_KEYS.X_KEY]) // module.n_components)
-    sums = [
-        module._log_ratio(tensors, qz, None, library, min(a_pass, per_component - start)).sum(0)
-        for start in range(0, per_component, a_pass)
-    ]
-    by_component = torch.stack(sums).sum(0) / per_component
-    return (qz.c_log_weights.T.exp() * by_component).sum(0)
 
 
 def evidence(
@@ -139,7 +128,7 @@ def evidence(
         log_p, _ = log_densities(z)
         log_w = log_p - proposal.log_prob(z.double())
         proposal = _matched(z, log_w)
-        if bool((_effective(log_w) >= ENOUGH * n_draws).all()):
+        if bool((effective_draws(log_w) >= ENOUGH * n_draws).all()):
             break
     n_encoder = round(ENCODER_SHARE * n_final)
     z = torch.cat([proposal.sample((n_final - n_encoder,)).to(z), encoder_draws(n_encoder)])
@@ -152,15 +141,15 @@ def evidence(
     log_w = log_p.double() - log_both
     value = _log_mean(log_w)
     tenths = torch.stack([_log_mean(part) for part in log_w.chunk(10)])
-    return Evidence(value, _effective(log_w) / n_final, value - tenths.mean(0))
+    return Evidence(value, effective_draws(log_w) / n_final, value - tenths.mean(0))
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
-def _effective(log_w: Tensor) -> Tensor:
-    """Effective number of draws, `[n, B] -> [B]`."""
+def effective_draws(log_w: Tensor) -> Tensor:
+    """Kish's effective number of draws, `[n, ...] -> [...]`, from log weights up to a constant."""
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
 
 
@@ -173,7 +162,7 @@ def _matched(z: Tensor, log_w: Tensor) -> MultivariateStudentT:
     low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
     power = high
     for _ in range(20):
-        enough = _effective(power * log_w) >= ENOUGH * len(z)
+        enough = effective_draws(power * log_w) >= ENOUGH * len(z)
         low, high = torch.where(enough, power, low), torch.where(enough, high, power)
         power = (low + high) / 2
     w = (low * log_w).softmax(0).unsqueeze(-1)

@@ -9,7 +9,7 @@ over anchor cells a. scvi-tools keeps the decoded genes of all cells, and all pa
 anchors; here a minibatch of draws is weighted and forgotten, and only chosen draws are decoded
 again.
 
-The weights of thousands of draws rest on few of them where cells have many genes:
+The weights of thousands of draws may rest on few of them, which a warning says:
 :mod:`scmixvi.experiments.integration` compares groups that do not differ.
 """
 
@@ -28,6 +28,7 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scmixvi.singlecell._evidence import effective_draws
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, rows_of
 
@@ -134,7 +135,7 @@ def probabilities(log_weights: Tensor, truncation: bool = False) -> np.ndarray:
         log_mean = log_weights.logsumexp(0) - np.log(len(log_weights))
         log_weights = log_weights.clamp(min=log_mean)
     p = log_weights.softmax(0)
-    effective = 1 / p.square().sum().item()
+    effective = effective_draws(log_weights).item()
     if effective < min(FEW_DRAWS, 0.5 * len(p)):
         logger.warning(
             "the importance weights rest on the equivalent of %.0f of %d draws: expression is that "

@@ -268,12 +268,16 @@ class MixtureSCVI(CheckedFiles, SCVI):
 
     def _check_registered_data(self) -> None:
         """Raise for counts, covariates and size factors that cannot be trained on."""
+        if self.minified_data_type is not None:
+            # scvi-tools says so only after a step has changed the statistics of batch norm.
+            error = ValueError("The VAE.loss function currently does not support minified data.")
+            error.add_note("Train before minify_adata, or load the model with the full data.")
+            raise error
         self._check_registered_numbers()
-        manager, module = self.adata_manager, self.module
-        registered = manager.data_registry
-        if REGISTRY_KEYS.MINIFY_TYPE_KEY in registered or module.gene_likelihood == "normal":
+        module = self.module
+        if module.gene_likelihood == "normal":
             return
-        counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)
 
     # ---------------------------------------------------------------- training
@@ -307,12 +311,7 @@ class MixtureSCVI(CheckedFiles, SCVI):
             raise ValueError(
                 f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
             )
-        has_adata = getattr(self, "_adata", None) is not None
-        if has_adata and self.minified_data_type is not None:
-            # scvi-tools says so only after a step has changed the statistics of batch norm.
-            error = ValueError("The VAE.loss function currently does not support minified data.")
-            error.add_note("Train before minify_adata, or load the model with the full data.")
-            raise error
+        has_adata = self._own is not None
         if has_adata:
             self._check_registered_data()
         arguments = named_arguments(super().train, args, kwargs)
@@ -420,7 +419,7 @@ class MixtureSCVI(CheckedFiles, SCVI):
         return getattr(self, "refinement_history_", None)
 
     def _default_max_epochs(self, arguments: dict) -> int | None:
-        source = arguments.get("datamodule") or getattr(self, "_adata", None)
+        source = arguments.get("datamodule") or self._own
         n_obs = getattr(source, "n_obs", None)
         return None if n_obs is None else get_max_epochs_heuristic(n_obs)
 
@@ -708,10 +707,7 @@ class MixtureSCVI(CheckedFiles, SCVI):
             for tensors in track(batches, "cells", disable=not progress)
         ]
         columns = {k: torch.cat([part[k] for part in found]).cpu().numpy() for k in found[0]}
-        names = adata.obs_names[
-            slice(None) if indices is None else check_indices(indices, adata.n_obs)
-        ]
-        return pd.DataFrame(columns, index=names)
+        return pd.DataFrame(columns, adata.obs_names[slice(None) if rows is None else rows])
 
     def _posteriors(
         self,

@@ -1,7 +1,7 @@
 """The module behind MixtureSCVI: SCVI's generative model, a mixture of S encoders, MISELBO."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -590,18 +590,11 @@ class MixtureVAE(VAE):
         self, tensors: dict, n_samples: int, n_samples_per_pass: int | None, bound: Callable
     ) -> Tensor:
         """Log p(x) of some cells, `[n]`."""
-        n_samples_per_pass = n_samples_per_pass or draws_a_pass(tensors[REGISTRY_KEYS.X_KEY])
+        encoded = self._encoded_whole(tensors)
+        qz = encoded[MODULE_KEYS.QZ_KEY]
         per_component = -(-n_samples // self.n_components)
-        per_pass = max(1, n_samples_per_pass // self.n_components)
-        inputs = self._get_inference_input(tensors, full_forward_pass=True)
-        encoded = self.inference(**inputs)
-        qz, ql = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.QL_KEY]
-        library = encoded[MODULE_KEYS.LIBRARY_KEY]
-        log_sums = []
-        for start in range(0, per_component, per_pass):
-            n_draws = min(per_pass, per_component - start)
-            log_ratio = self._log_ratio(tensors, qz, ql, library, n_draws)
-            log_sums.append(torch.logsumexp(log_ratio, dim=0))
+        ratios = self._log_ratios(tensors, encoded, per_component, n_samples_per_pass)
+        log_sums = [torch.logsumexp(log_ratio, dim=0) for log_ratio in ratios]
         log_strata = torch.logsumexp(torch.stack(log_sums), dim=0) - np.log(per_component)
         # Each stratum's average weight stands for one sample, already divided by q.
         zeros = torch.zeros_like(log_strata)
@@ -611,6 +604,21 @@ class MixtureVAE(VAE):
             zeros.unsqueeze(0).unsqueeze(2).expand(-1, -1, len(zeros), -1),
             qz.c_log_weights.T,
         )
+
+    def _encoded_whole(self, tensors: dict) -> dict[str, Any]:
+        """What inference gives for counts, also where minified data hold these."""
+        return self.inference(**self._get_inference_input(tensors, full_forward_pass=True))
+
+    def _log_ratios(
+        self, tensors: dict, encoded: dict, n_draws: int, n_samples_per_pass: int | None = None
+    ) -> Iterator[Tensor]:
+        """Log importance weights of n draws a component in passes, `[L, S, n]` each."""
+        a_pass = n_samples_per_pass or draws_a_pass(tensors[REGISTRY_KEYS.X_KEY])
+        a_pass = max(1, a_pass // self.n_components)
+        names = (MODULE_KEYS.QZ_KEY, MODULE_KEYS.QL_KEY, MODULE_KEYS.LIBRARY_KEY)
+        whole = [encoded[name] for name in names]
+        for start in range(0, n_draws, a_pass):
+            yield self._log_ratio(tensors, *whole, min(a_pass, n_draws - start))
 
     def _log_ratio(
         self,

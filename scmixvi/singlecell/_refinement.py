@@ -82,8 +82,8 @@ def _drawn_once(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     if module.estimator != "s2s":
         return module.inference(**inputs)
     drawn = module.inference(**inputs, stratified=True)
-    qz, ql, library = (drawn[k] for k in (MODULE_KEYS.QZ_KEY, MODULE_KEYS.QL_KEY, "library"))
-    return module._outputs(qz, ql, library[0], qz.sample())
+    qz, library = drawn[MODULE_KEYS.QZ_KEY], drawn[MODULE_KEYS.LIBRARY_KEY]
+    return module._outputs(qz, drawn[MODULE_KEYS.QL_KEY], library[0], qz.sample())
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class CheckedFiles:
         given = bound.arguments
         has_both = adata is not None and reference_model is not None
         if has_both and not given["inplace_subset_query_vars"]:
-            genes = cls.prepare_query_anndata(
+            genes = super().prepare_query_anndata(
                 adata, reference_model, return_reference_var_names=True
             )
             check_query_genes(adata.var_names, genes)
