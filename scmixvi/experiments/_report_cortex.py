@@ -26,14 +26,6 @@ PAPER_NMI = {
     "Ensemble VAE": dict(zip(SIZES, ("0.82", "0.82", "0.82", "0.81", "0.81"), strict=True)),
     "Mixture VAE": dict(zip(SIZES, ("0.82", "0.82", "0.83", "0.84", "0.84"), strict=True)),
 }
-# One run of the paper's released code on the data at hand, with one split and one seed; it was not
-# made by a command of this repository. S = 1 is its VAE.
-RELEASED_CODE = {
-    "svm": {1: "93.6", 3: "93.9"},
-    "svm_train_to_test": {1: "94.9", 3: "95.1"},
-    "ari": {1: "0.715", 3: "0.727"},
-    "nmi": {1: "0.767", 3: "0.783"},
-}
 
 
 def table_rows(runs: Runs, name: str) -> dict[str, dict[int, Values]]:
@@ -64,9 +56,6 @@ def paper_table(runs: Runs, name: str, paper: dict, digits: int, scale: float = 
         rows.append([label, *cells])
         if label in paper:
             rows.append([f"*{label}, paper*", *(paper[label].get(s, "illegible") for s in SIZES)])
-        if label == "Mixture VAE":
-            released = [RELEASED_CODE[name].get(s, "") for s in SIZES]
-            rows.append([f"*{label}, released code*", *released])
     return markdown(["", *(f"S = {size}" for size in SIZES)], rows)
 
 
@@ -131,8 +120,7 @@ def cortex_tables(runs: Runs) -> str:
     """All tables of the CORTEX experiment."""
     parts = [
         f"{seeds(runs)} Mean ± half the 95 % t-interval over seeds; each seed has its own split "
-        "and initialisation. Differences are paired by seed. The rows of the released code are one "
-        "run of it on these data, one split and one seed, made outside of this repository.",
+        "and initialisation. Differences are paired by seed.",
         "**SVM accuracy in per cent (Table 6).** Of the paper's table only the cells shown can be "
         "read in the text at hand.",
         paper_table(runs, "svm", PAPER_SVM, 2, 100),
