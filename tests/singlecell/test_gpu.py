@@ -80,3 +80,14 @@ def test_encoders_are_refined_there():
     name = "z_encoder.mean_encoder.weight"
     assert not torch.equal(before[name], after[name])
     assert np.isfinite(model.adata.obsm["X_mix"]).all()
+
+
+def test_gaps_are_those_of_the_cpu():
+    model = make()
+    model.train(1, accelerator="gpu", devices=1, latent_key=None, enable_progress_bar=False)
+    cells = np.arange(20)
+    there = model.get_variational_gap(indices=cells, progress=False)
+    model.to_device("cpu")
+    here = model.get_variational_gap(indices=cells, progress=False)
+    np.testing.assert_allclose(there["log_likelihood"], here["log_likelihood"], atol=0.5)
+    assert there["miselbo"].mean() == pytest.approx(here["miselbo"].mean(), abs=1.0)
