@@ -63,10 +63,12 @@ def log_mixture(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
     tensor([0.4000, 0.6000])
     """
     log_q_all, weights = _checked_scores(log_q_all, log_weights)
+    if weights is None or log_weights is None:
+        return _log_sum(log_q_all, 2) - math.log(log_q_all.shape[2])
     scores = log_q_all + weights
-    if log_weights is not None and not scores.requires_grad:
+    if not scores.requires_grad:
         check_distribution(log_weights)
-    return torch.logsumexp(scores, dim=2)
+    return _log_sum(scores, 2)
 
 
 def miselbo(
@@ -128,7 +130,7 @@ def miselbo(
             "Use L = 1 while the KL term warms up."
         )
     log_ratio = log_lik + beta * (log_prior - log_mixture(log_q_all, log_weights))
-    strata = torch.logsumexp(log_ratio, dim=0) - math.log(n_samples)
+    strata = _log_sum(log_ratio, 0) - math.log(n_samples)
     return _weighted_sum(strata, _draw_weights(log_q_all, log_weights))
 
 
@@ -176,9 +178,12 @@ def siwelbo(
     log_lik, log_prior = _checked_terms(log_lik, log_prior, log_q_all)
     log_ratio = log_lik + log_prior - log_mixture(log_q_all, log_weights)
     log_draw_weights = _draw_weights(log_q_all, log_weights)
+    n_samples, n_drawn = log_ratio.shape[:2]
+    if log_draw_weights is None:
+        return torch.logsumexp(log_ratio.flatten(0, 1), dim=0) - math.log(n_samples * n_drawn)
     silent = log_draw_weights.isneginf()
     weighted = torch.where(silent, log_draw_weights, log_ratio + log_draw_weights)
-    return torch.logsumexp(weighted.flatten(0, 1), dim=0) - math.log(log_lik.shape[0])
+    return torch.logsumexp(weighted.flatten(0, 1), dim=0) - math.log(n_samples)
 
 
 def component_elbos(log_lik: Tensor, log_prior: Tensor, log_q_all: Tensor) -> Tensor:
@@ -312,8 +317,8 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _checked_scores(log_q_all: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return `log_q_all` and the log weights of the scored components, `[S, 1 or B]`."""
+def _checked_scores(log_q_all: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return `log_q_all` and the log weights of the scored components, `[S, 1 or B]` or None."""
     if log_q_all.dim() != 4:
         raise ValueError(
             "log_q_all must have four axes [L, S drawn from, S scored under, B], "
@@ -322,13 +327,13 @@ def _checked_scores(log_q_all: Tensor, log_weights: Tensor | None) -> tuple[Tens
     n_scored, n_inputs = log_q_all.shape[2:]
     log_q_all = _at_least_float32(log_q_all)
     if log_weights is None:
-        log_weights = log_q_all.new_full((n_scored, 1), -math.log(n_scored))
-    elif tuple(log_weights.shape) not in ((n_scored,), (n_scored, n_inputs)):
+        return log_q_all, None
+    if tuple(log_weights.shape) not in ((n_scored,), (n_scored, n_inputs)):
         raise ValueError(
             f"log_weights must have shape [S] = ({n_scored},) or [S, B] = ({n_scored}, {n_inputs})"
             f" to fit log_q_all, but its shape is {tuple(log_weights.shape)}."
         )
-    elif log_weights.dim() == 1:
+    if log_weights.dim() == 1:
         log_weights = log_weights.unsqueeze(-1)
     return log_q_all, _at_least_float32(log_weights)
 
@@ -345,12 +350,10 @@ def _checked_terms(log_lik: Tensor, log_prior: Tensor, log_q_all: Tensor) -> tup
     return _at_least_float32(log_lik), _at_least_float32(log_prior)
 
 
-def _draw_weights(log_q_all: Tensor, log_weights: Tensor | None) -> Tensor:
-    """Log weights of the components drawn from, `[S drawn, 1 or B]`."""
+def _draw_weights(log_q_all: Tensor, log_weights: Tensor | None) -> Tensor | None:
+    """Log weights of the components drawn from, `[S drawn, 1 or B]`; None if they count equally."""
     n_drawn, n_scored = log_q_all.shape[1:3]
-    if n_drawn == n_scored:
-        return _checked_scores(log_q_all, log_weights)[1]
-    return _at_least_float32(log_q_all).new_full((n_drawn, 1), -math.log(n_drawn))
+    return _checked_scores(log_q_all, log_weights)[1] if n_drawn == n_scored else None
 
 
 def _own_scores(log_q_all: Tensor) -> Tensor:
@@ -363,7 +366,14 @@ def _own_scores(log_q_all: Tensor) -> Tensor:
     return _at_least_float32(log_q_all).diagonal(dim1=1, dim2=2).movedim(-1, 1)
 
 
-def _weighted_sum(values: Tensor, log_weights: Tensor) -> Tensor:
+def _log_sum(terms: Tensor, axis: int) -> Tensor:
+    """Log of the sum of exponentials over an axis; one term is its own, with no exponential."""
+    return terms.squeeze(axis) if terms.shape[axis] == 1 else torch.logsumexp(terms, dim=axis)
+
+
+def _weighted_sum(values: Tensor, log_weights: Tensor | None) -> Tensor:
     """Sum over S of weight times value, `[S, B] -> [B]`; a weight of 0 silences any value."""
+    if log_weights is None:
+        return values.mean(dim=0)
     values = torch.where(log_weights.isneginf(), torch.zeros_like(values), values)
     return (log_weights.exp() * values).sum(dim=0)

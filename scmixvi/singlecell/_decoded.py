@@ -12,6 +12,7 @@ gets scvi's own; :func:`fused_log_likelihood` asks for nothing.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.nn import DecoderSCVI
@@ -115,7 +116,7 @@ def fused_log_likelihood(px: Distribution, x: Tensor) -> Tensor | None:
     log_library = heads.log_library.reshape(-1, n_cells)
     theta = heads.theta.reshape(-1, x.shape[1])
     value = _HeadsLikelihood.apply(*heads[:5], log_library, theta, x, largest)
-    return value.reshape(*draws, n_cells) if value.isfinite().all() else None
+    return value.reshape(*draws, n_cells) if np.isfinite(_values(value)).all() else None
 
 
 def _covered(heads: Heads, x: Tensor) -> bool:
@@ -124,8 +125,13 @@ def _covered(heads: Heads, x: Tensor) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") or x.dim() != 2 or x.numel() == 0 or x.requires_grad:
         return False
-    theta = heads.theta.detach()
-    return bool(theta.amin() >= _SMALLEST) and bool(theta.amax() <= _LARGEST)
+    theta = _values(heads.theta)
+    return bool(theta.min() >= _SMALLEST and theta.max() <= _LARGEST)
+
+
+def _values(tensor: Tensor) -> np.ndarray:
+    """The numbers of a small tensor on the CPU, of which numpy is asked sooner than torch."""
+    return tensor.detach().numpy()
 
 
 class _HeadsLikelihood(torch.autograd.Function):

@@ -33,7 +33,11 @@ def encode_components(
     hidden: the last hidden layer, `[n, S, n_hidden]`.
     """
     first = encoders[0]
-    if len(encoders) > 1 and can_stack(encoders):
+    if len(encoders) == 1:
+        hidden = first.encoder(x, *cat_list)
+        loc, raw_variance = first.mean_encoder(hidden), first.var_encoder(hidden)
+        loc, raw_variance, hidden = (t.unsqueeze(1) for t in (loc, raw_variance, hidden))
+    elif can_stack(encoders):
         hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
         heads = [_joined_head(e) for e in encoders]
         weight = torch.stack([w for w, _ in heads])

@@ -36,7 +36,7 @@ from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components, widened
 from scmixvi.singlecell._likelihoods import log_likelihood
-from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, row_sums
+from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, log_of_counts, row_sums
 from scmixvi.singlecell._streaming import (
     DISPERSION_KEY,
     LOG_LIK_KEY,
@@ -201,7 +201,7 @@ class MixtureVAE(VAE):
     def _encoder_input(
         self, x: Tensor, batch_index: Tensor, cont_covs: Tensor | None, cat_covs: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        parts = [torch.log1p(x) if self.log_variational else x]
+        parts = [log_of_counts(x) if self.log_variational else x]
         covariates: tuple[Tensor, ...] = ()
         if self.encode_covariates:
             if cont_covs is not None:
@@ -212,7 +212,7 @@ class MixtureVAE(VAE):
                 parts.append(self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index))
         if self.batch_representation != "embedding":
             covariates = (batch_index, *covariates)
-        return (torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]), covariates
+        return _side_by_side(parts), covariates
 
     def _log_weights(self, hidden: Tensor) -> Tensor | None:
         """Log mixture weights `[n, S]` from the last hidden layer `[n, S, n_hidden]`."""
@@ -348,7 +348,7 @@ class MixtureVAE(VAE):
             decoder_input.append(embedded)
         else:
             covariates = (batch_index, *covariates)
-        flat_input = torch.cat([rows(part) for part in decoder_input], dim=-1)
+        flat_input = _side_by_side([rows(part) for part in decoder_input])
         covariates = tuple(map(rows, covariates))
         if counts is not None and can_defer(self.decoder, self.gene_likelihood, self.dispersion):
             px_r = self._dispersion(batch_index, y)
@@ -370,7 +370,9 @@ class MixtureVAE(VAE):
         return {
             MODULE_KEYS.PX_KEY: px,
             MODULE_KEYS.PL_KEY: pl,
-            MODULE_KEYS.PZ_KEY: torch.distributions.Normal(torch.zeros_like(z), torch.ones_like(z)),
+            MODULE_KEYS.PZ_KEY: torch.distributions.Normal(
+                torch.zeros_like(z), torch.ones_like(z), validate_args=False
+            ),
             DISPERSION_KEY: px_r,
         }
 
@@ -656,6 +658,10 @@ def _fresh_copy(encoder: nn.Module) -> nn.Module:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     return copy
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
 
 def _repeated(library: Tensor, ql: Distribution | None, n_draws: int) -> Tensor:

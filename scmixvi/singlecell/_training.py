@@ -38,6 +38,14 @@ class MixtureTrainingPlan(TrainingPlan):
         else:
             super().__setattr__(name, value)
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """As Lightning does, which looks through every batch also where it has nowhere to go."""
+        if device.type == "cpu":
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """As scvi-tools' step; raises ValueError before a loss that is not finite does harm."""
         loss = super().training_step(batch, batch_idx)
