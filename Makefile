@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 ONE_THREAD := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: help demo test lint docs tutorials conformance clean
+.PHONY: help demo test lint docs tutorials conformance gpu clean
 .NOTPARALLEL:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make docs         the documentation, warnings as errors (docs/_build/html)"
 	@echo "make tutorials    run every notebook with few epochs (writes nothing)"
 	@echo "make conformance  scvi-tools' own tests against MixtureSCVI (CONTROL=1: against SCVI)"
+	@echo "make gpu          all that needs a GPU: tests, timings, the paper's table (MINUTES=60)"
 	@echo "make clean        remove environments and everything built"
 	@echo "Another interpreter: PYTHON=python3.12"
 
@@ -41,6 +42,9 @@ tutorials: $(VENV)/.dev
 
 conformance: $(VENV)/.dev
 	$(ONE_THREAD) $(RUN) -m tests.conformance $(if $(CONTROL),--control) $(ARGS)
+
+gpu: $(VENV)/.dev
+	$(RUN) -m benchmarks.gpu --minutes $(or $(MINUTES),60)
 
 clean:
 	rm -rf .venv .venv-* .conformance demo docs/_build docs/generated docs/_tutorials build dist

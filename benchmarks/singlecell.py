@@ -1,12 +1,16 @@
-"""Seconds an epoch of MixtureSCVI against scvi.model.SCVI, side by side in one process.
+r"""Seconds an epoch of MixtureSCVI against scvi.model.SCVI, side by side in one process.
 
     python -m benchmarks.singlecell                              # cortex
     python -m benchmarks.singlecell --data synthetic --n-cells 100000 --epochs 1 --rounds 3
+    python -m benchmarks.singlecell --data synthetic --n-cells 1000000 --epochs 1 --rounds 3 \
+        --max-steps 1500                                         # a fifth of each epoch
     python -m benchmarks.singlecell --plot                       # from the JSON that is there
 
 Every round trains each model for a few epochs, one model after the other, so that whatever else
 the machine does slows all of them; the ratios are taken within a round. The first epoch of every
-round is warm-up. Results go to results/singlecell.json, one entry for data, device and threads.
+round is warm-up. With `--max-steps` an epoch ends after that many steps, on cells from all of the
+data, and its seconds are scaled up to a whole one. Results go to results/singlecell.json, one entry
+for data, device and threads.
 """
 
 import argparse
@@ -90,43 +94,54 @@ def fit(model: scvi.model.SCVI, epochs: int, **kwargs: object) -> EpochClock:
     return clock
 
 
-def where_time_goes(model: scvi.model.SCVI, epochs: int) -> dict[str, float]:
+def n_steps(model: scvi.model.SCVI) -> int:
+    """Steps of a whole epoch, once the model has been trained."""
+    return -(-len(model.train_indices) // BATCH_SIZE)
+
+
+def where_time_goes(model: scvi.model.SCVI, epochs: int, limit: float) -> dict[str, float]:
     """Shares of a training run's seconds."""
     profiler = PartsProfiler()
     with timed_parts(model.module) as seconds:
-        clock = fit(model, epochs, profiler=profiler)
+        clock = fit(model, epochs, profiler=profiler, limit_train_batches=limit)
     return shares(seconds, profiler, clock.starts[-1] - clock.starts[0])
 
 
-def train_all(found: dict, epochs: int, rounds: int) -> tuple[dict, dict]:
-    """Median seconds an epoch of each round, by model: of the clock and of the processor."""
+def train_all(found: dict, epochs: int, rounds: int, limit: float) -> tuple[dict, dict]:
+    """Median seconds an epoch of each round, by model: of the clock and of the processor.
+
+    `limit` is Lightning's `limit_train_batches`: steps of an epoch, or 1.0 for all.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in found}
     processor: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, model in found.items():
-            clock = fit(model, epochs + 1)
-            seconds[name].append(float(np.median(clock.epochs(warmup=1))))
-            processor[name].append(float(np.median(clock.processor_epochs(warmup=1))))
+            clock = fit(model, epochs + 1, limit_train_batches=limit)
+            whole = 1.0 if isinstance(limit, float) else n_steps(model) / min(limit, n_steps(model))
+            seconds[name].append(whole * float(np.median(clock.epochs(warmup=1))))
+            processor[name].append(whole * float(np.median(clock.processor_epochs(warmup=1))))
     return seconds, processor
 
 
-def entry(name: str, model: scvi.model.SCVI, seconds: list[float], epochs: int) -> dict:
+def entry(
+    name: str, model: scvi.model.SCVI, seconds: list[float], epochs: int, limit: float
+) -> dict:
     """Everything about one model."""
     n_cells, n_genes = len(model.train_indices), model.adata.n_vars
-    steps = -(-n_cells // BATCH_SIZE)
+    steps = n_steps(model)
     n_parameters = sum(p.numel() for p in model.module.parameters())
     floor = floor_seconds(
         getattr(model.module, "n_components", 1), BATCH_SIZE, n_genes, n_parameters
     )
     with peak_memory() as memory:
-        fit(model, 1)
+        fit(model, 1, limit_train_batches=limit)
     return {
         "model": name,
         "seconds_an_epoch": summary(seconds, digits=4),
         "cells_a_second": round(n_cells / float(np.median(seconds))),
         "floor_seconds_an_epoch": {k: round(v * steps, 4) for k, v in floor.items()},
         "peak_memory": memory,
-        "shares": where_time_goes(model, epochs + 1),
+        "shares": where_time_goes(model, epochs + 1, limit),
     }
 
 
@@ -201,16 +216,18 @@ def plot() -> None:
 def run(arguments: argparse.Namespace) -> None:
     adata, batch_key = load(arguments.data, arguments.n_cells)
     found = models(adata, batch_key, arguments.components)
-    seconds, processor = train_all(found, arguments.epochs, arguments.rounds)
+    limit = arguments.max_steps or 1.0
+    seconds, processor = train_all(found, arguments.epochs, arguments.rounds, limit)
     ratio, processor_ratio = ratios(seconds, BASELINE), ratios(processor, BASELINE)
     result = {
         "environment": environment(),
         "n_cells": adata.n_obs,
         "n_genes": adata.n_vars,
+        "max_steps_an_epoch": arguments.max_steps,
         "nonzero": round(adata.X.nnz / np.prod(adata.shape), 3),
         "training": [
             {
-                **entry(name, model, seconds[name], arguments.epochs),
+                **entry(name, model, seconds[name], arguments.epochs, limit),
                 "ratio_to_SCVI": ratio[name],
                 "processor_seconds_an_epoch": summary(processor[name], digits=4),
                 "processor_ratio_to_SCVI": processor_ratio[name],
@@ -237,6 +254,7 @@ def main() -> None:
     parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--max-steps", type=int, help="of an epoch; all of them by default")
     parser.add_argument("--threads", type=int)
     parser.add_argument(
         "--matmul-precision",
