@@ -1,0 +1,189 @@
+"""What a MixtureSCVI estimates from draws: log p(x), expression, and what differs in it."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi.data._constants import ADATA_MINIFY_TYPE
+from scvi.utils import track
+from torch import Tensor
+
+from scmixvi.singlecell._checks import check_indices, check_whole
+from scmixvi.singlecell._data_checks import check_groups
+from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
+from scmixvi.singlecell._importance import weighted_expression
+
+# Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
+MAX_DECODED = 2**25
+WEIGHTED_EXPRESSION_ARGUMENTS = (
+    "transform_batch",
+    "gene_list",
+    "library_size",
+    "batch_size",
+    "return_numpy",
+    "data_loader_kwargs",
+)
+
+
+class Estimates:
+    """Methods of :class:`~scmixvi.MixtureSCVI` that average over draws of z."""
+
+    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> Tensor | np.floating:
+        """Importance-sampled log p(x), as :meth:`scvi.model.SCVI.get_marginal_ll` gives it.
+
+        The mean is over cells. (scvi-tools averages the means of minibatches, so that the cells of
+        a short last one count for more.) Further arguments: :meth:`MixtureVAE.marginal_ll`'s.
+
+        Raises
+        ------
+        ValueError
+            If `n_mc_samples` is not a whole number of at least 1.
+        """
+        bound = inspect.signature(super().get_marginal_ll).bind(*args, **kwargs)
+        bound.apply_defaults()
+        check_whole("n_mc_samples", bound.arguments["n_mc_samples"])
+        mean = bound.arguments["return_mean"]
+        bound.arguments["return_mean"] = False
+        by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
+        return np.mean(np.asarray(by_cell)) if mean else by_cell
+
+    @torch.inference_mode()
+    def get_variational_gap(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1000,
+        batch_size: int | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        r"""How far each cell's posterior is from the exact one of this decoder, in nats.
+
+        .. math:: \log p(x) - \text{MISELBO}(x) = \text{KL}(q(z | x) \,\|\, p(z | x))
+
+        Importance-sampled :meth:`get_marginal_ll` depends on the encoders, which are its proposal.
+        Here log p(x) is estimated by a proposal of each cell's own, which adaptive importance
+        sampling fits to its exact posterior; the encoders are only where it starts.
+
+        Parameters
+        ----------
+        adata, indices
+            As in :meth:`get_latent_representation`. A cell takes some thousand decoder passes:
+            choose some hundred cells first.
+        n_samples
+            Draws a cell for MISELBO, spread evenly over the components.
+        batch_size
+            Cells at a time; None fits them into some 100 MB a tensor.
+        progress
+            Show a progress bar.
+
+        Returns
+        -------
+        One row a cell: `log_likelihood`, `miselbo`, `gap`; `effective_share`, the share of the
+        proposal's 1600 draws that count, 0 to 1; and `still_rising`, how much the estimate of log
+        p(x) is above that from ten times fewer draws. Where the share is below a few per cent, or
+        it is still rising, log p(x) and the gap are larger than said.
+
+        Raises
+        ------
+        ValueError
+            If library sizes are latent, the data are minified without counts, `n_samples` is not a
+            whole number of at least 1, or as in :meth:`get_latent_representation`.
+
+        References
+        ----------
+        Cappé et al. 2008, "Adaptive importance sampling in general mixture classes".
+        """
+        self._check_if_trained(warn=False)
+        check_whole("n_samples", n_samples)
+        adata = self._validate_anndata(adata)
+        if not self.module.use_observed_lib_size:
+            raise ValueError(
+                "the gap is known only for observed library sizes, and this model's are latent: "
+                "use get_marginal_ll and get_elbo, whose difference is at most the gap."
+            )
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            raise ValueError(
+                "the data are minified without counts, which log p(x) is of: load the model with "
+                "the full data."
+            )
+        batch_size = batch_size or max(1, MAX_DECODED // (N_FINAL * adata.n_vars))
+        rows = check_indices(indices, adata.n_obs)
+        batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
+        found = [
+            variational_gaps(
+                self.module, {k: v.to(self.device) for k, v in tensors.items()}, n_samples
+            )
+            for tensors in track(batches, "cells", disable=not progress)
+        ]
+        columns = {k: torch.cat([part[k] for part in found]).cpu().numpy() for k in found[0]}
+        return pd.DataFrame(columns, adata.obs_names[slice(None) if rows is None else rows])
+
+    def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
+        """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
+
+        With `weights="importance"` and `n_samples_overall` the estimator is scvi-tools', one
+        minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
+        do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
+        index names the cell of each. A warning says if the weights rest on few draws.
+
+        Raises
+        ------
+        ValueError
+            If importance weights are asked for and the likelihood is neither ZINB nor NB, or as in
+            :meth:`get_latent_representation`.
+        """
+        bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
+        given = bound.arguments
+        adata = self._own if given.get("adata") is None else given["adata"]
+        if given.get("dataloader") is None and adata is not None:
+            # scvi-tools counts them, and names the rows by them.
+            given["indices"] = check_indices(given.get("indices"), adata.n_obs)
+        batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
+        weighted = given.get("weights") == "importance"
+        if weighted and n_draws is not None and self.module.gene_likelihood not in ("zinb", "nb"):
+            raise ValueError(
+                "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
+                f"{self.module.gene_likelihood!r}: leave `weights` out."
+            )
+        if (
+            not weighted
+            or given.get("dataloader") is not None
+            or (isinstance(batches, list | tuple) and len(batches) > 1)
+            or given.get("n_samples", 1) != 1
+        ):
+            return super().get_normalized_expression(*bound.args, **bound.kwargs)
+        if n_draws is None:
+            given["weights"] = None
+            return super().get_normalized_expression(*bound.args, **bound.kwargs)
+        adata = self._validate_anndata(adata)
+        indices = np.arange(adata.n_obs) if given["indices"] is None else given["indices"]
+        passed_on = {k: given[k] for k in WEIGHTED_EXPRESSION_ARGUMENTS if k in given}
+        passed_on |= given.get("importance_weighting_kwargs", {})
+        return weighted_expression(self, adata, indices, n_draws, **passed_on)
+
+    def differential_expression(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Compare groups of cells, as :meth:`scvi.model.SCVI.differential_expression` does.
+
+        Raises
+        ------
+        KeyError
+            If there is no column `groupby`.
+        ValueError
+            If a group has no cells, or `idx1` or `idx2` are neither positions nor a mask of cells.
+        """
+        bound = inspect.signature(super().differential_expression).bind(*args, **kwargs)
+        given = bound.arguments
+        adata = self._own if given.get("adata") is None else given["adata"]
+        if adata is not None:
+            for name in ("idx1", "idx2"):
+                if given.get(name) is not None and not isinstance(given[name], str):
+                    given[name] = check_indices(np.ravel(given[name]), adata.n_obs, name)
+            if given.get("idx1") is None:
+                names = ("groupby", "group1", "group2")
+                subset = given.get("kwargs", {}).get("subset_idx")
+                check_groups(adata, *map(given.get, names), subset)
+        return super().differential_expression(*bound.args, **bound.kwargs)

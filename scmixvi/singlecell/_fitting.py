@@ -1,0 +1,179 @@
+"""Training a MixtureSCVI, and refining its encoders."""
+
+import logging
+from typing import Any
+
+import pandas as pd
+from scvi import REGISTRY_KEYS
+from scvi.model._utils import get_max_epochs_heuristic
+
+from scmixvi.singlecell._data_checks import check_counts
+from scmixvi.singlecell._refinement import (
+    REFINEMENT_SHARE,
+    EncoderRefinement,
+    encoders_alone,
+    own_split,
+)
+from scmixvi.singlecell._storage import store_latents
+from scmixvi.singlecell._training import check_precision, named_arguments, with_kl_warmup
+
+logger = logging.getLogger(__name__)
+
+
+class Fitting:
+    """Methods of :class:`~scmixvi.MixtureSCVI` that change its weights."""
+
+    def train(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
+        """Train by MISELBO and store the latents in `adata.obsm[latent_key]`.
+
+        The KL weight rises from 0 to 1 over the first quarter of the epochs, unless `plan_kwargs`
+        or `plan_config` says otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools'
+        400 epochs would never reach 1 on most data sets. A model that is trained already, or
+        comes from a trained SCVI, goes on at weight 1.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.SCVI.train`.
+        latent_key
+            Where to store :meth:`get_latent_representation`, replacing what is there; None leaves
+            adata alone. With an `AnnCollection` without `obsm` of its own it is the `obsm` of
+            each of its parts.
+
+        Raises
+        ------
+        ValueError
+            If the data are minified, if `latent_key` is neither a non-empty string nor None, if
+            the counts are negative or a cell has none, if continuous covariates or size factors
+            are not finite, or size factors not above 0, if `precision` changes the type of the
+            weights, or if the loss is no longer finite.
+        """
+        if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
+            raise ValueError(
+                f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
+            )
+        has_adata = self._own is not None
+        if has_adata:
+            self._check_registered_data()
+        arguments = named_arguments(super().train, args, kwargs)
+        check_precision(arguments)
+        max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
+        arguments["plan_kwargs"] = with_kl_warmup(
+            arguments.get("plan_kwargs"),
+            arguments.get("plan_config"),
+            max_epochs,
+            self.is_trained_,
+        )
+        module = self.module
+        was_training = module is not None and module.training
+        whole = module is not None and all(p.requires_grad for p in module.parameters())
+        if whole:
+            # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation
+            # mode: without this a second training would run without dropout or batch statistics.
+            # A query model (scArches) stays as scvi-tools leaves it: statistics of a batch would
+            # cancel the covariate's weights, which are all that it trains.
+            module.train()
+        was_trained = self.is_trained_
+        if self.history is None:
+            # scvi-tools adds to the history of a trained model: where there is none (the model
+            # comes from a trained SCVI) it would record nothing.
+            self.is_trained_ = False
+        try:
+            result = super().train(**arguments)
+        except BaseException:
+            if whole:
+                module.train(was_training)
+            raise
+        finally:
+            self.is_trained_ = self.is_trained_ or was_trained
+        if latent_key is not None and has_adata:
+            store_latents(self.adata, latent_key, self.get_latent_representation())
+            logger.info("stored the latents in adata.obsm[%r]", latent_key)
+        return result
+
+    def refine_encoders(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
+        r"""Train the encoders on, alone, so that they explain cells that they have not seen.
+
+        Encoders explain held-out cells worse than those they were trained on. Here a random share
+        of every cell's counts is drawn anew from the model in each step,
+
+        .. math::
+            x'_g \sim p(x_g | z) \text{ with probability } p, \text{ else } x'_g = x_g,
+            \qquad z \sim q(z | x), \; p \sim U(0, 1),
+
+        and the encoders learn to bound log p(x'). Decoder, dispersions and with them log p(x) of
+        every cell stay as they are; dropout is off and batch norm keeps its statistics. Training
+        and validation cells are those of the training before, unless the arguments choose others.
+        The epochs' metrics are in :attr:`refinement_history`: those of training are of resampled
+        cells, those of validation of cells as they are.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`train`; `max_epochs` is by default a quarter of what it is there.
+        latent_key
+            As in :meth:`train`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the likelihood is "normal", which has no counts to draw, if the encoder weights are
+            frozen, or as in :meth:`train`.
+
+        Examples
+        --------
+        >>> scvi_model.train()
+        >>> model = scmixvi.MixtureSCVI.from_scvi_model(scvi_model, n_components=1)
+        >>> model.refine_encoders()  # the same decoder, its encoder refined
+
+        References
+        ----------
+        Zhang, Hayes and Barber 2022, "Generalization gap in amortized inference".
+        """
+        self._check_if_trained(
+            warn=False,
+            message="refine_encoders improves the encoders of a trained model: call train() first.",
+        )
+        if self.module.gene_likelihood == "normal":
+            raise ValueError(
+                "refine_encoders draws counts from the model, and gene_likelihood='normal' has "
+                "none: use 'zinb', 'nb' or 'poisson'."
+            )
+        arguments = own_split(self, named_arguments(super().train, args, kwargs))
+        if not arguments.get("max_epochs"):
+            whole = self._default_max_epochs(arguments)
+            arguments["max_epochs"] = whole and max(1, round(REFINEMENT_SHARE * whole))
+        history, self.history_ = self.history_, self.refinement_history
+        self._training_plan_cls = EncoderRefinement
+        try:
+            with encoders_alone(self.module):
+                self.train(**arguments, latent_key=latent_key)
+        finally:
+            del self._training_plan_cls
+            self.refinement_history_, self.history_ = self.history_, history
+
+    @property
+    def refinement_history(self) -> dict[str, pd.DataFrame] | None:
+        """Metrics of every epoch of :meth:`refine_encoders`, as `history`; None without any."""
+        return getattr(self, "refinement_history_", None)
+
+    def _default_max_epochs(self, arguments: dict) -> int | None:
+        source = arguments.get("datamodule") or self._own
+        n_obs = getattr(source, "n_obs", None)
+        return None if n_obs is None else get_max_epochs_heuristic(n_obs)
+
+    def _check_registered_data(self) -> None:
+        """Raise for counts, covariates and size factors that cannot be trained on."""
+        if self.minified_data_type is not None:
+            # scvi-tools says so only after a step has changed the statistics of batch norm.
+            error = ValueError("The VAE.loss function currently does not support minified data.")
+            error.add_note("Train before minify_adata, or load the model with the full data.")
+            raise error
+        self._check_registered_numbers()
+        module = self.module
+        if module.gene_likelihood == "normal":
+            return
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)

@@ -1,0 +1,234 @@
+"""What a MixtureSCVI says of the posterior of every cell."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import settings
+from scvi.data._constants import ADATA_MINIFY_TYPE
+from scvi.data._utils import _validate_adata_dataloader_input
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+)
+
+from scmixvi.singlecell._checks import check_whole
+from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
+
+REPRESENTATIONS = ("mean", "components", "params")
+Representation = Literal["mean", "components", "params"]
+
+
+class Posteriors:
+    """Methods of :class:`~scmixvi.MixtureSCVI` about q(z | x)."""
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+        representation: Representation = "mean",
+        **data_loader_kwargs: Any,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Latent representation of every cell.
+
+        Parameters
+        ----------
+        adata, indices, give_mean, mc_samples, batch_size, dataloader, **data_loader_kwargs
+            As in :meth:`scvi.model.SCVI.get_latent_representation`.
+            Without a `batch_size` cells are encoded 1024 at a time.
+        return_dist
+            Return mean and variance of the mixture, `(n, D)` each.
+        representation
+            "mean": the mixture's mean, `(n, D)`; "components": the S component means side by
+            side, `(n, S*D)`; "params": component means, then component variances, `(n, 2*S*D)`,
+            the paper's choice. With a logistic-normal latent distribution the last two are the
+            parameters before the softmax.
+
+        Returns
+        -------
+        An array with one row a cell, or two with `return_dist`.
+
+        Raises
+        ------
+        ValueError
+            If the representation is unknown, or does not go with `give_mean` or `return_dist`, if
+            `indices` are neither positions nor a mask of cells, or if counts, covariates or size
+            factors are not finite.
+        """
+        if representation not in REPRESENTATIONS:
+            raise ValueError(
+                f"representation must be one of {list(REPRESENTATIONS)}, "
+                f"but it is {representation!r}."
+            )
+        if representation != "mean" and (return_dist or not give_mean):
+            raise ValueError(
+                f"representation={representation!r} is one array of parameters: leave out "
+                "return_dist and give_mean, which go with representation='mean'."
+            )
+        self._check_if_trained(warn=False)
+        if not return_dist and representation == "mean":
+            transformed = self.module.latent_distribution == "ln"
+            wrapped = not isinstance(self.module, MixtureVAE)
+            if transformed or wrapped or not give_mean:
+                return super().get_latent_representation(
+                    adata,
+                    indices,
+                    give_mean,
+                    mc_samples,
+                    batch_size,
+                    return_dist,
+                    dataloader,
+                    **data_loader_kwargs,
+                )
+        rows, batch_size = [], batch_size or max(settings.batch_size, CELLS_A_PASS)
+        for qz in self._posteriors(adata, indices, batch_size, dataloader, **data_loader_kwargs):
+            if return_dist:
+                parts = [qz.mean, qz.variance]
+            elif representation == "mean":
+                parts = [qz.mean]
+            else:
+                parts = [qz.c_loc.flatten(1)]
+                if representation == "params":
+                    parts.append(qz.c_scale.square().flatten(1))
+            rows.append(torch.cat(parts, dim=1).cpu())
+        found = torch.cat(rows).numpy()
+        return tuple(np.split(found, 2, axis=1)) if return_dist else found
+
+    @torch.inference_mode()
+    def get_component_weights(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+    ) -> np.ndarray:
+        """Mixture weights of every cell, `(n, S)`; rows sum to 1.
+
+        They differ from cell to cell only with `mixture_weights="amortized"`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, dataloader
+            As in :meth:`get_latent_representation`.
+        """
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        return torch.cat([qz.c_log_weights.exp().cpu() for qz in posteriors]).numpy()
+
+    @torch.inference_mode()
+    def get_posterior_diversity(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 100,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+    ) -> np.ndarray:
+        """How much the components disagree about each cell: their Jensen-Shannon divergence.
+
+        A Monte Carlo estimate in nats, `(n,)`: near 0 where all components say the same, at most
+        log S where they do not overlap (Eq. 19 of the paper).
+
+        Parameters
+        ----------
+        adata, indices, batch_size, dataloader
+            As in :meth:`get_latent_representation`.
+        n_samples
+            Draws from each component.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not a whole number of at least 1.
+        """
+        check_whole("n_samples", n_samples)
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        return torch.cat([qz.posterior.jsd(n_samples).cpu() for qz in posteriors]).numpy()
+
+    @torch.inference_mode()
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> Distribution:
+        """The average posterior of some cells: a mixture of n*S components.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`get_latent_representation`, but that empty `indices` are all cells, as in
+            scvi-tools.
+        dof
+            Degrees of freedom of Student's t components with the Gaussians' locations and scales;
+            None keeps the Gaussians.
+        """
+        if indices is not None and np.size(indices) == 0:
+            indices = None
+        posteriors = list(self._posteriors(adata, indices, batch_size))
+        loc = torch.cat([qz.c_loc.flatten(0, 1) for qz in posteriors])
+        scale = torch.cat([qz.c_scale.flatten(0, 1) for qz in posteriors])
+        log_weights = torch.cat([qz.c_log_weights.flatten() for qz in posteriors])
+        components = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
+        return MixtureSameFamily(Categorical(logits=log_weights), Independent(components, 1))
+
+    def minify_adata(
+        self,
+        minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
+        use_latent_qzm_key: str = "X_latent_qzm",
+        use_latent_qzv_key: str = "X_latent_qzv",
+    ) -> None:
+        """Replace the counts by every component's posterior parameters, `(n, S*D)` each.
+
+        As :meth:`scvi.model.SCVI.minify_adata`, which stores one mean and variance a cell. Those
+        may be in `adata.obsm` under the two keys, as scvi-tools' users put them there; the
+        components' parameters are computed afresh.
+        """
+        with torch.inference_mode():
+            packed = [self.module.pack_posterior(qz) for qz in self._posteriors()]
+        means, variances = (torch.cat(part).cpu().numpy() for part in zip(*packed, strict=True))
+        own = {use_latent_qzm_key: means, use_latent_qzv_key: variances}
+        full, theirs = self.adata, {k: self.adata.obsm[k] for k in own if k in self.adata.obsm}
+        full.obsm.update(own)
+        try:
+            super().minify_adata(minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
+        finally:
+            for data in (full, self.adata):
+                for key in own:
+                    data.obsm.pop(key, None)
+                data.obsm.update(theirs)
+
+    def _posteriors(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor | None]] | None = None,
+        **data_loader_kwargs: Any,
+    ) -> Iterator[Distribution]:
+        """q(z|x) of every minibatch."""
+        self._check_if_trained(warn=False)
+        _validate_adata_dataloader_input(self, adata, dataloader)
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            data_loader_kwargs.setdefault("load_sparse_tensor", reads_sparse(self.module))
+            dataloader = self._make_data_loader(
+                adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
+            )
+        for tensors in dataloader:
+            inputs = self.module._get_inference_input(to_encode(tensors))
+            yield self.module.inference(**inputs)["qz"]
