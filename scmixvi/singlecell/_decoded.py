@@ -22,6 +22,7 @@ from torch.nn.functional import linear
 
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
+from scmixvi.singlecell._encoders import widened
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 
@@ -39,12 +40,12 @@ class Heads(NamedTuple):
 
     def distribution(self, draws: Sequence[int] = ()) -> Distribution:
         """Scvi's own, its parameters `[*draws, B, G]`."""
-        scale = linear(self.hidden, self.weight, self.bias).softmax(-1)
+        scale = widened(linear(self.hidden, self.weight, self.bias)).softmax(-1)
         rate = torch.exp(self.log_library) * scale
         scale, rate = (t.unflatten(0, (*draws, -1)) for t in (scale, rate))
         if self.logit_weight is None:
             return NegativeBinomial(mu=rate, theta=self.theta, scale=scale)
-        logits = linear(self.hidden, self.logit_weight, self.logit_bias)
+        logits = widened(linear(self.hidden, self.logit_weight, self.logit_bias))
         return ZeroInflatedNegativeBinomial(
             mu=rate,
             theta=self.theta,
@@ -102,11 +103,19 @@ def can_defer(decoder: nn.Module, gene_likelihood: str, dispersion: str) -> bool
 def fused_log_likelihood(px: Distribution, x: Tensor) -> Tensor | None:
     """Log-likelihood of cells x `[B, G]` under a distribution not yet computed: `[*draws, B]`.
 
-    None if px has been computed already, or if this is not a case for the CPU's float32 loops.
+    None if px has been computed already, or if this is not a case for the CPU's float32 loops:
+    px is computed then, so that others know it by its type.
     """
     if not isinstance(px, _Undecoded):
         return None
     heads, draws, _ = px.__dict__["undecoded"]
+    found = _by_heads(heads, draws, x)
+    if found is None:
+        _ = px.mu
+    return found
+
+
+def _by_heads(heads: Heads, draws: Sequence[int], x: Tensor) -> Tensor | None:
     if not _covered(heads, x):
         return None
     largest = float(_kernels.largest_count(x.contiguous().view(-1).numpy()))

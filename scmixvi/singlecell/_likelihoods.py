@@ -32,6 +32,7 @@ from scmixvi.singlecell._decoded import fused_log_likelihood
 
 _EPS = 1e-8  # scvi.distributions adds it inside every logarithm
 _CHUNK = 32768  # elements a thread, so that the temporaries of a chunk stay in its L2 cache
+_CHUNK_ON_GPU = 2**22  # elements of a temporary, where every operation more is one more launch
 _TABLE = 64  # counts below this come from a table; in single-cell data that is 99 % of them
 
 
@@ -183,9 +184,9 @@ class _Terms(NamedTuple):
         """Those of some cells."""
         return _Terms(*(t if t.shape[1] == 1 else t[:, rows] for t in self))
 
-    def at_component(self, k: int) -> "_Terms":
-        """Those of one component, without its axis."""
-        return _Terms(*(t[0 if t.shape[0] == 1 else k] for t in self))
+    def at_draws(self, draws: slice) -> "_Terms":
+        """Those of some of the K rows of draws."""
+        return _Terms(*(t if t.shape[0] == 1 else t[draws] for t in self))
 
 
 def _terms(theta: Tensor, x: Tensor) -> _Terms:
@@ -201,23 +202,32 @@ def _by_chunks(
     mu: Tensor, theta: Tensor, logits: Tensor | None, x: Tensor, slopes: list[Tensor | None]
 ) -> Tensor:
     """Sum over genes of what depends on z, `[K, B]`; fills the slopes that are wanted."""
-    n_rows, n_cells, n_genes = mu.shape
-    step = n_cells if mu.is_cuda else max(1, torch.get_num_threads() * _CHUNK // n_genes)
+    n_rows, n_cells, _ = mu.shape
+    rows_a_time, cells_a_time = _chunk(mu)
     terms, value = _terms(theta, x), mu.new_empty(n_rows, n_cells)
-    scratch = mu.new_empty(7, min(step, n_cells), n_genes)
-    for start in range(0, n_cells, step):
-        rows = slice(start, min(start + step, n_cells))
-        work = scratch[:, : rows.stop - start].unbind()
-        nearby = terms.at_rows(rows)
-        for k in range(n_rows):
-            d_mu, d_theta, d_logits = (None if s is None else s[k, rows] for s in slopes)
-            here = nearby.at_component(k)
+    scratch = mu.new_empty(7, rows_a_time, cells_a_time, mu.shape[-1])
+    for start in range(0, n_cells, cells_a_time):
+        cells = slice(start, min(start + cells_a_time, n_cells))
+        nearby = terms.at_rows(cells)
+        for first in range(0, n_rows, rows_a_time):
+            draws = slice(first, min(first + rows_a_time, n_rows))
+            d_mu, d_theta, d_logits = (None if s is None else s[draws, cells] for s in slopes)
+            here = nearby.at_draws(draws)
+            work = scratch[:, : draws.stop - first, : cells.stop - start].unbind()
             if logits is None:
-                _nb(mu[k, rows], here, work, d_mu, d_theta)
+                _nb(mu[draws, cells], here, work, d_mu, d_theta)
             else:
-                _zinb(mu[k, rows], logits[k, rows], here, work, d_mu, d_theta, d_logits)
-            torch.sum(work[0], dim=-1, out=value[k, rows])
+                _zinb(mu[draws, cells], logits[draws, cells], here, work, d_mu, d_theta, d_logits)
+            torch.sum(work[0], dim=-1, out=value[draws, cells])
     return value
+
+
+def _chunk(mu: Tensor) -> tuple[int, int]:
+    """How many of K rows of draws, and how many cells, a step of the loop takes."""
+    n_rows, n_cells, n_genes = mu.shape
+    if mu.is_cuda:
+        return min(n_rows, max(1, _CHUNK_ON_GPU // (n_cells * n_genes))), n_cells
+    return 1, min(n_cells, max(1, torch.get_num_threads() * _CHUNK // n_genes))
 
 
 def _common(mu: Tensor, at: _Terms, work: tuple[Tensor, ...], d_mu: Tensor | None) -> None:

@@ -172,6 +172,8 @@ class MixtureVAE(VAE):
         if self.estimator == "all" or not self.training or self.n_drawn == self.n_components:
             return None
         log_weights = None if self.mixture_weights == "uniform" else self.given_log_weights
+        if self.estimator == "s2s" and self.encoder_sharing == "separate":
+            device = torch.device("cpu")  # the drawn encoders are chosen by number
         return draw_components(self.n_components, self.n_drawn, log_weights, device)
 
     def _encode(

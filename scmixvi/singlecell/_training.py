@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
+from scvi.train._trainingplans import _compute_kl_weight
 from torch.optim import Optimizer
 
 # Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
@@ -37,6 +38,18 @@ class MixtureTrainingPlan(TrainingPlan):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    @property
+    def kl_weight(self) -> float:
+        """As scvi-tools', but a number: its tensor is copied to the device in every step."""
+        return _compute_kl_weight(
+            self.current_epoch,
+            self.global_step,
+            self.n_epochs_kl_warmup,
+            self.n_steps_kl_warmup,
+            self.max_kl_weight,
+            self.min_kl_weight,
+        )
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

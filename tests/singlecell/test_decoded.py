@@ -5,7 +5,7 @@ import pytest
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 
-from scmixvi.singlecell import _compiled, _kernels
+from scmixvi.singlecell import _compiled, _decoded, _kernels
 from scmixvi.singlecell._decoded import Heads, fused_log_likelihood, undecoded
 from scmixvi.singlecell._likelihoods import log_likelihood
 
@@ -133,6 +133,29 @@ def test_other_types_and_autocast_are_left_to_scvi():
     assert fused_log_likelihood(undecoded(widened(heads), (N_ROWS,)), x.double()) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert fused_log_likelihood(undecoded(heads, (N_ROWS,)), x) is None
+
+
+@pytest.mark.parametrize("family", ["zinb", "nb"])
+def test_where_the_loops_do_not_run_the_analytic_formulas_do(family, monkeypatch):
+    """As on a GPU: no call of scvi's own log_prob, and the same numbers."""
+    heads, x = heads_and_counts(family)
+    expected = value_and_gradients(plain, heads, x)
+    monkeypatch.setattr(_decoded, "_covered", lambda heads, x: False)
+    cls = NegativeBinomial if family == "nb" else ZeroInflatedNegativeBinomial
+    monkeypatch.setattr(cls, "log_prob", None)
+    for ours, theirs in zip(value_and_gradients(fused, heads, x), expected, strict=True):
+        scale = theirs.abs().amax().item()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_under_autocast_parameters_are_float32():
+    heads, x = heads_and_counts()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        px = undecoded(heads, (N_ROWS,))
+        assert {px.mu.dtype, px.zi_logits.dtype, px.scale.dtype} == {torch.float32}
+        value = log_likelihood(undecoded(heads, (N_ROWS,)), x, heads.theta)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, plain(heads, x), rtol=0.05, atol=1.0)
 
 
 def test_each_gradient_alone():

@@ -85,6 +85,20 @@ def test_chunks_of_any_size_agree(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["zinb", "nb"])
+@pytest.mark.parametrize("dispersion", THETA_SHAPES)
+@pytest.mark.parametrize("chunk", [(3, N_CELLS), (2, N_CELLS), (2, 3)])
+def test_draws_may_be_taken_together(family, dispersion, chunk, monkeypatch):
+    """As on a GPU, where K loops would be K times the launches."""
+    given = parameters(3, dispersion)
+    one_by_one = value_and_gradients(log_likelihood, family, *given)
+    monkeypatch.setattr(_likelihoods, "_chunk", lambda mu: chunk)
+    for ours, theirs in zip(
+        value_and_gradients(log_likelihood, family, *given), one_by_one, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("family", ["zinb", "nb"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("mean", [1e-10, 1.0, 1e4])
 @pytest.mark.parametrize("inverse_dispersion", [1e-6, 1.0, 1e6])
