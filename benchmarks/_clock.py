@@ -1,20 +1,26 @@
 """Where the seconds of a training epoch go, and how much memory it takes."""
 
 import inspect
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import Profiler
 from torch import nn
 
 _MODULE_PARTS = {"inference": "encoder", "generative": "decoder", "loss": "likelihood and bound"}
+
+
+def _device_time() -> float:
+    """The clock once the device has done what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class EpochClock(Callback):
@@ -33,9 +39,7 @@ class EpochClock(Callback):
         self._now()
 
     def _now(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.starts.append(time.perf_counter())
+        self.starts.append(_device_time())
         self._processor.append(time.process_time())
 
     def epochs(self, warmup: int) -> list[float]:
@@ -67,11 +71,11 @@ class PartsProfiler(Profiler):
 
     def start(self, action_name: str) -> None:
         """Start the clock of an action."""
-        self._started[action_name] = time.perf_counter()
+        self._started[action_name] = _device_time()
 
     def stop(self, action_name: str) -> None:
         """Add what it took to its part."""
-        taken = time.perf_counter() - self._started.pop(action_name)
+        taken = _device_time() - self._started.pop(action_name)
         for ending, part in self._ACTIONS.items():
             if action_name.endswith(ending) and "[Callback]" not in action_name:
                 self.seconds[part] += taken
@@ -84,11 +88,11 @@ def timed_parts(module: nn.Module) -> Iterator[dict[str, float]]:
 
     def wrapped(call: Callable, part: str) -> Callable:
         def timed(*args: object, **kwargs: object) -> object:
-            start = time.perf_counter()
+            start = _device_time()
             try:
                 return call(*args, **kwargs)
             finally:
-                seconds[part] += time.perf_counter() - start
+                seconds[part] += _device_time() - start
 
         timed.__signature__ = inspect.signature(call)
         return timed
@@ -115,25 +119,27 @@ def shares(module_seconds: dict[str, float], profiler: PartsProfiler, total: flo
 
 @contextmanager
 def peak_memory() -> Iterator[dict[str, float]]:
-    """MB above the start: resident set on the CPU, allocated on the GPU."""
+    """MB above the start: resident on the CPU (Linux's VmHWM), allocated on the GPU.
+
+    What a process has freed it may use again unseen: measure in one that has done nothing else.
+    """
     found: dict[str, float] = {}
-    process, stop = psutil.Process(), threading.Event()
-    start = highest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal highest
-        while not stop.wait(0.01):
-            highest = max(highest, process.memory_info().rss)
-
-    thread = threading.Thread(target=watch, daemon=True)
+    forget_peak()
+    start = peak_mb()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
-        found["resident_mb"] = round((highest - start) / 2**20, 1)
-        if torch.cuda.is_available():
-            found["cuda_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    yield found
+    found["resident_mb"] = round(peak_mb() - start, 1)
+    if torch.cuda.is_available():
+        found["cuda_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+
+
+def peak_mb() -> float:
+    """The most memory that was resident since :func:`forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def forget_peak() -> None:
+    """Let the peak be what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")

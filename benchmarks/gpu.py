@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import RESULTS
+from benchmarks.singlecell import PARTS
 from scmixvi.records import environment, read, write
 
 RESULT = RESULTS / "gpu.json"
@@ -42,9 +43,9 @@ _COMPILED = ("--modes", "compile", "cudagraphs", "--out", str(RESULTS / "image_g
 _LARGE = ("--data", "synthetic", "--n-cells", "100000", "--epochs", "1", "--rounds", "3")
 STAGES = {
     "tests": Stage(("-m", "pytest", "-m", "gpu", "tests"), 600),
-    "cortex": Stage(("-m", "benchmarks.singlecell"), 300),
+    "cortex": Stage(("-m", "benchmarks.singlecell", "--parts", *PARTS), 300),
     "100,000 cells": Stage(
-        ("-m", "benchmarks.singlecell", *_LARGE, "--max-steps", "200", "--inference"), 600
+        ("-m", "benchmarks.singlecell", *_LARGE, "--max-steps", "200", "--parts", *PARTS), 600
     ),
     "image steps": Stage(
         (

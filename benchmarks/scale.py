@@ -15,12 +15,10 @@ Sources: "memory" is one CSR matrix, "files" the h5ad files through scmixvi.data
 """
 
 import argparse
-import logging
 import multiprocessing
 import os
 import tempfile
 import time
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,14 +27,14 @@ import anndata as ad
 import h5py
 import numpy as np
 import scvi
-import torch
 from anndata.io import write_elem
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 import scmixvi
 from benchmarks import RESULTS
-from benchmarks.singlecell import BATCH_SIZE, synthetic
+from benchmarks._clock import forget_peak, peak_mb
+from benchmarks.singlecell import BATCH_SIZE, quiet, synthetic
 from scmixvi.records import environment, read, write
 
 RESULT = RESULTS / "scale.json"
@@ -156,21 +154,6 @@ def _annbatch(cls: type, paths: dict[str, Path], folder: str) -> Any:
         preload_to_gpu=False,
         dataset_size=100_000,
     )
-
-
-def peak_mb() -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def quiet(threads: int) -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:

@@ -1,23 +1,27 @@
 r"""Seconds an epoch of MixtureSCVI against scvi.model.SCVI, side by side in one process.
 
-    python -m benchmarks.singlecell                              # cortex
+    python -m benchmarks.singlecell --components 1 2 4 8 16 32 64             # cortex
     python -m benchmarks.singlecell --data synthetic --n-cells 100000 --epochs 1 --rounds 3
     python -m benchmarks.singlecell --data synthetic --n-cells 1000000 --epochs 1 --rounds 3 \
-        --max-steps 1500                                         # a fifth of each epoch
-    python -m benchmarks.singlecell --plot                       # from the JSON that is there
+        --max-steps 1500                                  # a fifth of each epoch
+    python -m benchmarks.singlecell --parts inference     # what users ask a trained model for
+    python -m benchmarks.singlecell --parts               # the plot, from the JSON that is there
 
 Every round trains each model for a few epochs, one model after the other, so that whatever else
 the machine does slows all of them; the ratios are taken within a round. The first epoch of every
 round is warm-up. With `--max-steps` an epoch ends after that many steps, on cells from all of the
-data, and its seconds are scaled up to a whole one. Results go to results/singlecell.json, one entry
-for data, device and threads.
+data, and its seconds are scaled up to a whole one. Memory is measured in a process of its own for
+each model. Results go to results/singlecell.json, one entry for data, device and threads, to which
+the parts (training, memory, inference) are added.
 """
 
 import argparse
 import logging
+import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -35,6 +39,8 @@ from scmixvi.records import environment, read, write
 RESULT = RESULTS / "singlecell.json"
 BATCH_SIZE = 128
 BASELINE = "SCVI"
+PARTS = ("training", "memory", "inference")
+STEPS_OF_MEMORY = 200  # after which it no longer grows
 
 
 def synthetic(
@@ -133,16 +139,37 @@ def entry(
     floor = floor_seconds(
         getattr(model.module, "n_components", 1), BATCH_SIZE, n_genes, n_parameters
     )
-    with peak_memory() as memory:
-        fit(model, 1, limit_train_batches=limit)
     return {
         "model": name,
         "seconds_an_epoch": summary(seconds, digits=4),
         "cells_a_second": round(n_cells / float(np.median(seconds))),
         "floor_seconds_an_epoch": {k: round(v * steps, 4) for k, v in floor.items()},
-        "peak_memory": memory,
         "shares": where_time_goes(model, epochs + 1, limit),
     }
+
+
+def peak_of(case: dict[str, Any], components: list[int]) -> dict[str, float]:
+    """Peak memory of a training above what data and model hold before it; for a process of its own.
+
+    Without components it is SCVI's.
+    """
+    quiet(case["threads"])
+    torch.set_float32_matmul_precision(case["matmul_precision"])
+    adata, batch_key = load(case["data"], case["n_cells"])
+    *_, model = models(adata, batch_key, components).values()
+    with peak_memory() as found:
+        fit(model, 1, limit_train_batches=min(STEPS_OF_MEMORY, -(-adata.n_obs // BATCH_SIZE)))
+    return found
+
+
+def memory_of_all(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Peak memory by model."""
+    cases = {BASELINE: []} | {f"S = {n}": [n] for n in arguments.components}
+    found = {}
+    for name, components in cases.items():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[name] = pool.apply(peak_of, (vars(arguments), components))
+    return found
 
 
 def inference_calls(model: scvi.model.SCVI, n_cells: int) -> dict[str, Callable[[], object]]:
@@ -172,6 +199,14 @@ def infer_all(found: dict, rounds: int) -> dict[str, dict]:
             "ratio_to_SCVI": ratios(seconds, BASELINE),
         }
     return result
+
+
+def quiet(threads: int | None) -> None:
+    """No messages of Lightning's; that many threads."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def table(key: str, result: dict) -> None:
@@ -213,45 +248,62 @@ def plot() -> None:
     figure.savefig(RESULT.with_suffix(".png"), dpi=120)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    adata, batch_key = load(arguments.data, arguments.n_cells)
-    found = models(adata, batch_key, arguments.components)
+def timed(arguments: argparse.Namespace, found: dict) -> dict[str, Any]:
+    """Seconds of training, by model."""
     limit = arguments.max_steps or 1.0
     seconds, processor = train_all(found, arguments.epochs, arguments.rounds, limit)
     ratio, processor_ratio = ratios(seconds, BASELINE), ratios(processor, BASELINE)
-    result = {
+    rows = [
+        {
+            **entry(name, model, seconds[name], arguments.epochs, limit),
+            "ratio_to_SCVI": ratio[name],
+            "processor_seconds_an_epoch": summary(processor[name], digits=4),
+            "processor_ratio_to_SCVI": processor_ratio[name],
+        }
+        for name, model in found.items()
+    ]
+    return {"max_steps_an_epoch": arguments.max_steps, "training": rows}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure the parts that are asked for and add them to the JSON."""
+    adata, batch_key = load(arguments.data, arguments.n_cells)
+    measured: dict[str, Any] = {
         "environment": environment(),
         "n_cells": adata.n_obs,
         "n_genes": adata.n_vars,
-        "max_steps_an_epoch": arguments.max_steps,
         "nonzero": round(adata.X.nnz / np.prod(adata.shape), 3),
-        "training": [
-            {
-                **entry(name, model, seconds[name], arguments.epochs, limit),
-                "ratio_to_SCVI": ratio[name],
-                "processor_seconds_an_epoch": summary(processor[name], digits=4),
-                "processor_ratio_to_SCVI": processor_ratio[name],
-            }
-            for name, model in found.items()
-        ],
     }
-    if arguments.inference:
-        result["inference"] = infer_all(found, arguments.rounds)
-        for query, taken in result["inference"].items():
-            print(query, {n: r["median"] for n, r in taken["ratio_to_SCVI"].items()})
-    threads, device = torch.get_num_threads(), result["environment"]["device"]
+    threads, device = torch.get_num_threads(), measured["environment"]["device"]
     key = f"{arguments.data}, {adata.n_obs} cells, {device}, {threads} threads"
     if arguments.matmul_precision != "highest":
         key += f', products "{arguments.matmul_precision}"'
-    table(key, result)
-    write(RESULT, {**read(RESULT, {}), key: result})
+    if "training" in arguments.parts or "inference" in arguments.parts:
+        found = models(adata, batch_key, arguments.components)
+    if "training" in arguments.parts:
+        measured |= timed(arguments, found)
+        table(key, measured)
+    if "inference" in arguments.parts:
+        if "training" not in arguments.parts:
+            for model in found.values():
+                fit(model, 1, limit_train_batches=arguments.max_steps or 1.0)
+        measured["inference"] = infer_all(found, arguments.rounds)
+        for query, taken in measured["inference"].items():
+            print(query, {n: r["median"] for n, r in taken["ratio_to_SCVI"].items()})
+    if "memory" in arguments.parts:
+        measured["memory"] = memory_of_all(arguments)
+        print("peak memory", measured["memory"])
+    before = read(RESULT, {})
+    write(RESULT, {**before, key: before.get(key, {}) | measured})
 
 
 def main() -> None:
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", choices=["cortex", "sc_mixology", "synthetic"], default="cortex")
     parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
     parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=["training", "memory"])
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-steps", type=int, help="of an epoch; all of them by default")
@@ -262,15 +314,10 @@ def main() -> None:
         default="highest",
         help="torch.set_float32_matmul_precision, for all models",
     )
-    parser.add_argument("--inference", action="store_true")
-    parser.add_argument("--plot", action="store_true")
     arguments = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    quiet(arguments.threads)
     torch.set_float32_matmul_precision(arguments.matmul_precision)
-    if not arguments.plot:
+    if arguments.parts:
         run(arguments)
     plot()
 
