@@ -33,9 +33,9 @@ import torch
 
 import scmixvi
 from benchmarks import RESULTS
+from benchmarks._clock import forget_peak, peak_mb
 from benchmarks._timing import ratios, summary
-from benchmarks.scale import forget_peak, peak_mb, quiet
-from benchmarks.singlecell import synthetic
+from benchmarks.singlecell import quiet, synthetic
 from scmixvi.records import environment, read, write
 
 RESULT = RESULTS / "inference.json"

@@ -247,10 +247,10 @@ def _lines(axis: Any, values: dict[str, float], place: Callable[[str], float]) -
     """One line for each family of names that differ in S alone."""
     for family in dict.fromkeys(name.split(" from ")[0].split(", S")[0] for name in values):
         names = [name for name in values if name.startswith(family)]
-        most = {_size(n): n for n in names}  # of several n_drawn the largest
-        kept = [most[size] for size in sorted(most)]
+        fewest = {_size(n): n for n in reversed(names)}  # drawn, of several: as in training
+        kept = [fewest[size] for size in sorted(fewest)]
         points = [[place(name) for name in kept], [values[name] for name in kept]]
-        axis.plot(*points, marker="o", label=family)
+        axis.plot(*points, marker="o", label=kept[-1].split(", S")[0])
 
 
 COMMANDS = {"times": time_steps, "bounds": train_models, "plot": plot}
