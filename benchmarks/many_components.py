@@ -1,7 +1,7 @@
 """Components in the hundreds: what a training step costs, and what the bound gains.
 
     python -m benchmarks.many_components times      # seconds a step, all models interleaved
-    python -m benchmarks.many_components bounds     # short trainings, those not yet in the JSON
+    python -m benchmarks.many_components bounds --seeds 0 1 2    # those not yet in the JSON
     python -m benchmarks.many_components plot       # results/many_components.png
     python -m benchmarks.many_components times bounds plot --smoke --out FILE
 
@@ -9,7 +9,7 @@ Steps are forward, backward and Adam: MixtureSCVI on 128 cells of cortex (1200 g
 recipe `mlp` on 100 digits of MNIST. The reference is four separate encoders that all draw. The
 other models share a trunk and draw from a few components (`estimator`, `n_drawn`).
 
-Trainings are short and have one seed: 50 epochs of cortex with 128 cells a step, 85 % to train on;
+Trainings are short: 50 epochs of cortex with 128 cells a step, 85 % to train on;
 400 steps on MNIST's first 10,000 digits. Held out: MISELBO and log p(x) (pooled, 256 draws or more)
 under all components, in nats a cell or digit, and the seconds of the processor that training took.
 """
@@ -39,7 +39,8 @@ from scmixvi.records import environment, read, write
 
 COMPONENTS = (1, 4, 16, 64, 256)
 REFERENCE = "separate, all, S = 4"
-N_PIXELS_SIDE, SEED = 28, 0
+N_PIXELS_SIDE = 28
+SEED_OF_DATA = 0
 Model = dict[str, Any]
 
 
@@ -62,8 +63,8 @@ def models(n_drawn: list[int], components: list[int]) -> dict[str, Model]:
 # -------------------------------------------------------------------- single cells
 
 
-def cell_model(model: Model, adata: Any) -> scmixvi.MixtureSCVI:
-    scvi.settings.seed = SEED
+def cell_model(model: Model, adata: Any, seed: int = 0) -> scmixvi.MixtureSCVI:
+    scvi.settings.seed = seed
     scmixvi.MixtureSCVI.setup_anndata(adata)
     return scmixvi.MixtureSCVI(adata, **model)
 
@@ -80,9 +81,9 @@ def cell_step(model: Model, smoke: bool) -> Callable[[], Tensor]:
     return _step(module, lambda: module(batch)[2].loss)
 
 
-def cell_bounds(model: Model, smoke: bool) -> dict[str, float]:
+def cell_bounds(model: Model, smoke: bool, seed: int) -> dict[str, float]:
     """Train on 85 % of the cells and score the others."""
-    mixture = cell_model(model, cells(smoke))
+    mixture = cell_model(model, cells(smoke), seed)
     start = time.process_time()
     mixture.train(
         max_epochs=1 if smoke else 50,
@@ -109,8 +110,8 @@ def cell_bounds(model: Model, smoke: bool) -> dict[str, float]:
 # -------------------------------------------------------------------- images
 
 
-def image_model(model: Model, smoke: bool) -> tuple[ImageVAE, dict[str, Any]]:
-    torch.manual_seed(SEED)
+def image_model(model: Model, smoke: bool, seed: int = 0) -> tuple[ImageVAE, dict[str, Any]]:
+    torch.manual_seed(seed)
     small = {"n_latent": 4, "encoder_hidden": (8,), "decoder_hidden": (8,)} if smoke else {}
     drawing = {key: model[key] for key in ("estimator", "n_drawn") if key in model}
     drawing["path_gradient"] = model["estimator"] == "s2a"  # as VAETraining does
@@ -120,7 +121,7 @@ def image_model(model: Model, smoke: bool) -> tuple[ImageVAE, dict[str, Any]]:
 
 def digits(smoke: bool) -> tuple[Tensor, Tensor]:
     """Pixels in [0, 1] to train on, and binary ones held out, `[n, 1, 28, 28]`."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED_OF_DATA)
     if smoke:
         both = torch.rand(130, 1, N_PIXELS_SIDE, N_PIXELS_SIDE, generator=generator)
         return both[:100], both[100:].round()
@@ -134,9 +135,9 @@ def image_step(model: Model, smoke: bool) -> Callable[[], Tensor]:
     return _step(vae, lambda: -miselbo(*vae(x, 1, **drawing)).mean())
 
 
-def image_bounds(model: Model, smoke: bool) -> dict[str, float]:
+def image_bounds(model: Model, smoke: bool, seed: int) -> dict[str, float]:
     """Train with fresh binary pixels in every step; no warm-up."""
-    vae, drawing = image_model(model, smoke)
+    vae, drawing = image_model(model, smoke, seed)
     train, held_out = digits(smoke)
     batch: list[Tensor] = []
     step = _step(vae, lambda: -miselbo(*vae(batch[-1], 1, **drawing)).mean())
@@ -203,15 +204,15 @@ def time_steps(result: dict, options: argparse.Namespace) -> None:
 def train_models(result: dict, options: argparse.Namespace) -> None:
     """Train and score what the JSON does not hold yet; written after each."""
     result.setdefault("bounds", {data: {} for data in BOUNDS})
-    for name, model in models(options.n_drawn[:1], options.components).items():
-        for data, make in BOUNDS.items():
-            rows = result["bounds"][data]
-            if name in rows:
-                continue
-            rows[name] = make(model, options.smoke) | {"environment": environment("cpu")}
-            write(options.out, result)
-            figures = {key: rows[name][key] for key in ("seconds", "miselbo", "log_likelihood")}
-            print(f"{data:7} {name:32} {figures}", flush=True)
+    trained = models(options.n_drawn[:1], options.components)
+    for seed, (name, model), data in product(options.seeds, trained.items(), BOUNDS):
+        rows = result["bounds"][data].setdefault(name, {})
+        if str(seed) in rows:
+            continue
+        row = BOUNDS[data](model, options.smoke, seed)
+        rows[str(seed)] = row | {"environment": environment("cpu")}
+        write(options.out, result)
+        print(f"{data:7} seed {seed} {name:32} {row}", flush=True)
 
 
 def plot(result: dict, options: argparse.Namespace) -> None:
@@ -222,14 +223,17 @@ def plot(result: dict, options: argparse.Namespace) -> None:
     for row, data in zip(axes, BOUNDS, strict=True):
         times = result.get("times", {}).get(data, {"models": {}})["models"]
         bounds = result.get("bounds", {}).get(data, {})
-        ratio = {name: entry["ratio"]["median"] for name, entry in times.items()}
+        ratio = {name: [entry["ratio"]["median"]] for name, entry in times.items()}
         _lines(row[0], ratio, _size)
         row[0].axhline(3, color="grey", linestyle="--", linewidth=1)
         row[0].set(ylabel="step / step of four encoders", xlabel="components S", title=data)
-        miselbo_ = {name: entry["miselbo"] for name, entry in bounds.items()}
-        _lines(row[1], miselbo_, _size)
+        found = {
+            key: {name: [run[key] for run in runs.values()] for name, runs in bounds.items()}
+            for key in ("miselbo", "seconds")
+        }
+        _lines(row[1], found["miselbo"], _size)
         row[1].set(ylabel="held-out MISELBO, nats", xlabel="components S")
-        _lines(row[2], miselbo_, lambda name, of=bounds: of[name]["seconds"])
+        _lines(row[2], found["miselbo"], lambda name, of=found: np.mean(of["seconds"][name]))
         row[2].set(ylabel="held-out MISELBO, nats", xlabel="processor seconds of training")
     for axis in axes.flat:
         axis.set_xscale("log")
@@ -243,14 +247,17 @@ def _size(name: str) -> int:
     return int(name.split("S = ")[1])
 
 
-def _lines(axis: Any, values: dict[str, float], place: Callable[[str], float]) -> None:
-    """One line for each family of names that differ in S alone."""
+def _lines(axis: Any, values: dict[str, list[float]], place: Callable[[str], float]) -> None:
+    """One line for each family of names that differ in S alone; bars from lowest to highest."""
     for family in dict.fromkeys(name.split(" from ")[0].split(", S")[0] for name in values):
         names = [name for name in values if name.startswith(family)]
         fewest = {_size(n): n for n in reversed(names)}  # drawn, of several: as in training
         kept = [fewest[size] for size in sorted(fewest)]
-        points = [[place(name) for name in kept], [values[name] for name in kept]]
-        axis.plot(*points, marker="o", label=kept[-1].split(", S")[0])
+        means = np.array([np.mean(values[name]) for name in kept])
+        ends = np.array([[min(values[name]), max(values[name])] for name in kept])
+        bars = abs(ends.T - means)
+        label = kept[-1].split(", S")[0]
+        axis.errorbar([place(name) for name in kept], means, bars, marker="o", label=label)
 
 
 COMMANDS = {"times": time_steps, "bounds": train_models, "plot": plot}
@@ -263,6 +270,7 @@ def main(words: list[str] | None = None) -> None:
     add("--components", nargs="+", type=int, default=list(COMPONENTS))
     add("--n-drawn", nargs="+", type=int, default=[2, 4], help="bounds take the first")
     add("--rounds", type=int, default=7)
+    add("--seeds", nargs="+", type=int, default=[0], help="of the trainings")
     add("--out", type=Path, default=RESULTS / "many_components.json")
     add("--smoke", action="store_true", help="tiny models and data, to test this script")
     options = parser.parse_args(words)

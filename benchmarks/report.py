@@ -210,21 +210,23 @@ def many_components() -> str:
     for data, measured in found.get("times", {}).items():
         bounds = found.get("bounds", {}).get(data, {})
         for name, row in measured["models"].items():
-            bound = bounds.get(name)
-            scores = [f"{bound[key]:.1f}" for key in ("miselbo", "log_likelihood")] if bound else []
-            seconds = [f"{bound['seconds']:.0f}"] if bound else []
+            runs = list(bounds.get(name, {}).values())
+            scores = [
+                _common.cell([run[key] for run in runs], digits) if runs else ""
+                for key, digits in (("miselbo", 1), ("log_likelihood", 1), ("seconds", 0))
+            ]
             rows.append(
                 [
                     data,
                     name,
                     f"{row['milliseconds']['median']:.0f}",
                     f"{row['ratio']['median']:.2f}",
-                    *(scores + seconds or ["", "", ""]),
+                    *scores,
+                    len(runs) or "",
                 ]
             )
-    return markdown(
-        ("data", "model", "ms a step", "ratio", "MISELBO", "log p(x)", "training, s"), rows
-    )
+    header = ("data", "model", "ms a step", "ratio", "MISELBO", "log p(x)", "training, s", "seeds")
+    return markdown(header, rows)
 
 
 def same_bounds() -> str:

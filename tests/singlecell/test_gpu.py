@@ -6,6 +6,7 @@ import torch
 
 from counts import make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._likelihoods import log_likelihood
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,6 +49,28 @@ def test_log_ratios_are_those_of_the_cpu(arguments):
         log_q = inference["qz"].log_prob(u.to(device)).squeeze(-1)
         ratios.append((log_lik - log_q).detach().cpu())
     torch.testing.assert_close(ratios[1], ratios[0], rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("arguments", OPTIONS, ids=str)
+def test_a_step_s_likelihood_and_gradients_are_those_of_the_cpu(arguments):
+    """The CPU's compiled pass against the formulas that a GPU takes, at the same draws."""
+    model = make(**arguments)
+    batch = next(iter(model._make_data_loader(adata=model.adata, batch_size=1000)))
+    z, found = torch.randn(6, 60, 3), []
+    for device in ("cpu", "cuda"):
+        module = model.module.to(device).eval()
+        module.zero_grad()
+        tensors = {k: None if v is None else v.to(device) for k, v in batch.items()}
+        library = tensors["X"].sum(1, keepdim=True).log().expand(6, -1, -1)
+        inputs = module._get_generative_input(tensors, {"z": z.to(device), "library": library})
+        decoded = module.generative(**inputs, counts=tensors["X"])
+        value = log_likelihood(decoded["px"], tensors["X"], decoded["px_r"])
+        value.sum().backward()
+        grads = [p.grad.flatten().cpu() for p in module.decoder.parameters() if p.grad is not None]
+        found.append((value.detach().cpu(), torch.cat(grads)))
+    (cpu, cpu_gradient), (gpu, gpu_gradient) = found
+    torch.testing.assert_close(gpu, cpu, rtol=1e-4, atol=1e-2)
+    assert (gpu_gradient - cpu_gradient).norm() <= 1e-3 * cpu_gradient.norm()
 
 
 @pytest.mark.parametrize("arguments", OPTIONS, ids=str)
