@@ -178,7 +178,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
                 shown = {k: v for k, v in case.items() if k not in ("paths", "folder")}
                 steps = -(-int(0.9 * n_cells) // BATCH_SIZE)
                 shown["whole_epochs"] = (arguments.max_steps or steps) >= steps
-                row = shown | {"environment": environment("cpu") | _readers(source)} | found
+                machine = environment("cpu") | {"threads": arguments.threads} | _readers(source)
+                row = shown | {"environment": machine} | found
                 print({k: v for k, v in row.items() if k != "environment"}, flush=True)
                 write(RESULT, read(RESULT, {}) | {f"{source}, {n_cells} cells, {name}": row})
 

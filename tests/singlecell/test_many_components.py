@@ -153,9 +153,13 @@ def test_training_draws_from_some_and_evaluation_from_all(
         assert len(heads) == (5 if estimator == "s2a" else 2)
 
 
+@pytest.mark.parametrize("sharing", ["separate", "trunk"])
 @pytest.mark.parametrize("weights", ["uniform", (0.5, 0.3, 0.2)])
-def test_s2a_is_unbiased_and_s2s_not_above_it(make_model, first_batch, weights):
-    model = make_model(n_components=3, mixture_weights=weights, use_batch_norm="none")
+def test_s2a_is_unbiased_and_s2s_not_above_it(make_model, first_batch, weights, sharing):
+    """And none of them is above log p(x)."""
+    model = make_model(
+        n_components=3, mixture_weights=weights, use_batch_norm="none", encoder_sharing=sharing
+    )
     model.train(20, train_size=1.0, **QUIET)
     module, batch = model.module, first_batch(model)
     for part in module.modules():
@@ -172,6 +176,8 @@ def test_s2a_is_unbiased_and_s2s_not_above_it(make_model, first_batch, weights):
     error = ((full.var() + s2a.var()) / 150).sqrt()
     assert abs(full.mean() - s2a.mean()) < 4 * error
     assert s2s.mean() < full.mean() + 4 * error
+    evidence = module.eval().marginal_ll(batch, 4000, return_mean=True)
+    assert max(full.mean(), s2a.mean()) < evidence + 4 * error
 
 
 def test_all_drawn_is_the_whole_loss(make_model, first_batch):
