@@ -44,16 +44,6 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """Sizes that take milliseconds; the paper's sizes are the recipes' defaults."""
 
-ANCHORS = {
-    ("mlp", 1): 0.028,
-    ("mlp", 4): 0.070,
-    ("vanilla", 1): 1.7,
-    ("vanilla", 4): 13.0,
-    ("composite", 1): 4.0,
-    ("composite", 4): 98.0,
-}
-"""Seconds a step of the paper's released code, (recipe, S), measured on 2 busy CPU cores."""
-
 MODES = {"eager": None, "compile": "default", "cudagraphs": "reduce-overhead"}
 """What is measured: nothing, or this mode of torch.compile."""
 
@@ -237,16 +227,14 @@ _COMPARED = {"clock": "seconds_per_step", "processors": "cpu_seconds_per_step"}
 def _compared(
     cell: dict[str, Any], figures: dict[str, Any], rates: dict[str, float]
 ) -> dict[str, Any]:
-    """Floor in seconds, how far off it the step is, and the released code's time."""
+    """Floor in seconds, and how far off it the step is."""
     floor = max(
         figures["operations"] / rates["operations_per_second"],
         figures["bytes"] / rates["bytes_per_second"],
     )
-    anchored = cell["sizes"] == "paper" and cell["device"] == "cpu" and cell["batch_size"] == 100
     return {
         "floor_seconds": floor,
         "times_floor": figures[_COMPARED[_unit(cell["device"])]] / floor,
-        "anchor_seconds": ANCHORS.get((cell["recipe"], cell["n_components"])) if anchored else None,
     }
 
 
@@ -267,18 +255,16 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 _HEADER = (
-    "recipe     sizes S mode       precision   s/step    cpu s   anchor  s/anchor   Gop    MB "
+    "recipe     sizes S mode       precision   s/step    cpu s   Gop    MB "
     " floor s x floor  peak MB"
 )
 
 
 def _line(row: dict[str, Any]) -> str:
-    anchor = row["anchor_seconds"]
-    compared = f"{anchor:8.3f} {row['seconds_per_step'] / anchor:9.3f}" if anchor else " " * 18
     return (
         f"{row['recipe']:10} {row['sizes']:5} {row['n_components']} {row['mode']:10} "
         f"{row['precision']:9} {row['seconds_per_step']:8.4f} "
-        f"{row['cpu_seconds_per_step']:8.4f} {compared} "
+        f"{row['cpu_seconds_per_step']:8.4f} "
         f"{row['operations'] / 1e9:5.1f} {row['bytes'] / 1e6:5.0f} {row['floor_seconds']:8.4f} "
         f"{row['times_floor']:7.1f} {row['peak_bytes'] / 1e6:8.0f}"
     )

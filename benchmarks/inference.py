@@ -6,7 +6,7 @@
     python -m benchmarks.inference --queries components --rounds 3
 
 "marginal_ll": get_marginal_ll with 1000 samples a cell, both with their defaults, on `--some`
-cells of cortex, and SCVI again in passes of 100 samples, which suits its memory better.
+cells of cortex, and SCVI again in passes of 100 samples, where its default takes one a pass.
 "latents": get_latent_representation, and "importance":
 get_normalized_expression(weights="importance", n_samples_overall=5000), on synthetic counts of
 2000 genes. Models alternate within a round. Seconds of "importance" grow with cells times anchors,

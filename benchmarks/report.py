@@ -271,7 +271,6 @@ def image_steps() -> str:
     rows = []
     for cell in measured["cells"]:
         growth = measured["growth_in_S"][_setting(cell)][str(cell["n_components"])]
-        released = cell["anchor_seconds"]
         rows.append(
             [
                 cell["recipe"],
@@ -282,13 +281,12 @@ def image_steps() -> str:
                 f"{cell['cpu_seconds_per_step']:.3g}",
                 f"{growth:.2f}",
                 f"{cell['floor_seconds']:.2g}",
-                "" if released is None else f"{released:g}",
                 f"{cell['peak_bytes'] / 2**20:.0f}",
             ]
         )
     header = (
         *("recipe", "sizes", "S", "million weights", "s a step, clock", "s a step, processor"),
-        *("processor, over S = 1", "floor, s", "released code, s", "peak, MiB"),
+        *("processor, over S = 1", "floor, s", "peak, MiB"),
     )
     return markdown(header, rows)
 

@@ -7,7 +7,7 @@
 Every measurement is a process of its own, so that its peak memory is its own: the most that was
 resident (Linux's VmHWM) since the imports, with what they hold taken off. A training run is whole
 epochs of 90 % of the cells, batch size 128, S = 4; the first 20 steps are left out of the seconds
-and in the memory. Data are synthetic counts of 2000 genes, 7 % of them not zero, in four h5ad
+and in the memory. Data are synthetic counts of 2000 genes, 8 % of them not zero, in four h5ad
 files with the chunks that anndata gives them, made once in `--folder` and reused.
 
 Sources: "memory" is one CSR matrix, "files" the h5ad files through scmixvi.datasets.on_disk

@@ -83,8 +83,9 @@ def miselbo(
     .. math:: \sum_{s=1}^S \pi_s \log \frac1L \sum_{l=1}^L
               \frac{p(x | z_{ls}) p(z_{ls})}{\sum_{j=1}^S \pi_j q_j(z_{ls} | x)}
 
-    Its expectation over the draws z_ls ~ q_s never exceeds log p(x), and it equals log p(x) when
-    the mixture is the exact posterior.
+    With beta = 1 its expectation over the draws z_ls ~ q_s never exceeds log p(x), and it equals
+    log p(x) when the mixture is the exact posterior. With 0 < beta < 1 (and L = 1) it never exceeds
+    :math:`\beta \log \int p(x | z)^{1/\beta} p(z) dz`, which is at least log p(x).
 
     Parameters
     ----------

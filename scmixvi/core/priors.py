@@ -39,7 +39,7 @@ class GaussianMixture(Distribution):
     r"""Mixture of N Gaussians with diagonal covariance: :math:`\sum_n w_n N(z; \mu_n, \sigma_n^2)`.
 
     The density of many points under all N components is one matrix product of the expanded
-    squares, in float64: its terms are large and cancel, up to 10 nats wrong in a GPU's TF32.
+    squares, in float64, for its terms are large and cancel.
 
     Parameters
     ----------

@@ -258,8 +258,8 @@ class Models:
         """Test negative log-likelihood by Eq. 17 (one component: Eq. 18), in nats.
 
         Beside it the pooled estimate from the same draws: all S * L (Eq. 18: all repeats) weights
-        inside one logarithm. It is the tighter of the two, for Eq. 17 keeps a gap where components
-        differ.
+        inside one logarithm. It is the tighter of the two, for Eq. 17 keeps a gap where a component
+        answers for another share of the posterior than its weight.
 
         What is done is kept in the model's folder after every 100 images, and every 100 images
         have a random state of their own: an interrupted test ends as a whole one would. What was

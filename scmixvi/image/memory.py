@@ -9,9 +9,9 @@ def keep_freed_memory() -> bool:
     """Ask the C library not to return large freed blocks to the system, for this process.
 
     A step of a PixelCNN on the CPU frees gigabytes of maps and needs them again at once. By default
-    glibc hands each block above 32 MB back and gets it anew page by page, which can take as long
-    as the arithmetic. For training programs: `python -m scmixvi.image` calls it where there is no
-    GPU, the library never does by itself.
+    glibc hands each block above 32 MB back and gets it anew page by page, which takes time. For
+    training programs: `python -m scmixvi.image` calls it where there is no GPU, the library never
+    does by itself.
 
     Returns
     -------

@@ -173,7 +173,8 @@ class ImageVAE(nn.Module):
             L, samples a component.
         pooled
             Average all S * L weights inside one logarithm, which tends to -log p(x) with L, instead
-            of one logarithm a component (Eq. 17), which keeps a gap where components differ.
+            of one logarithm a component (Eq. 17), which keeps a gap where a component answers for
+            another share of the posterior than its weight.
         memory_budget
             Bytes that one chunk may take, roughly; None is what was found to be fast: 32 MiB on a
             CPU (its caches), 1 GiB elsewhere.
