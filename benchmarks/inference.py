@@ -1,7 +1,7 @@
 """Seconds and peak memory of what a trained model is asked, beside scvi.model.SCVI.
 
-    python -m benchmarks.inference --queries marginal_ll --rounds 3
-    python -m benchmarks.inference --queries latents --n-cells 1000000 --rounds 1
+    python -m benchmarks.inference --queries marginal_ll --rounds 7
+    python -m benchmarks.inference --queries latents --n-cells 1000000 --rounds 3
     python -m benchmarks.inference --queries importance --n-cells 100000
     python -m benchmarks.inference --queries components --rounds 3
 
