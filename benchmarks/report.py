@@ -5,6 +5,7 @@
 A block of the readme between `<!-- NAME -->` and `<!-- end -->` is replaced by the table NAME.
 """
 
+import math
 import re
 import statistics
 from collections.abc import Callable
@@ -30,6 +31,7 @@ SCORES = {
     "silhouette_label": "silhouette, label",
     "silhouette_batch": "silhouette, batch",
 }
+ONE_COMPONENT, GAINS = "trunk, s2s from 1, S = 1", ("miselbo", "log_likelihood")
 QUERIES = {
     "latent": "latents of all cells",
     "normalized_expression": "expression of 1000 cells",
@@ -215,16 +217,31 @@ def epoch_parts() -> str:
     return markdown(("data and machine", "model", "cells a second", *(parts or [])), rows)
 
 
+def over_one(bounds: dict, name: str, key: str) -> list[float]:
+    """What a model adds to a shared encoder with one component, paired by seed, in nats."""
+    both = [{s: run[key] for s, run in bounds.get(n, {}).items()} for n in (name, ONE_COMPONENT)]
+    return _common.paired(*both)
+
+
 def many_components() -> str:
     """A step and the held-out bounds of few and many components, for both families."""
     found, rows = read(RESULTS / "many_components.json", {}), []
     for data, measured in found.get("times", {}).items():
         bounds = found.get("bounds", {}).get(data, {})
         for name, row in measured["models"].items():
-            runs = list(bounds.get(name, {}).values())
+            runs = bounds.get(name, {})
+            means = {
+                key: statistics.mean(run[key] for run in runs.values()) if runs else math.nan
+                for key in ("miselbo", "log_likelihood", "seconds")
+            }
+            gains = [_common.cell(over_one(bounds, name, key), 1, sign=True) for key in GAINS]
             scores = [
-                _common.cell([run[key] for run in runs], digits) if runs else ""
-                for key, digits in (("miselbo", 1), ("log_likelihood", 1), ("seconds", 0))
+                f"{means['miselbo']:.1f}",
+                gains[0],
+                f"{means['log_likelihood']:.1f}",
+                gains[1],
+                f"{means['seconds']:.0f}",
+                str(len(runs)),
             ]
             rows.append(
                 [
@@ -232,12 +249,11 @@ def many_components() -> str:
                     name,
                     f"{row['milliseconds']['median']:.0f}",
                     f"{row['ratio']['median']:.2f}",
-                    *scores,
-                    len(runs) or "",
+                    *(scores if runs else [""] * len(scores)),
                 ]
             )
-    header = ("data", "model", "ms a step", "ratio", "MISELBO", "log p(x)", "training, s", "seeds")
-    return markdown(header, rows)
+    scores = ("MISELBO", "over S = 1", "log p(x)", "over S = 1", "training, s", "seeds")
+    return markdown(("data", "model", "ms a step", "ratio", *scores), rows)
 
 
 def same_bounds() -> str:
