@@ -26,6 +26,7 @@ from benchmarks.singlecell import PARTS
 from scmixvi.records import environment, read, write
 
 RESULT = RESULTS / "gpu.json"
+COMPILED = Path("benchmarks") / "results" / "image_gpu_compiled.json"
 LEAST_SECONDS = 20  # left, to begin another stage
 ROOT = Path(__file__).parents[1]
 
@@ -38,30 +39,20 @@ class Stage(NamedTuple):
     takes_minutes: bool = False  # and ends by itself after the minutes that it is given
 
 
-_IMAGES = ("-m", "benchmarks.image", "--recipes", "vanilla", "composite", "--sizes", "paper")
-_COMPILED = ("--modes", "compile", "cudagraphs", "--out", str(RESULTS / "image_gpu_compiled.json"))
-_LARGE = ("--data", "synthetic", "--n-cells", "100000", "--epochs", "1", "--rounds", "3")
+def _module(words: str, most_seconds: float, takes_minutes: bool = False) -> Stage:
+    return Stage(("-m", *words.split()), most_seconds, takes_minutes)
+
+
+_PARTS = f"--parts {' '.join(PARTS)}"
+_LARGE = "--data synthetic --n-cells 100000 --epochs 1 --rounds 3 --max-steps 200"
+_IMAGES = "benchmarks.image --recipes vanilla composite --sizes paper --components 1 4"
 STAGES = {
-    "tests": Stage(("-m", "pytest", "-m", "gpu", "tests"), 600),
-    "cortex": Stage(("-m", "benchmarks.singlecell", "--parts", *PARTS), 300),
-    "100,000 cells": Stage(
-        ("-m", "benchmarks.singlecell", *_LARGE, "--max-steps", "200", "--parts", *PARTS), 600
-    ),
-    "image steps": Stage(
-        (
-            *_IMAGES,
-            "--components",
-            "1",
-            "4",
-            "--modes",
-            "eager",
-            "--out",
-            f"{RESULTS}/image_gpu.json",
-        ),
-        300,
-    ),
-    "compiled image steps": Stage((*_IMAGES, "--components", "1", "4", *_COMPILED), 900),
-    "paper": Stage(("-m", "scmixvi.experiments.image_nll", "--datasets", "mnist"), 1e9, True),
+    "tests": _module("pytest -m gpu tests", 600),
+    "cortex": _module(f"benchmarks.singlecell {_PARTS}", 300),
+    "100,000 cells": _module(f"benchmarks.singlecell {_LARGE} {_PARTS}", 600),
+    "image steps": _module(f"{_IMAGES} --modes eager", 300),
+    "compiled image steps": _module(f"{_IMAGES} --modes compile cudagraphs --out {COMPILED}", 900),
+    "paper": _module("scmixvi.experiments.image_nll --datasets mnist", 1e9, True),
 }
 
 

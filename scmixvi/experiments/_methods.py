@@ -106,19 +106,25 @@ class Methods:
         latent = model.get_latent_representation()
         return Fitted(self.adata, [model], latent, model.validation_indices)
 
+    def one(self) -> Fitted:
+        """MixtureSCVI with a single encoder: what its training does without a mixture."""
+        model = self._model(MixtureSCVI, 0, n_components=1)
+        latent = model.get_latent_representation()
+        return Fitted(self.adata, [model], latent, model.validation_indices)
+
     def components(self) -> Fitted:
         """The same model, its component means."""
         fitted = self("mixture")
         latent = fitted.models[0].get_latent_representation(representation="components")
         return Fitted(self.adata, fitted.models, latent, fitted.held_out)
 
-    def _model(self, cls: type[SCVI], member: int) -> SCVI:
+    def _model(self, cls: type[SCVI], member: int, n_components: int = N_COMPONENTS) -> SCVI:
         """A model trained on the cells that are not held out, the same for all methods."""
         n_held_out = round(0.1 * self.adata.n_obs)
         split = singlecell.random_split(
             self.adata.n_obs, self.adata.n_obs - n_held_out, n_held_out, self.arguments.seed
         )
-        sizes = {"n_components": N_COMPONENTS} if cls is MixtureSCVI else {}
+        sizes = {"n_components": n_components} if cls is MixtureSCVI else {}
 
         def train() -> dict[str, Any]:
             if member:
@@ -136,7 +142,8 @@ class Methods:
             )
             return singlecell.result(model)
 
-        name = f"{self.name}/{cls.__name__}/member={member}"
+        kind = cls.__name__ if n_components == N_COMPONENTS else f"{cls.__name__}, S={n_components}"
+        name = f"{self.name}/{kind}/member={member}"
         state = trained(self.arguments, name, train)["state"]
         register(cls, self.adata)
         model = singlecell.with_weights(cls(self.adata, **sizes), state)

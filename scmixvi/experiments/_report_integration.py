@@ -12,6 +12,7 @@ METHODS = {
     "pca": "PCA",
     "scvi": "SCVI",
     "ensemble": "4 SCVIs",
+    "one": "MixtureSCVI, S = 1",
     "mixture": "MixtureSCVI, mean",
     "components": "MixtureSCVI, components",
 }

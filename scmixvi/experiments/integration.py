@@ -11,8 +11,10 @@ ensemble
     many encoder and decoder passes as the mixture;
 mixture
     scmixvi.MixtureSCVI, S = 4, the mixture's mean ("X_mix");
+one
+    scmixvi.MixtureSCVI, S = 1: what differs from `scvi` without a mixture, the KL warm-up;
 components
-    the same model, its component means side by side: as many columns as the ensemble.
+    the model with S = 4, its component means side by side: as many columns as the ensemble.
 
 Data sets: cortex (1200 genes), sc_mixology (1200 genes, five batches, which the models know),
 pbmc68k. Runs, for every seed:
@@ -151,7 +153,7 @@ def _is_kept(methods: Methods, method: str, seed: int) -> bool:
 def jobs(methods: Methods, seeds_before: list[int], with_scib: bool) -> dict[str, Callable]:
     """All jobs on one data set, in an order in which methods are fitted one after another."""
     found: dict[str, Callable[[], dict]] = {}
-    for method in ("pca", "scvi", "mixture", "components", "ensemble"):
+    for method in ("pca", "scvi", "one", "mixture", "components", "ensemble"):
         here = f"{methods.name}/{method}"
         if with_scib:
             found[f"{here}/scores"] = partial(scores, methods, method)
