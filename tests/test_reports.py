@@ -309,6 +309,15 @@ def test_what_is_said_of_integration_scores_is_so():
             assert (round(gain, 2), round(half, 2)) == (0.04, 0.02)
         gain, half = integration("sc_mixology", "mixture", other, "scores", "Total")
         assert gain > half
+    for first, second, name, said in (
+        ("one", "scvi", "Batch correction", (0.035, 0.011)),
+        ("mixture", "one", "Batch correction", (0.008, 0.016)),
+        ("one", "scvi", "Bio conservation", (-0.015, 0.010)),
+        ("mixture", "one", "Bio conservation", (0.011, 0.012)),
+        ("mixture", "one", "Total", (0.010, 0.007)),
+    ):
+        found = integration("sc_mixology", first, second, "scores", name)
+        assert tuple(round(value, 3) for value in found) == said
 
 
 def test_what_is_said_of_other_seeds_is_so():
@@ -336,9 +345,9 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
     assert 0.25 < min(seen) < max(seen) < 0.65
     weighted = [run["0.05"] for name, run in runs.items() if "/null, importance/" in name]
     shares = [share for run in weighted for share in run]
-    assert len(weighted) == 2 * 5 + 1
+    assert len(weighted) == 5 * len(report.DATASETS)
     counts = [len(shares), sum(s > 0 for s in shares), sum(s > 0.5 for s in shares)]
-    assert counts == [55, 10, 3]
+    assert counts == [75, 22, 8]
     for data in report.DATASETS:
         auroc = {
             method: [run for name, run in runs.items() if f"{data}/{method}/ambiguous/" in name]
