@@ -153,22 +153,26 @@ def _shown(model: str) -> str:
     return "scvi.model.SCVI" if model == "SCVI" else f"MixtureSCVI, {model}"
 
 
+def _scaled(measured: dict) -> str:
+    steps = measured["max_steps_an_epoch"]
+    return f", scaled up from {steps:,} steps" if steps else ""
+
+
 def epochs() -> str:
     """Seconds an epoch beside scvi.model.SCVI's, for every data set and machine measured."""
     rows = []
     for name, measured in read(RESULTS / "singlecell.json", {}).items():
-        steps = measured.get("max_steps_an_epoch")
-        scaled = f", scaled up from {steps:,} steps" if steps else ""
-        for row in measured["training"]:
-            ratio, floor = row["ratio_to_SCVI"], row["floor_seconds_an_epoch"]
+        for row in measured.get("training", []):
+            ratio = row["ratio_to_SCVI"]
+            floor = measured.get("floor", {}).get(row["model"], {})
             peak = measured.get("memory", {}).get(row["model"], {})
             rows.append(
                 [
-                    name + scaled,
+                    name + _scaled(measured),
                     _shown(row["model"]),
                     f"{row['seconds_an_epoch']['median']:.2f}",
                     f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
-                    f"{floor['products'] + floor['bytes']:.2f}",
+                    f"{floor['products'] + floor['bytes']:.2f}" if floor else "",
                     f"{peak['resident_mb']:.0f}" if peak else "",
                 ]
             )
@@ -180,10 +184,13 @@ def epoch_ratios() -> str:
     """Seconds an epoch over scvi.model.SCVI's: one row for data and machine, one column for S."""
     rows = []
     for name, measured in read(RESULTS / "singlecell.json", {}).items():
-        by_model = {row["model"]: row for row in measured["training"]}
-        ratios = [by_model[f"S = {n}"]["ratio_to_SCVI"]["median"] for n in (1, 2, 4, 8)]
+        by_model = {row["model"]: row for row in measured.get("training", [])}
+        if not by_model:
+            continue
+        ratios = [by_model.get(f"S = {n}", {}).get("ratio_to_SCVI") for n in (1, 2, 4, 8)]
         seconds = by_model["SCVI"]["seconds_an_epoch"]["median"]
-        rows.append([name, f"{seconds:.2f}", *(f"{ratio:.2f}" for ratio in ratios)])
+        cells = [f"{ratio['median']:.2f}" if ratio else "" for ratio in ratios]
+        rows.append([name + _scaled(measured), f"{seconds:.2f}", *cells])
     return markdown(("data and machine", "SCVI, s", "S = 1", "S = 2", "S = 4", "S = 8"), rows)
 
 
@@ -210,7 +217,7 @@ def epoch_parts() -> str:
     """Cells a second, and per cent of a training run's seconds by what they go to."""
     rows, parts = [], None
     for name, measured in read(RESULTS / "singlecell.json", {}).items():
-        for row in measured["training"]:
+        for row in measured.get("training", []):
             parts = parts or list(row["shares"])
             shares = [f"{100 * row['shares'][part]:.0f}" for part in parts]
             rows.append([name, _shown(row["model"]), f"{row['cells_a_second']:,}", *shares])

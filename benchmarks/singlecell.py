@@ -12,7 +12,7 @@ the machine does slows all of them; the ratios are taken within a round. The fir
 round is warm-up. With `--max-steps` an epoch ends after that many steps, on cells from all of the
 data, and its seconds are scaled up to a whole one. Memory is measured in a process of its own for
 each model. Results go to results/singlecell.json, one entry for data, device and threads, to which
-the parts (training, memory, inference) are added.
+the parts (training, floor, memory, inference) are added, each with its environment.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from scmixvi.records import environment, read, write
 RESULT = RESULTS / "singlecell.json"
 BATCH_SIZE = 128
 BASELINE = "SCVI"
-PARTS = ("training", "memory", "inference")
+PARTS = ("training", "floor", "memory", "inference")
 STEPS_OF_MEMORY = 200  # after which it no longer grows
 
 
@@ -133,19 +133,21 @@ def entry(
     name: str, model: scvi.model.SCVI, seconds: list[float], epochs: int, limit: float
 ) -> dict:
     """Everything about one model."""
-    n_cells, n_genes = len(model.train_indices), model.adata.n_vars
-    steps = n_steps(model)
-    n_parameters = sum(p.numel() for p in model.module.parameters())
-    floor = floor_seconds(
-        getattr(model.module, "n_components", 1), BATCH_SIZE, n_genes, n_parameters
-    )
     return {
         "model": name,
         "seconds_an_epoch": summary(seconds, digits=4),
-        "cells_a_second": round(n_cells / float(np.median(seconds))),
-        "floor_seconds_an_epoch": {k: round(v * steps, 4) for k, v in floor.items()},
+        "cells_a_second": round(len(model.train_indices) / float(np.median(seconds))),
         "shares": where_time_goes(model, epochs + 1, limit),
     }
+
+
+def floor_of(model: scvi.model.SCVI) -> dict[str, float]:
+    """Seconds an epoch that the products and the bytes of its steps take."""
+    steps = -(-int(np.ceil(0.9 * model.adata.n_obs)) // BATCH_SIZE)
+    n_parameters = sum(p.numel() for p in model.module.parameters())
+    n_components = getattr(model.module, "n_components", 1)
+    a_step = floor_seconds(n_components, BATCH_SIZE, model.adata.n_vars, n_parameters)
+    return {name: round(seconds * steps, 4) for name, seconds in a_step.items()}
 
 
 def peak_of(case: dict[str, Any], components: list[int]) -> dict[str, float]:
@@ -211,10 +213,10 @@ def quiet(threads: int | None) -> None:
 
 def table(key: str, result: dict) -> None:
     print(f"\n{key}: {result['n_cells']} cells x {result['n_genes']} genes")
-    heads = ("s/epoch", "ratio", "q25-q75", "CPU ratio", "cells/s", "floor s")
+    heads = ("s/epoch", "ratio", "q25-q75", "CPU ratio", "cells/s")
     print(f"{'':8s}" + "".join(f"{head:>11s}" for head in heads) + "  parts")
     for row in result["training"]:
-        ratio, floor = row["ratio_to_SCVI"], sum(row["floor_seconds_an_epoch"].values())
+        ratio = row["ratio_to_SCVI"]
         parts = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
         cells = (
             f"{row['seconds_an_epoch']['median']:.3f}",
@@ -222,7 +224,6 @@ def table(key: str, result: dict) -> None:
             f"{ratio['q25']:.2f}-{ratio['q75']:.2f}",
             f"{row['processor_ratio_to_SCVI']['median']:.2f}",
             str(row["cells_a_second"]),
-            f"{floor:.3f}",
         )
         print(f"{row['model']:8s}" + "".join(f"{cell:>11s}" for cell in cells) + f"  {parts}")
 
@@ -233,7 +234,9 @@ def plot() -> None:
 
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for key, result in read(RESULT, {}).items():
-        rows = [row for row in result["training"] if row["model"] != BASELINE]
+        rows = [row for row in result.get("training", []) if row["model"] != BASELINE]
+        if not rows:
+            continue
         components = [int(row["model"].removeprefix("S = ")) for row in rows]
         ratio = [[row["ratio_to_SCVI"][q] for row in rows] for q in ("q25", "median", "q75")]
         axis.fill_between(components, ratio[0], ratio[2], alpha=0.2)
@@ -268,21 +271,24 @@ def timed(arguments: argparse.Namespace, found: dict) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> None:
     """Measure the parts that are asked for and add them to the JSON."""
     adata, batch_key = load(arguments.data, arguments.n_cells)
+    machine = environment()
     measured: dict[str, Any] = {
-        "environment": environment(),
         "n_cells": adata.n_obs,
         "n_genes": adata.n_vars,
         "nonzero": round(adata.X.nnz / np.prod(adata.shape), 3),
     }
-    threads, device = torch.get_num_threads(), measured["environment"]["device"]
+    threads, device = torch.get_num_threads(), machine["device"]
     key = f"{arguments.data}, {adata.n_obs} cells, {device}, {threads} threads"
     if arguments.matmul_precision != "highest":
         key += f', products "{arguments.matmul_precision}"'
-    if "training" in arguments.parts or "inference" in arguments.parts:
+    if set(arguments.parts) != {"memory"}:
         found = models(adata, batch_key, arguments.components)
     if "training" in arguments.parts:
         measured |= timed(arguments, found)
         table(key, measured)
+    if "floor" in arguments.parts:
+        measured["floor"] = {name: floor_of(model) for name, model in found.items()}
+        print("floor", measured["floor"])
     if "inference" in arguments.parts:
         if "training" not in arguments.parts:
             for model in found.values():
@@ -294,7 +300,9 @@ def run(arguments: argparse.Namespace) -> None:
         measured["memory"] = memory_of_all(arguments)
         print("peak memory", measured["memory"])
     before = read(RESULT, {})
-    write(RESULT, {**before, key: before.get(key, {}) | measured})
+    entry_before = before.get(key, {})
+    machines = entry_before.get("environments", {}) | dict.fromkeys(arguments.parts, machine)
+    write(RESULT, {**before, key: entry_before | measured | {"environments": machines}})
 
 
 def main() -> None:
@@ -303,7 +311,7 @@ def main() -> None:
     parser.add_argument("--data", choices=["cortex", "sc_mixology", "synthetic"], default="cortex")
     parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
     parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=["training", "memory"])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS[:3]))
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-steps", type=int, help="of an epoch; all of them by default")

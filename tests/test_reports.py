@@ -26,6 +26,29 @@ def test_tables_are_current(name):
     assert (RESULTS / f"{name}.md").read_text() == table, "run python -m benchmarks.report"
 
 
+def test_speed_tables_take_what_has_been_measured(monkeypatch):
+    """One part alone, or other numbers of components, leave cells empty."""
+    row = {"median": 1.0, "q25": 1.0, "q75": 1.0}
+    trained = [
+        {
+            "model": model,
+            "seconds_an_epoch": row,
+            "ratio_to_SCVI": row,
+            "cells_a_second": 1,
+            "shares": {"data": 1.0},
+        }
+        for model in ("SCVI", "S = 4")
+    ]
+    content = {
+        "memory alone": {"memory": {"SCVI": {"resident_mb": 1.0}}},
+        "four": {"training": trained, "max_steps_an_epoch": 7},
+    }
+    monkeypatch.setattr(report, "read", lambda *_: content)
+    assert "| four, scaled up from 7 steps | 1.00 |  |  | 1.00 |  |" in report.epoch_ratios()
+    assert "memory alone" not in report.epochs() + report.epoch_parts() + report.queries()
+    assert report.epochs().count("four, scaled up from 7 steps") == 2
+
+
 def test_the_readme_is_current():
     text = report.README.read_text()
     assert "<!-- demo -->" in text

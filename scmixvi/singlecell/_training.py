@@ -40,8 +40,13 @@ class MixtureTrainingPlan(TrainingPlan):
             super().__setattr__(name, value)
 
     @property
-    def kl_weight(self) -> float:
-        """As scvi-tools', but a number: its tensor is copied to the device in every step."""
+    def kl_weight(self) -> float | torch.Tensor:
+        """As scvi-tools', but a number: its tensor is copied to the device in every step.
+
+        A compiled module gets the tensor, for it is compiled again for every other number.
+        """
+        if hasattr(self.module, "_orig_mod"):
+            return super().kl_weight
         return _compute_kl_weight(
             self.current_epoch,
             self.global_step,
@@ -54,8 +59,11 @@ class MixtureTrainingPlan(TrainingPlan):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """As Lightning does, which looks through every batch also where it has nowhere to go."""
-        if device.type == "cpu":
+        """As Lightning does, which takes its time also where a batch is there already."""
+        if isinstance(batch, dict) and all(
+            value is None or (isinstance(value, torch.Tensor) and value.device == device)
+            for value in batch.values()
+        ):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 

@@ -58,6 +58,28 @@ def test_history_is_that_of_scvi_tools(kwargs):
         )
 
 
+def test_a_compiled_module_gets_the_kl_weight_as_a_tensor():
+    """A number would have it compiled again in every epoch of the warm-up."""
+    model = trained(MixtureTrainingPlan, max_epochs=1)
+    plan = MixtureTrainingPlan(model.module, n_epochs_kl_warmup=4, n_steps_kl_warmup=None)
+    assert type(plan.kl_weight) is float
+    plan.module._orig_mod = model.module.decoder
+    assert isinstance(plan.kl_weight, torch.Tensor)
+    assert float(plan.kl_weight) == 0.0
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), None, [torch.ones(2)], torch.ones(2).to("meta")])
+def test_batches_are_moved_unless_they_are_there(value, monkeypatch):
+    plan = MixtureTrainingPlan(trained(MixtureTrainingPlan, max_epochs=1).module)
+    moved = {"X": "moved"}
+    monkeypatch.setattr(TrainingPlan, "transfer_batch_to_device", lambda *_: moved)
+    batch = {"X": torch.ones(3), "batch": value}
+    there = value is None or (isinstance(value, torch.Tensor) and value.device.type == "cpu")
+    found = plan.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    assert found is (batch if there else moved)
+    assert plan.transfer_batch_to_device(batch, torch.device("meta"), 0) is moved
+
+
 def test_early_stopping_and_plateau_see_the_same_numbers():
     options = {
         "early_stopping": True,
