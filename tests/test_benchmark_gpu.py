@@ -75,12 +75,10 @@ def test_without_a_device_it_says_so():
         gpu.main([])
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "tests"])
 def test_every_stage_is_a_command_that_takes_its_arguments(name, monkeypatch, capsys):
     """The stages' own parsers, asked without running anything."""
     module, *words = STAGES[name].arguments[1:]
-    if module == "pytest":
-        return
     monkeypatch.setattr(sys, "argv", [module, *words, "--help"])
     with pytest.raises(SystemExit) as stopped:
         __import__(module, fromlist=["main"]).main()
