@@ -153,6 +153,11 @@ def _shown(model: str) -> str:
     return "scvi.model.SCVI" if model == "SCVI" else f"MixtureSCVI, {model}"
 
 
+def _with_quartiles(found: dict[str, float], digits: int = 2) -> str:
+    median, low, high = (f"{found[key]:.{digits}f}" for key in ("median", "q25", "q75"))
+    return f"{median} ({low} to {high})"
+
+
 def _scaled(measured: dict) -> str:
     steps = measured["max_steps_an_epoch"]
     return f", scaled up from {steps:,} steps" if steps else ""
@@ -171,7 +176,7 @@ def epochs() -> str:
                     name + _scaled(measured),
                     _shown(row["model"]),
                     f"{row['seconds_an_epoch']['median']:.2f}",
-                    f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
+                    _with_quartiles(ratio),
                     f"{floor['products'] + floor['bytes']:.2f}" if floor else "",
                     f"{peak['resident_mb']:.0f}" if peak else "",
                 ]
@@ -207,7 +212,7 @@ def queries() -> str:
                         QUERIES[query],
                         _shown(model),
                         f"{seconds['median']:.2f}",
-                        f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
+                        _with_quartiles(ratio),
                     ]
                 )
     return markdown(("data and machine", "query", "model", "seconds", "ratio"), rows)
@@ -292,7 +297,7 @@ def likelihoods() -> str:
                 row["K"],
                 row["threads"],
                 *(f"{milliseconds[name]['median']:.0f}" for name in ("scvi-tools", "scmixvi")),
-                f"{ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})",
+                _with_quartiles(ratio),
             ]
         )
     header = ("likelihood", "counts", "draws", "threads", "scvi-tools, ms", "scmixvi, ms", "ratio")
@@ -385,7 +390,7 @@ def inference() -> str:
                     name.replace("SCVI", "scvi.model.SCVI").replace("S = 4", "MixtureSCVI, S = 4"),
                     f"{taken['clock']['median']:.1f}",
                     f"{taken['processor']['median']:.1f}",
-                    f"{ratio['median']:.1f} ({ratio['q25']:.1f} to {ratio['q75']:.1f})",
+                    _with_quartiles(ratio, 1),
                 ]
             )
     header = ("query", "model", "seconds", "of CPU", "CPU time over MixtureSCVI's")

@@ -101,8 +101,8 @@ def fit(model: scvi.model.SCVI, epochs: int, **kwargs: object) -> EpochClock:
 
 
 def n_steps(model: scvi.model.SCVI) -> int:
-    """Steps of a whole epoch, once the model has been trained."""
-    return -(-len(model.train_indices) // BATCH_SIZE)
+    """Steps of a whole epoch: on 90 % of the cells, scvi-tools' default."""
+    return -(-int(np.ceil(0.9 * model.adata.n_obs)) // BATCH_SIZE)
 
 
 def where_time_goes(model: scvi.model.SCVI, epochs: int, limit: float) -> dict[str, float]:
@@ -143,11 +143,10 @@ def entry(
 
 def floor_of(model: scvi.model.SCVI) -> dict[str, float]:
     """Seconds an epoch that the products and the bytes of its steps take."""
-    steps = -(-int(np.ceil(0.9 * model.adata.n_obs)) // BATCH_SIZE)
     n_parameters = sum(p.numel() for p in model.module.parameters())
     n_components = getattr(model.module, "n_components", 1)
     a_step = floor_seconds(n_components, BATCH_SIZE, model.adata.n_vars, n_parameters)
-    return {name: round(seconds * steps, 4) for name, seconds in a_step.items()}
+    return {name: round(seconds * n_steps(model), 4) for name, seconds in a_step.items()}
 
 
 def peak_of(case: dict[str, Any], components: list[int]) -> dict[str, float]:
@@ -160,7 +159,7 @@ def peak_of(case: dict[str, Any], components: list[int]) -> dict[str, float]:
     adata, batch_key = load(case["data"], case["n_cells"])
     *_, model = models(adata, batch_key, components).values()
     with peak_memory() as found:
-        fit(model, 1, limit_train_batches=min(STEPS_OF_MEMORY, -(-adata.n_obs // BATCH_SIZE)))
+        fit(model, 1, limit_train_batches=min(STEPS_OF_MEMORY, n_steps(model)))
     return found
 
 

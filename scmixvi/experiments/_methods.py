@@ -89,9 +89,7 @@ class Methods:
 
     def scvi(self) -> Fitted:
         """The first member of the ensemble."""
-        model = self._model(SCVI, 0)
-        latent = model.get_latent_representation()
-        return Fitted(self.adata, [model], latent, model.validation_indices)
+        return self._alone(self._model(SCVI, 0))
 
     def ensemble(self) -> Fitted:
         """SCVIs that differ in their initialisation; the same cells are held out for all."""
@@ -102,21 +100,22 @@ class Methods:
 
     def mixture(self) -> Fitted:
         """MixtureSCVI and its mean."""
-        model = self._model(MixtureSCVI, 0)
-        latent = model.get_latent_representation()
-        return Fitted(self.adata, [model], latent, model.validation_indices)
+        return self._alone(self._model(MixtureSCVI, 0))
 
     def one(self) -> Fitted:
         """MixtureSCVI with a single encoder: what its training does without a mixture."""
-        model = self._model(MixtureSCVI, 0, n_components=1)
-        latent = model.get_latent_representation()
-        return Fitted(self.adata, [model], latent, model.validation_indices)
+        return self._alone(self._model(MixtureSCVI, 0, n_components=1))
 
     def components(self) -> Fitted:
         """The same model, its component means."""
         fitted = self("mixture")
         latent = fitted.models[0].get_latent_representation(representation="components")
         return Fitted(self.adata, fitted.models, latent, fitted.held_out)
+
+    def _alone(self, model: SCVI) -> Fitted:
+        """One model and its default latents."""
+        latent = model.get_latent_representation()
+        return Fitted(self.adata, [model], latent, model.validation_indices)
 
     def _model(self, cls: type[SCVI], member: int, n_components: int = N_COMPONENTS) -> SCVI:
         """A model trained on the cells that are not held out, the same for all methods."""

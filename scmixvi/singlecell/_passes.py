@@ -77,7 +77,7 @@ def to_encode(tensors: dict[str, Any]) -> dict[str, Any]:
 def log_of_counts(x: Tensor) -> Tensor:
     """Log(1 + x) of dense or CSR counts.
 
-    On a CPU torch's `log1p` takes twice as long as `log`, and 1 + x is exact for counts.
+    1 + x is exact for counts, so that on a CPU `log`, the simpler function, is as right as `log1p`.
     """
     if x.device.type != "cpu" or x.layout is not torch.strided:
         return torch.log1p(x)
