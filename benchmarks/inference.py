@@ -3,7 +3,6 @@
     python -m benchmarks.inference --queries marginal_ll --rounds 7
     python -m benchmarks.inference --queries latents --n-cells 1000000 --rounds 3
     python -m benchmarks.inference --queries importance --n-cells 100000
-    python -m benchmarks.inference --queries components --rounds 3
 
 "marginal_ll": get_marginal_ll with 1000 samples a cell, both with their defaults, on `--some`
 cells of cortex, and SCVI again in passes of 100 samples, where its default takes one a pass.
@@ -16,14 +15,13 @@ cells alone, for its memory grows with both, and not at all with `--mixture-alon
 
     python -m benchmarks.inference --queries importance --mixture-alone --anchors 1024
 
-"components": on cortex, latents of all cells and get_marginal_ll of `--some`, against S.
+What queries of cortex cost against S is a part of :mod:`benchmarks.singlecell`.
 """
 
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ import torch
 import scmixvi
 from benchmarks import RESULTS
 from benchmarks._clock import forget_peak, peak_mb
-from benchmarks._timing import ratios, summary
+from benchmarks._timing import summary
 from benchmarks.singlecell import quiet, synthetic
 from scmixvi.records import environment, read, write
 
@@ -42,15 +40,15 @@ RESULT = RESULTS / "inference.json"
 N_DRAWS, ANCHORS = 5000, 1024
 
 
-def models(adata: Any, components: Sequence[int] = (4,)) -> dict[str, scvi.model.SCVI]:
-    """SCVI, and MixtureSCVI for every S, after an epoch on 3000 cells at most."""
+def models(adata: Any) -> dict[str, scvi.model.SCVI]:
+    """SCVI, and MixtureSCVI with S = 4, after an epoch on 3000 cells at most."""
     found = {}
     some = adata[:3000].copy() if adata.n_obs > 3000 else adata
-    for size in (0, *components):
-        name, cls = (f"S = {size}", scmixvi.MixtureSCVI) if size else ("SCVI", scvi.model.SCVI)
+    for name, cls in (("SCVI", scvi.model.SCVI), ("S = 4", scmixvi.MixtureSCVI)):
         scvi.settings.seed = 0
-        kwargs = {"latent_key": None} if size else {}
-        sizes = {"n_components": size} if size else {}
+        is_mixture = cls is scmixvi.MixtureSCVI
+        kwargs = {"latent_key": None} if is_mixture else {}
+        sizes = {"n_components": 4} if is_mixture else {}
         cls.setup_anndata(some)
         model = cls(some, **sizes)
         model.train(1, accelerator="cpu", enable_progress_bar=False, **kwargs)
@@ -117,31 +115,6 @@ def beside(query: str, arguments: argparse.Namespace) -> dict:
     }
 
 
-def against_components(arguments: argparse.Namespace) -> dict:
-    """Queries of SCVI and of MixtureSCVI for every S, alternating."""
-    quiet(arguments.threads)
-    found = models(scmixvi.datasets.cortex(), arguments.components)
-    some = {"indices": np.arange(arguments.some), "n_mc_samples": 1000}
-    content: dict[str, Any] = {"rounds": arguments.rounds, "some": arguments.some, "queries": {}}
-    queries = {
-        "latents": lambda model: model.get_latent_representation(),
-        "marginal_ll": lambda model: model.get_marginal_ll(**some),
-    }
-    for query, ask in queries.items():
-        calls = {name: partial(ask, model) for name, model in found.items()}
-        taken = interleaved(calls, arguments.rounds)
-        ratio = ratios({name: units["processor"] for name, units in taken.items()}, "SCVI")
-        content["queries"][query] = {
-            name: {
-                **{unit: summary(values) for unit, values in units.items()},
-                "processor_ratio_to_SCVI": ratio[name],
-            }
-            for name, units in taken.items()
-        }
-        print(query, content["queries"][query], flush=True)
-    return content
-
-
 def importance(case: dict[str, Any]) -> dict[str, float]:
     """Seconds and peak memory of importance-weighted expression of one model."""
     quiet(case["threads"])
@@ -191,12 +164,11 @@ def with_others(rows: list[dict], before: list[dict]) -> list[dict]:
 def main() -> None:
     """Run the queries and add them to the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    queries = ("marginal_ll", "latents", "importance", "components")
+    queries = ("marginal_ll", "latents", "importance")
     parser.add_argument("--queries", nargs="+", choices=queries, default=list(queries))
     parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
     parser.add_argument("--some", type=int, default=128, help="cells where few suffice")
     parser.add_argument("--anchors", type=int, default=32, help="where all 1024 take too long")
-    parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--mixture-alone", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -208,8 +180,6 @@ def main() -> None:
             rows = importance_rows(arguments)
             before = read(arguments.result, {}).get(query, {"rows": []})["rows"]
             content: Any = {"rows": with_others(rows, before)}
-        elif query == "components":
-            content = against_components(arguments)
         else:
             content = beside(query, arguments)
             print(query, content["SCVI_over_mixture"], flush=True)

@@ -397,26 +397,6 @@ def inference() -> str:
     return markdown(header, rows)
 
 
-def inference_components() -> str:
-    """Seconds of the processor of queries against S, and their ratio to scvi.model.SCVI's."""
-    measured = read(RESULTS / "inference.json", {})["components"]["queries"]
-    rows = [
-        [
-            name.replace("SCVI", "scvi.model.SCVI"),
-            *(
-                text
-                for query in ("latents", "marginal_ll")
-                for text in (
-                    f"{measured[query][name]['processor']['median']:.2f}",
-                    f"{measured[query][name]['processor_ratio_to_SCVI']['median']:.2f}",
-                )
-            ),
-        ]
-        for name in measured["latents"]
-    ]
-    return markdown(("model", "latents, s of CPU", "ratio", "marginal_ll", "ratio"), rows)
-
-
 def importance() -> str:
     """Importance-weighted expression: seconds and memory above what the data hold."""
     measured = read(RESULTS / "inference.json", {}).get("importance", {"rows": []})
@@ -452,7 +432,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "mlp_mnist": mlp_mnist,
     "scale": scale,
     "inference": inference,
-    "inference_components": inference_components,
     "importance": importance,
 }
 

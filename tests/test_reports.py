@@ -127,6 +127,14 @@ def test_what_the_pages_say_of_gaps_and_scores_is_so():
         assert abs(difference) < 3 * error
 
 
+def test_what_the_guide_says_of_queries_against_s_is_so():
+    measured = read(RESULTS / "singlecell.json", {}).values()
+    (taken,) = [found["inference"]["marginal_ll"] for found in measured if "inference" in found]
+    seconds = {name: found["median"] for name, found in taken["seconds"].items()}
+    assert round(seconds["S = 8"] / seconds["S = 1"], 2) == 1.06
+    assert round(seconds["S = 64"] / seconds["S = 1"], 1) == 1.4
+
+
 def test_what_the_guide_says_of_many_components_is_so():
     times = read(RESULTS / "many_components.json", {})["times"]
 
