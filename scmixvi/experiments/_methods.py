@@ -14,6 +14,7 @@ from scmixvi import MixtureSCVI, datasets
 from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import prepare, trained
+from scmixvi.singlecell._training import with_kl_warmup
 
 LABEL, BATCH = "cell_type", "batch"
 N_COMPONENTS = 4
@@ -98,6 +99,10 @@ class Methods:
         latent = np.concatenate([m.get_latent_representation() for m in models], axis=1)
         return Fitted(self.adata, models, latent, first.held_out)
 
+    def warmup(self) -> Fitted:
+        """SCVI with the KL warm-up of MixtureSCVI."""
+        return self._alone(self._model(SCVI, 0, short_warmup=True))
+
     def mixture(self) -> Fitted:
         """MixtureSCVI and its mean."""
         return self._alone(self._model(MixtureSCVI, 0))
@@ -117,7 +122,13 @@ class Methods:
         latent = model.get_latent_representation()
         return Fitted(self.adata, [model], latent, model.validation_indices)
 
-    def _model(self, cls: type[SCVI], member: int, n_components: int = N_COMPONENTS) -> SCVI:
+    def _model(
+        self,
+        cls: type[SCVI],
+        member: int,
+        n_components: int = N_COMPONENTS,
+        short_warmup: bool = False,
+    ) -> SCVI:
         """A model trained on the cells that are not held out, the same for all methods."""
         n_held_out = round(0.1 * self.adata.n_obs)
         split = singlecell.random_split(
@@ -133,15 +144,18 @@ class Methods:
             keep = {"latent_key": None} if cls is MixtureSCVI else {}
             # scvi-tools' own default, which it cannot find when a datamodule is given
             epochs = self.protocol.max_epochs or get_max_epochs_heuristic(self.adata.n_obs)
+            plan = with_kl_warmup(None, None, epochs, is_trained=False) if short_warmup else None
             model.train(
                 epochs,
                 datamodule=singlecell.loader(model, split, BATCH_SIZE),
+                plan_kwargs=plan,
                 enable_progress_bar=False,
                 **keep,
             )
             return singlecell.result(model)
 
         kind = cls.__name__ if n_components == N_COMPONENTS else f"{cls.__name__}, S={n_components}"
+        kind += ", short warm-up" if short_warmup else ""
         name = f"{self.name}/{kind}/member={member}"
         state = trained(self.arguments, name, train)["state"]
         register(cls, self.adata)

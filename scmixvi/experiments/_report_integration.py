@@ -11,6 +11,7 @@ DATA_SETS = ("cortex", "sc_mixology", "pbmc68k")
 METHODS = {
     "pca": "PCA",
     "scvi": "SCVI",
+    "warmup": "SCVI, short KL warm-up",
     "ensemble": "4 SCVIs",
     "one": "MixtureSCVI, S = 1",
     "mixture": "MixtureSCVI, mean",
@@ -81,6 +82,7 @@ NULL_JOBS = {
     "scvi/null": "SCVI",
     "mixture/null": "MixtureSCVI",
     "mixture/null, importance": "MixtureSCVI, importance weights",
+    "mixture/null, importance_by_cell": "MixtureSCVI, importance weights by cell",
 }
 
 

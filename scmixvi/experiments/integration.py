@@ -6,13 +6,15 @@ pca
     50 principal components of log-normalised counts (the defaults of scanpy);
 scvi
     scvi.model.SCVI;
+warmup
+    scvi.model.SCVI whose KL weight rises as fast as MixtureSCVI's, over a quarter of the epochs;
 ensemble
     four SCVIs that differ in their seeds (the first is `scvi`), their latents side by side: as
     many encoder and decoder passes as the mixture;
 mixture
     scmixvi.MixtureSCVI, S = 4, the mixture's mean ("X_mix");
 one
-    scmixvi.MixtureSCVI, S = 1: what differs from `scvi` without a mixture, the KL warm-up;
+    scmixvi.MixtureSCVI, S = 1: what differs from `scvi` without a mixture;
 components
     the model with S = 4, its component means side by side: as many columns as the ensemble.
 
@@ -25,8 +27,8 @@ DATASET/METHOD/null
     differential expression between random halves of the largest cell type, five times: the share
     of genes called at each false discovery rate, all of them false, and how large the genes'
     probabilities are;
-DATASET/mixture/null, importance
-    the same with importance weights;
+DATASET/mixture/null, importance and null, importance_by_cell
+    the same with importance weights, of all draws together and of each cell's;
 DATASET/METHOD/ambiguous
     AUROC with which a score of a cell's posterior tells altered held-out cells from unaltered
     ones. Altered: "doublet" (the sum of the counts of two held-out cells of different types and
@@ -71,6 +73,7 @@ from scmixvi.experiments._methods import (
     pbmc68k,
     sc_mixology,
 )
+from scmixvi.singlecell._expression import CHOICES
 
 RESULT = Path(__file__).parent / "results" / "integration.json"
 PAPER = Protocol()
@@ -153,14 +156,15 @@ def _is_kept(methods: Methods, method: str, seed: int) -> bool:
 def jobs(methods: Methods, seeds_before: list[int], with_scib: bool) -> dict[str, Callable]:
     """All jobs on one data set, in an order in which methods are fitted one after another."""
     found: dict[str, Callable[[], dict]] = {}
-    for method in ("pca", "scvi", "one", "mixture", "components", "ensemble"):
+    for method in ("pca", "scvi", "warmup", "one", "mixture", "components", "ensemble"):
         here = f"{methods.name}/{method}"
         if with_scib:
             found[f"{here}/scores"] = partial(scores, methods, method)
         if method in ("scvi", "mixture"):
             found[f"{here}/null"] = partial(null, methods, method, "uniform")
         if method == "mixture":
-            found[f"{here}/null, importance"] = partial(null, methods, method, "importance")
+            for weights in CHOICES:
+                found[f"{here}/null, {weights}"] = partial(null, methods, method, weights)
         if method in ("scvi", "mixture", "ensemble"):
             found[f"{here}/ambiguous"] = partial(ambiguous, methods, method)
         found[f"{here}/outcome"] = partial(_summary, methods, method)

@@ -15,7 +15,7 @@ from torch import Tensor
 from scmixvi.singlecell._checks import check_indices, check_whole
 from scmixvi.singlecell._data_checks import check_groups
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
-from scmixvi.singlecell._importance import weighted_expression
+from scmixvi.singlecell._expression import CHOICES, weighted_expression
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
@@ -27,6 +27,7 @@ WEIGHTED_EXPRESSION_ARGUMENTS = (
     "return_numpy",
     "data_loader_kwargs",
 )
+WEIGHTS = ("uniform", *CHOICES)
 
 
 class Estimates:
@@ -123,18 +124,35 @@ class Estimates:
         return pd.DataFrame(columns, adata.obs_names[slice(None) if rows is None else rows])
 
     def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
-        """Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
+        r"""Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.
 
-        With `weights="importance"` and `n_samples_overall` the estimator is scvi-tools', one
-        minibatch at a time: memory holds a minibatch, the latents and what is returned. Weights
-        do nothing without `n_samples_overall`, there as here. In a DataFrame of chosen draws the
-        index names the cell of each. A warning says if the weights rest on few draws.
+        `n_samples_overall` draws of all cells together may be chosen by `weights`:
+
+        "uniform"
+            as they come from q(z | x), like None;
+        "importance"
+            scvi-tools' estimator, one minibatch at a time: by how well a draw explains the group of
+            cells. A warning says if the weights rest on few draws;
+        "importance_by_cell"
+            as many draws of every cell, each one of `n_mc_samples` (500) of that cell in proportion
+            to :math:`p(x | z) p(z) / q(z | x)`, so that they follow the model's exact posterior
+            more closely than q. No cell counts for more than another. The posterior is that in a
+            cell's own batch, whatever `transform_batch` is; library sizes that are latent are drawn
+            from theirs without weights.
+
+        Memory holds a minibatch, the latents and what is returned. Weights do nothing without
+        `n_samples_overall`, there as here. In a DataFrame of chosen draws the index names the cell
+        of each.
 
         Raises
         ------
         ValueError
-            If importance weights are asked for and the likelihood is neither ZINB nor NB, or as in
+            If `weights` is unknown, "importance" is asked for and the likelihood is neither ZINB
+            nor NB, "importance_by_cell" for data minified without counts, or as in
             :meth:`get_latent_representation`.
+        NotImplementedError
+            If weighted draws are to be averaged over several batches, and for
+            "importance_by_cell" with a dataloader or `n_samples`.
         """
         bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
         given = bound.arguments
@@ -142,19 +160,9 @@ class Estimates:
         if given.get("dataloader") is None and adata is not None:
             # scvi-tools counts them, and names the rows by them.
             given["indices"] = check_indices(given.get("indices"), adata.n_obs)
-        batches, n_draws = given.get("transform_batch"), given.get("n_samples_overall")
-        weighted = given.get("weights") == "importance"
-        if weighted and n_draws is not None and self.module.gene_likelihood not in ("zinb", "nb"):
-            raise ValueError(
-                "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
-                f"{self.module.gene_likelihood!r}: leave `weights` out."
-            )
-        if (
-            not weighted
-            or given.get("dataloader") is not None
-            or (isinstance(batches, list | tuple) and len(batches) > 1)
-            or given.get("n_samples", 1) != 1
-        ):
+        self._check_weights(given)
+        weights, n_draws = given.get("weights"), given.get("n_samples_overall")
+        if weights not in CHOICES or _is_left_to_scvi(given):
             return super().get_normalized_expression(*bound.args, **bound.kwargs)
         if n_draws is None:
             given["weights"] = None
@@ -163,7 +171,33 @@ class Estimates:
         indices = np.arange(adata.n_obs) if given["indices"] is None else given["indices"]
         passed_on = {k: given[k] for k in WEIGHTED_EXPRESSION_ARGUMENTS if k in given}
         passed_on |= given.get("importance_weighting_kwargs", {})
-        return weighted_expression(self, adata, indices, n_draws, **passed_on)
+        return weighted_expression(self, adata, indices, n_draws, weights, **passed_on)
+
+    def _check_weights(self, given: dict[str, Any]) -> None:
+        """Raise what :meth:`get_normalized_expression` raises for its weights."""
+        weights = given.get("weights")
+        if weights not in (None, *WEIGHTS):
+            raise ValueError(f"weights must be one of {list(WEIGHTS)}, but it is {weights!r}.")
+        counted = given.get("n_samples_overall") is not None
+        counts_alone = self.module.gene_likelihood in ("zinb", "nb")
+        if weights == "importance" and counted and not counts_alone:
+            raise ValueError(
+                "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
+                f"{self.module.gene_likelihood!r}: leave `weights` out, or use "
+                "'importance_by_cell'."
+            )
+        if weights != "importance_by_cell":
+            return
+        if counted and self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            raise ValueError(
+                "the data are minified without counts, which weights='importance_by_cell' needs: "
+                "load the model with the full data, or leave `weights` out."
+            )
+        if _is_left_to_scvi(given):
+            raise NotImplementedError(
+                "weights='importance_by_cell' takes neither a dataloader, nor n_samples, nor "
+                "several batches in transform_batch: ask for each batch, and average."
+            )
 
     def differential_expression(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Compare groups of cells, as :meth:`scvi.model.SCVI.differential_expression` does.
@@ -187,3 +221,13 @@ class Estimates:
                 subset = given.get("kwargs", {}).get("subset_idx")
                 check_groups(adata, *map(given.get, names), subset)
         return super().differential_expression(*bound.args, **bound.kwargs)
+
+
+def _is_left_to_scvi(given: dict[str, Any]) -> bool:
+    """Whether arguments of `get_normalized_expression` are none that draws are chosen for."""
+    batches = given.get("transform_batch")
+    return (
+        given.get("dataloader") is not None
+        or (isinstance(batches, list | tuple) and len(batches) > 1)
+        or given.get("n_samples", 1) != 1
+    )

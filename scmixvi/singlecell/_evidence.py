@@ -72,7 +72,7 @@ def variational_gaps(
     found = cell_evidence(module, tensors, encoded, **sizes)
     per_component = -(-n_samples // module.n_components)
     ratios = module._log_ratios(tensors, encoded, per_component)
-    by_component = sum(log_ratio.sum(0) for log_ratio in ratios) / per_component
+    by_component = sum(log_ratio.sum(0) for log_ratio, _ in ratios) / per_component
     bound = (encoded[MODULE_KEYS.QZ_KEY].c_log_weights.T.exp() * by_component).sum(0)
     return {
         "log_likelihood": found.log_likelihood,

@@ -6,8 +6,7 @@ A draw z gets the log weight that scvi-tools gives it,
     \log p(z) + \log \sum_a \frac{p(x_a | z)}{p(x_a)} - \log \sum_a q(z | x_a)
 
 over anchor cells a. scvi-tools keeps the decoded genes of all cells, and all pairs of cells and
-anchors; here a minibatch of draws is weighted and forgotten, and only chosen draws are decoded
-again.
+anchors; here a minibatch of draws is weighted and forgotten.
 
 The weights of thousands of draws may rest on few of them, which a warning says:
 :mod:`scmixvi.experiments.integration` compares groups that do not differ.
@@ -17,20 +16,18 @@ import logging
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.model import SCVI
-from scvi.model._utils import _get_batch_code_from_category
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor
 from torch.distributions import Distribution
 
 from scmixvi.singlecell._evidence import effective_draws
 from scmixvi.singlecell._likelihoods import log_likelihood
-from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass, rows_of
+from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +44,14 @@ class Anchors(NamedTuple):
     x: Tensor  # [A, G] counts
     log_px: Tensor  # [A] nats
     qz: Distribution  # of A cells
+
+
+class Chosen(NamedTuple):
+    """Draws z of some cells, each once, and in which places they stand."""
+
+    u: Tensor  # [N, D], before a logistic-normal transformation
+    cells: np.ndarray  # [N] places of the cells asked for
+    places: np.ndarray  # [n_draws] into the N
 
 
 def choose_anchors(
@@ -147,39 +152,31 @@ def probabilities(log_weights: Tensor, truncation: bool = False) -> np.ndarray:
     return p.numpy()
 
 
-@torch.inference_mode()
-def weighted_expression(
+def pooled_draws(
     model: SCVI,
-    adata: AnnData,
     indices: np.ndarray,
     n_draws: int,
-    transform_batch: Any = None,
-    gene_list: list[str] | None = None,
-    library_size: float | str = 1,
-    batch_size: int | None = None,
-    return_numpy: bool | None = None,
-    data_loader_kwargs: dict | None = None,
+    batch: Any,
+    loading: dict[str, Any],
     truncation: bool = False,
     **anchor_kwargs: Any,
-) -> np.ndarray | pd.DataFrame:
-    """Normalised expression of `n_draws` draws of some cells, chosen by importance weight.
+) -> Chosen:
+    """Draws of all cells together, chosen by their weight for the group.
 
     Parameters
     ----------
-    model, adata, indices, transform_batch, gene_list, library_size, batch_size, return_numpy
+    model, indices
         As in :meth:`scvi.model.SCVI.get_normalized_expression`.
     n_draws
-        Its `n_samples_overall`.
-    data_loader_kwargs, truncation, **anchor_kwargs
-        As there, and in :meth:`scvi.model.SCVI.get_importance_weights`.
-
-    Returns
-    -------
-    `(n_draws, G)`; as a DataFrame its index names the cell of each draw.
+        To choose; some may be the same.
+    batch
+        Code of the batch that draws are decoded in, None for each cell's own.
+    loading
+        For `model._make_data_loader`.
+    truncation, **anchor_kwargs
+        As in :meth:`scvi.model.SCVI.get_importance_weights`.
     """
-    (batch,) = _get_batch_code_from_category(model.get_anndata_manager(adata), transform_batch)
-    anchors = choose_anchors(model, adata, indices, **anchor_kwargs)
-    loading = {"adata": adata, "batch_size": batch_size, **(data_loader_kwargs or {})}
+    anchors = choose_anchors(model, loading["adata"], indices, **anchor_kwargs)
     draws, weights = [], []
     for tensors in model._make_data_loader(indices=indices, **loading):
         outputs, decoded = model.module.forward(
@@ -196,16 +193,8 @@ def weighted_expression(
     p = probabilities(weights.flatten(), truncation)
     drawn = np.random.choice(len(p), n_draws, p=p)  # noqa: NPY002  scvi.settings.seed sets it
     chosen, places = np.unique(drawn, return_inverse=True)
-    genes = slice(None) if gene_list is None else adata.var_names.isin(gene_list)
-    key, scaling = ("mu", 1) if library_size == "latent" else ("scale", library_size)
-    expression = np.empty((len(chosen), len(adata.var_names[genes])), dtype=np.float32)
-    pairs = np.divmod(chosen, len(indices))
-    for rows, px in _decoded_again(model, indices, draws, *pairs, batch, loading):
-        expression[rows] = px.get_normalized(key)[:, genes].cpu().numpy() * scaling
-    if return_numpy:
-        return expression[places]
-    names = adata.obs_names[indices[pairs[1][places]]]
-    return pd.DataFrame(expression[places], index=names, columns=adata.var_names[genes])
+    numbers, cells = np.divmod(chosen, len(indices))
+    return Chosen(draws[numbers, cells], cells, places)
 
 
 def _flat(px: Distribution, theta: Tensor, u: Tensor) -> tuple[Distribution, Tensor]:
@@ -217,31 +206,3 @@ def _flat(px: Distribution, theta: Tensor, u: Tensor) -> tuple[Distribution, Ten
         parts["zi_logits"] = px.zi_logits
     flat = {name: tensor.expand_as(px.mu).flatten(0, -2) for name, tensor in parts.items()}
     return type(px)(**flat, validate_args=False), theta
-
-
-def _decoded_again(
-    model: SCVI,
-    indices: np.ndarray,
-    draws: Tensor,
-    numbers: np.ndarray,
-    cells: np.ndarray,
-    batch: Any,
-    loading: dict,
-) -> Any:
-    """Yield rows of the pairs (number of a draw, cell) and px of them, cells in order."""
-    order = np.argsort(cells, kind="stable")
-    needed = np.unique(cells)
-    start = 0
-    for tensors in model._make_data_loader(indices=indices[needed], **loading):
-        n_cells = len(tensors[REGISTRY_KEYS.X_KEY])
-        here = needed[start : start + n_cells]
-        rows = order[slice(*np.searchsorted(cells[order], (here[0], here[-1] + 1)))]
-        of_cell = torch.from_numpy(np.searchsorted(here, cells[rows]))
-        tensors = {name: rows_of(tensor, of_cell, n_cells) for name, tensor in tensors.items()}
-        outputs = model.module.inference(**model.module._get_inference_input(tensors))
-        u = draws[numbers[rows], cells[rows]].to(model.device)
-        outputs[MODULE_KEYS.Z_KEY] = model.module.z_encoder.z_transformation(u)
-        inputs = model.module._get_generative_input(tensors, outputs)
-        decoded = model.module.generative(**inputs, transform_batch=batch)
-        yield rows, decoded[MODULE_KEYS.PX_KEY]
-        start += n_cells

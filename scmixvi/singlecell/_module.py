@@ -598,7 +598,7 @@ class MixtureVAE(VAE):
         qz = encoded[MODULE_KEYS.QZ_KEY]
         per_component = -(-n_samples // self.n_components)
         ratios = self._log_ratios(tensors, encoded, per_component, n_samples_per_pass)
-        log_sums = [torch.logsumexp(log_ratio, dim=0) for log_ratio in ratios]
+        log_sums = [torch.logsumexp(log_ratio, dim=0) for log_ratio, _ in ratios]
         log_strata = torch.logsumexp(torch.stack(log_sums), dim=0) - np.log(per_component)
         # Each stratum's average weight stands for one sample, already divided by q.
         zeros = torch.zeros_like(log_strata)
@@ -615,8 +615,8 @@ class MixtureVAE(VAE):
 
     def _log_ratios(
         self, tensors: dict, encoded: dict, n_draws: int, n_samples_per_pass: int | None = None
-    ) -> Iterator[Tensor]:
-        """Log importance weights of n draws a component in passes, `[L, S, n]` each."""
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Log importance weights of n draws a component in passes, `[L, S, n]`, and the draws."""
         a_pass = n_samples_per_pass or draws_a_pass(tensors[REGISTRY_KEYS.X_KEY])
         a_pass = max(1, a_pass // self.n_components)
         names = (MODULE_KEYS.QZ_KEY, MODULE_KEYS.QL_KEY, MODULE_KEYS.LIBRARY_KEY)
@@ -631,8 +631,8 @@ class MixtureVAE(VAE):
         ql: Distribution | None,
         library: Tensor,
         n_draws: int,
-    ) -> Tensor:
-        """Log importance weights of fresh stratified draws, `[L, S, n]`."""
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Log importance weights of fresh stratified draws, `[L, S, n]`, and the draws."""
         outputs = self._draw_stratified(qz, ql, library, n_draws)
         counts = tensors[REGISTRY_KEYS.X_KEY]
         decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
@@ -640,7 +640,7 @@ class MixtureVAE(VAE):
         log_ratio = log_lik + log_prior - log_mixture(outputs[SCORES_KEY], qz.c_log_weights.T)
         if ql is not None:
             log_ratio = log_ratio + _library_ratio(outputs, decoded).reshape(log_ratio.shape)
-        return log_ratio
+        return log_ratio, outputs
 
     @torch.inference_mode()
     @auto_move_data

@@ -1,0 +1,82 @@
+r"""Draws of cells, weighted by how well they explain their own cell.
+
+Of K draws z of a cell with counts x, stratified over the components, one is chosen with
+probability in proportion to
+
+.. math:: \frac{p(x | z) p(z)}{\sum_s \pi_s q_s(z | x)}
+
+which is self-normalised importance sampling: with growing K the chosen draws follow the exact
+posterior p(z | x) of the model instead of q(z | x). Every cell has as many of them, so that a
+group of cells is its cells' posteriors side by side, of which no cell can take over the rest.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.model import SCVI
+from torch import Tensor, nn
+
+from scmixvi.singlecell._checks import check_whole
+from scmixvi.singlecell._importance import Chosen
+from scmixvi.singlecell._passes import cells_in_passes
+
+
+def draws_by_cell(
+    model: SCVI,
+    indices: np.ndarray,
+    n_draws: int,
+    batch: Any,
+    loading: dict[str, Any],
+    n_mc_samples: int = 500,
+    n_mc_samples_per_pass: int | None = None,
+) -> Chosen:
+    """As many draws of every cell (or one more), each chosen among K of that cell.
+
+    Parameters
+    ----------
+    model, indices, n_draws, loading
+        As in :func:`~scmixvi.singlecell._importance.pooled_draws`.
+    batch
+        Not looked at: a cell's posterior is that in its own batch.
+    n_mc_samples
+        K, rounded up to a multiple of S.
+    n_mc_samples_per_pass
+        Draws decoded at once.
+    """
+    check_whole("n_mc_samples", n_mc_samples)
+    share, rest = divmod(n_draws, len(indices))
+    how_many = np.full(len(indices), share)
+    how_many[np.random.permutation(len(indices))[:rest]] += 1  # noqa: NPY002
+    (needed,) = how_many.nonzero()
+    found, cells, start = [], [], 0
+    for tensors in model._make_data_loader(indices=indices[needed], **loading):
+        tensors = {k: v if v is None else v.to(model.device) for k, v in tensors.items()}
+        for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY]):
+            u, log_weights = _weighted(model.module, part, n_mc_samples, n_mc_samples_per_pass)
+            here = needed[start : start + u.shape[1]]
+            start += len(here)
+            picked = torch.multinomial(log_weights.double().softmax(0).T, share + 1, True)
+            for of_cell, (cell, number) in enumerate(zip(here, how_many[here], strict=True)):
+                found.append(u[picked[of_cell, :number], of_cell].cpu())
+                cells += [cell] * number
+    u, cells = torch.cat(found), np.array(cells)
+    _, first, places = np.unique(
+        np.column_stack([cells, u.numpy()]), axis=0, return_index=True, return_inverse=True
+    )
+    return Chosen(u[first], cells[first], np.random.permutation(places.ravel()))  # noqa: NPY002
+
+
+def _weighted(
+    module: nn.Module, tensors: dict[str, Tensor], n_draws: int, a_pass: int | None
+) -> tuple[Tensor, Tensor]:
+    """K draws of some cells `[K, n, D]` and their log weights `[K, n]`."""
+    encoded = module._encoded_whole(tensors)
+    log_share = encoded["qz"].c_log_weights.T
+    per_component = -(-n_draws // module.n_components)
+    us, found = [], []
+    for log_ratio, drawn in module._log_ratios(tensors, encoded, per_component, a_pass):
+        us.append(drawn["u"])
+        found.append((log_ratio + log_share).flatten(0, 1))
+    return torch.cat(us), torch.cat(found)
