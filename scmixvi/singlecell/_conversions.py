@@ -1,5 +1,6 @@
 """A MixtureSCVI from an SCVI, and an SCVI from a MixtureSCVI."""
 
+from copy import deepcopy
 from typing import Any, Self
 
 import numpy as np
@@ -129,6 +130,7 @@ class Conversions:
         state = one_of_components(self.module.state_dict(), component)
         model = twin(SCVI, self, of_component(data, component, self.module.n_latent))
         model.module.load_state_dict(state, strict=False)
+        model.history_ = deepcopy(self.history)  # scvi-tools only adds to the one that is there
         return model
 
     @torch.inference_mode()

@@ -30,20 +30,20 @@ MIXTURE_ARGUMENTS = (
 
 
 def components_from_one(state: dict[str, Tensor], n_components: int) -> dict[str, Tensor]:
-    """SCVI's weights with its encoder S times."""
+    """SCVI's weights with its encoder S times, in memory of their own."""
     copies = {
         name.replace("z_encoder.", f"z_encoder_{s}.", 1): tensor
         for s in range(1, n_components)
         for name, tensor in state.items()
         if name.startswith("z_encoder.")
     }
-    return state | copies
+    return _copied(state | copies)
 
 
 def one_of_components(state: dict[str, Tensor], component: int) -> dict[str, Tensor]:
-    """A mixture's weights with one of its encoders as SCVI's."""
+    """A mixture's weights with one of its encoders as SCVI's, in memory of their own."""
     if "component_offsets" in state:
-        return fold_offset(state, component)
+        return _copied(fold_offset(state, component))
     prefix = "z_encoder." if component == 0 else f"z_encoder_{component}."
     chosen = {
         "z_encoder." + name.removeprefix(prefix): tensor
@@ -52,7 +52,12 @@ def one_of_components(state: dict[str, Tensor], component: int) -> dict[str, Ten
     }
     if not chosen:
         raise ValueError(f"the weights hold no component {component!r}.")
-    return state | chosen
+    return _copied(state | chosen)
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, for scvi-tools' embeddings are not loaded into but replaced by what is given."""
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def data_of(source: SCVI, adata: AnnData | None) -> AnnData:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 from scvi import REGISTRY_KEYS
+from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi.singlecell._data_checks import check_counts
@@ -29,7 +30,8 @@ class Fitting:
         The KL weight rises from 0 to 1 over the first quarter of the epochs, unless `plan_kwargs`
         or `plan_config` says otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools'
         400 epochs would never reach 1 on most data sets. A model that is trained already, or
-        comes from a trained SCVI, goes on at weight 1.
+        comes from a trained SCVI, goes on at weight 1. Data minified with counts can be trained
+        on, as in scvi-tools; the posteriors that they hold stay those of before.
 
         Parameters
         ----------
@@ -43,10 +45,10 @@ class Fitting:
         Raises
         ------
         ValueError
-            If the data are minified, if `latent_key` is neither a non-empty string nor None, if
-            the counts are negative or a cell has none, if continuous covariates or size factors
-            are not finite, or size factors not above 0, if `precision` changes the type of the
-            weights, or if the loss is no longer finite.
+            If the data are minified without counts, if `latent_key` is neither a non-empty string
+            nor None, if the counts are negative or a cell has none, if continuous covariates or
+            size factors are not finite, or size factors not above 0, if `precision` changes the
+            type of the weights, or if the loss is no longer finite.
         """
         if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
             raise ValueError(
@@ -120,7 +122,7 @@ class Fitting:
             If the model is not trained.
         ValueError
             If the likelihood is "normal", which has no counts to draw, if the encoder weights are
-            frozen, or as in :meth:`train`.
+            frozen, if the data are minified, with counts or without, or as in :meth:`train`.
 
         Examples
         --------
@@ -140,6 +142,11 @@ class Fitting:
             raise ValueError(
                 "refine_encoders draws counts from the model, and gene_likelihood='normal' has "
                 "none: use 'zinb', 'nb' or 'poisson'."
+            )
+        if self.minified_data_type is not None:
+            raise ValueError(
+                "the data are minified, and hold the posteriors that the encoders gave before: "
+                "load the model with the full data to refine them."
             )
         arguments = own_split(self, named_arguments(super().train, args, kwargs))
         if not arguments.get("max_epochs"):
@@ -166,7 +173,7 @@ class Fitting:
 
     def _check_registered_data(self) -> None:
         """Raise for counts, covariates and size factors that cannot be trained on."""
-        if self.minified_data_type is not None:
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             # scvi-tools says so only after a step has changed the statistics of batch norm.
             error = ValueError("The VAE.loss function currently does not support minified data.")
             error.add_note("Train before minify_adata, or load the model with the full data.")

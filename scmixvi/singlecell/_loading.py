@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scvi.dataloaders
+import torch
 from scipy.sparse import issparse
 from scvi.data import AnnTorchDataset
 from scvi.dataloaders import AnnDataLoader
@@ -35,6 +36,17 @@ class DataSplitter(scvi.dataloaders.DataSplitter):
     """:class:`scvi.dataloaders.DataSplitter` with that loader; its name decides in scvi-tools."""
 
     data_loader_cls = InMemoryLoader
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """As Lightning does, which takes its time also where a batch is there already."""
+        if isinstance(batch, dict) and all(
+            value is None or (isinstance(value, Tensor) and value.device == device)
+            for value in batch.values()
+        ):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
 
 class _Wrapped(Dataset):

@@ -498,8 +498,10 @@ class MixtureVAE(VAE):
     def _autotune_payload(self, tensors: dict, inference_outputs: dict) -> dict[str, Tensor]:
         if not self.extra_payload_autotune:
             return {}
+        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
+        means = self.z_encoder.z_transformation(qz.c_loc)
         return {
-            "z": inference_outputs[MODULE_KEYS.QZ_KEY].loc,
+            "z": (qz.c_log_weights.exp().unsqueeze(-1) * means).sum(-2),
             "batch": tensors[REGISTRY_KEYS.BATCH_KEY],
             "labels": tensors[REGISTRY_KEYS.LABELS_KEY],
         }

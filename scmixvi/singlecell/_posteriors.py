@@ -23,8 +23,22 @@ from scmixvi.singlecell._checks import check_whole
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
 
+# Elements of a value's distance to every component that a pass over the values may hold.
+_ELEMENTS_A_PASS = 2**23
+
 REPRESENTATIONS = ("mean", "components", "params")
 Representation = Literal["mean", "components", "params"]
+
+
+class _MixtureInPasses(MixtureSameFamily):
+    """A mixture of very many components, which scores some values at a time."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of values `[..., D]`, `[...]`, nats."""
+        rows = value.flatten(0, -2)
+        at_once = max(1, _ELEMENTS_A_PASS // self.component_distribution.mean.numel())
+        scores = torch.cat([super(_MixtureInPasses, self).log_prob(r) for r in rows.split(at_once)])
+        return scores.reshape(value.shape[:-1])
 
 
 class Posteriors:
@@ -184,7 +198,7 @@ class Posteriors:
         scale = torch.cat([qz.c_scale.flatten(0, 1) for qz in posteriors])
         log_weights = torch.cat([qz.c_log_weights.flatten() for qz in posteriors])
         components = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
-        return MixtureSameFamily(Categorical(logits=log_weights), Independent(components, 1))
+        return _MixtureInPasses(Categorical(logits=log_weights), Independent(components, 1))
 
     def minify_adata(
         self,
@@ -195,22 +209,21 @@ class Posteriors:
         """Replace the counts by every component's posterior parameters, `(n, S*D)` each.
 
         As :meth:`scvi.model.SCVI.minify_adata`, which stores one mean and variance a cell. Those
-        may be in `adata.obsm` under the two keys, as scvi-tools' users put them there; the
-        components' parameters are computed afresh.
+        may be in `adata.obsm` under the two keys, as scvi-tools' users put them there; they are
+        not looked at, for the components' parameters are computed afresh.
         """
         with torch.inference_mode():
             packed = [self.module.pack_posterior(qz) for qz in self._posteriors()]
         means, variances = (torch.cat(part).cpu().numpy() for part in zip(*packed, strict=True))
-        own = {use_latent_qzm_key: means, use_latent_qzv_key: variances}
-        full, theirs = self.adata, {k: self.adata.obsm[k] for k in own if k in self.adata.obsm}
+        own = {"_scmixvi_qzm": means, "_scmixvi_qzv": variances}
+        full = self.adata
         full.obsm.update(own)
         try:
-            super().minify_adata(minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
+            super().minify_adata(minified_data_type, *own)
         finally:
             for data in (full, self.adata):
                 for key in own:
                     data.obsm.pop(key, None)
-                data.obsm.update(theirs)
 
     def _posteriors(
         self,

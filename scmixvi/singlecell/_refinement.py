@@ -53,6 +53,11 @@ _SPLIT_ARGUMENTS = {
 class EncoderRefinement(MixtureTrainingPlan):
     """A training plan whose steps see resampled cells; validation sees cells as they are."""
 
+    def on_train_epoch_start(self) -> None:
+        """As in every training, with the modes that a callback may have changed set again."""
+        super().on_train_epoch_start()
+        _only_draw_in_training(self.module)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """As the step of every training, on resampled cells."""
         return super().training_step(resampled(self.module, batch), batch_idx)
@@ -86,6 +91,12 @@ def _drawn_once(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     return module._outputs(qz, drawn[MODULE_KEYS.QL_KEY], library[0], qz.sample())
 
 
+def _only_draw_in_training(module: nn.Module) -> None:
+    """The module in training mode, so that it draws by its estimator, and no layer of it."""
+    module.eval()
+    module.training = True
+
+
 @contextmanager
 def encoders_alone(module: nn.Module) -> Iterator[None]:
     """Freeze all but the posterior's weights: no dropout, and batch norm keeps its statistics.
@@ -109,8 +120,7 @@ def encoders_alone(module: nn.Module) -> Iterator[None]:
             "is nothing to refine. Refine the reference, or load the query with unfrozen=True."
         )
     others = [p for p in others if p.requires_grad]
-    module.eval()
-    module.training = True
+    _only_draw_in_training(module)
     for parameter in others:
         parameter.requires_grad_(False)
     try:

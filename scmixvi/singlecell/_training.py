@@ -56,17 +56,6 @@ class MixtureTrainingPlan(TrainingPlan):
             self.min_kl_weight,
         )
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """As Lightning does, which takes its time also where a batch is there already."""
-        if isinstance(batch, dict) and all(
-            value is None or (isinstance(value, torch.Tensor) and value.device == device)
-            for value in batch.values()
-        ):
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """As scvi-tools' step; raises ValueError before a loss that is not finite does harm."""
         loss = super().training_step(batch, batch_idx)
@@ -96,7 +85,7 @@ class MixtureTrainingPlan(TrainingPlan):
         """Log as Lightning does, but not what the sums over the epoch will give, nor in vain."""
         if name == "train_loss" and self._logs_once_an_epoch:
             return
-        if name == "kl_weight" and (self.global_step + 1) % self.trainer.log_every_n_steps:
+        if name == "kl_weight" and self._is_between_logs:
             return
         super().log(name, value, *args, **kwargs)
 
@@ -130,6 +119,16 @@ class MixtureTrainingPlan(TrainingPlan):
                 sync_dist=True,
             )
         return replace(loss_output, extra_metrics={})
+
+    def prepare_scib_autotune(self, loss_outputs: dict[str, Any], stage: str) -> None:
+        """As scvi-tools, which takes any extra metric to mean that latents are among them."""
+        if "z" in loss_outputs:
+            super().prepare_scib_autotune(loss_outputs, stage)
+
+    @property
+    def _is_between_logs(self) -> bool:
+        every = self.trainer.log_every_n_steps
+        return every == 0 or (self.global_step + 1) % every != 0
 
     @property
     def _logs_once_an_epoch(self) -> bool:
@@ -249,10 +248,13 @@ def with_kl_warmup(
     """
     plan_kwargs = dict(_as_kwargs(plan_kwargs))
     chosen = {**_changed_from_default(plan_config), **plan_kwargs}
-    unset = not {"n_epochs_kl_warmup", "n_steps_kl_warmup"} & chosen.keys()
-    if unset and is_trained:
+    if "n_epochs_kl_warmup" in chosen:
+        return plan_kwargs
+    if chosen.get("n_steps_kl_warmup") is not None:
+        plan_kwargs["n_epochs_kl_warmup"] = None  # scvi-tools' 400 would go before the steps
+    elif is_trained:
         plan_kwargs["n_epochs_kl_warmup"] = 0
-    elif unset and max_epochs is not None:
+    elif max_epochs is not None:
         plan_kwargs["n_epochs_kl_warmup"] = int(KL_WARMUP_SHARE * max_epochs)
     return plan_kwargs
 

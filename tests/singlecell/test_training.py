@@ -1,5 +1,7 @@
 """The training plan changes when things are logged, not what is trained or recorded."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scvi
@@ -7,6 +9,7 @@ import torch
 from scvi.train import TrainingPlan
 
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._loading import DataSplitter
 from scmixvi.singlecell._training import MixtureTrainingPlan
 
 
@@ -70,14 +73,40 @@ def test_a_compiled_module_gets_the_kl_weight_as_a_tensor():
 
 @pytest.mark.parametrize("value", [torch.ones(2), None, [torch.ones(2)], torch.ones(2).to("meta")])
 def test_batches_are_moved_unless_they_are_there(value, monkeypatch):
-    plan = MixtureTrainingPlan(trained(MixtureTrainingPlan, max_epochs=1).module)
+    data = DataSplitter(trained(MixtureTrainingPlan, max_epochs=1).adata_manager)
     moved = {"X": "moved"}
-    monkeypatch.setattr(TrainingPlan, "transfer_batch_to_device", lambda *_: moved)
+    monkeypatch.setattr(scvi.dataloaders.DataSplitter, "transfer_batch_to_device", lambda *_: moved)
     batch = {"X": torch.ones(3), "batch": value}
     there = value is None or (isinstance(value, torch.Tensor) and value.device.type == "cpu")
-    found = plan.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    found = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
     assert found is (batch if there else moved)
-    assert plan.transfer_batch_to_device(batch, torch.device("meta"), 0) is moved
+    assert data.transfer_batch_to_device(batch, torch.device("meta"), 0) is moved
+
+
+def test_lightning_finds_nothing_overridden_twice():
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trained(MixtureTrainingPlan, max_epochs=1)
+    assert not [w for w in found if "overridden" in str(w.message)]
+
+
+@pytest.mark.parametrize("key", ["plan_kwargs", "plan_config"])
+@pytest.mark.parametrize("n_epochs", [0, 3])
+def test_a_warmup_by_steps_alone_ends_with_them(key, n_epochs):
+    """scvi-tools' 400 epochs would go first; 13 steps, of training on as well as anew."""
+    model = trained(MixtureTrainingPlan, max_epochs=max(n_epochs, 1), log_every_n_steps=1)
+    if n_epochs == 0:
+        model.is_trained_, model.history_ = False, None
+    steps = {key: {"n_steps_kl_warmup": 13}}
+    model.train(6, batch_size=32, log_every_n_steps=1, enable_progress_bar=False, **steps)
+    found = model.history["kl_weight"].to_numpy(float).ravel()[-6:]
+    assert (np.diff(found[:4]) > 0).all()
+    np.testing.assert_allclose(found[-2:], 1.0)
+
+
+def test_logging_by_steps_can_be_turned_off():
+    model = trained(MixtureTrainingPlan, log_every_n_steps=0)
+    assert len(model.history["elbo_train"]) == 5
 
 
 def test_early_stopping_and_plateau_see_the_same_numbers():
@@ -207,9 +236,10 @@ def test_a_training_that_fails_leaves_the_model_as_it_answers():
             model.train(1, **{"latent_key": None, **wrong})
         assert not model.module.training
         np.testing.assert_array_equal(model.get_latent_representation(), latents)
-    model.minify_adata("latent_posterior_parameters_with_counts")
-    for method in (model.train, model.refine_encoders):
-        with pytest.raises(ValueError, match="does not support minified data") as raised:
-            method(1)
-        assert "Train before minify_adata" in raised.value.__notes__[0]
+    model.minify_adata()
+    with pytest.raises(ValueError, match="does not support minified data") as raised:
+        model.train(1)
+    assert "Train before minify_adata" in raised.value.__notes__[0]
+    with pytest.raises(ValueError, match="load the model with the full data to refine them"):
+        model.refine_encoders(1)
     assert not model.module.training

@@ -1,0 +1,121 @@
+"""What SCVI's users do beside training and asking: callbacks, minified data, other tools."""
+
+import numpy as np
+import pytest
+import torch
+from scvi.model import SCVI
+from scvi.train import SaveCheckpoint
+from scvi.train._callbacks import ScibCallback
+
+from counts import QUIET
+from scmixvi import MixtureSCVI
+
+WITH_COUNTS = "latent_posterior_parameters_with_counts"
+
+
+@pytest.mark.parametrize("direction", ["from_scvi_model", "to_scvi"])
+def test_training_one_model_leaves_the_one_it_came_from(make_model, direction):
+    """Embeddings of batches too, which scvi-tools takes over from the weights as they are."""
+    cls = SCVI if direction == "from_scvi_model" else MixtureSCVI
+    source = make_model(cls, batch_key="batch", batch_representation="embedding")
+    source.train(1, **QUIET)
+    before = {name: tensor.clone() for name, tensor in source.module.state_dict().items()}
+    made = MixtureSCVI.from_scvi_model(source) if cls is SCVI else source.to_scvi(0)
+    made.train(2, **QUIET)
+    after = source.module.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def test_an_scvi_that_is_trained_on_adds_to_the_history(make_model):
+    model = make_model(n_components=2)
+    model.train(2, **QUIET)
+    stock = model.to_scvi(0)
+    stock.train(3, **QUIET)
+    assert len(stock.history["elbo_train"]) == 5
+    assert len(model.history["elbo_train"]) == 2
+
+
+def test_refining_with_checkpoints_keeps_the_decoder(make_model, tmp_path):
+    """scvi-tools' callback leaves the module in training mode whenever it has saved one."""
+    model = make_model(n_components=2, use_batch_norm="both")
+    model.train(2, train_size=0.8, **QUIET)
+    before = {k: v.clone() for k, v in model.module.state_dict().items() if "decoder" in k}
+    callback = SaveCheckpoint(dirpath=str(tmp_path), monitor="elbo_validation")
+    model.refine_encoders(3, check_val_every_n_epoch=1, callbacks=[callback], **QUIET)
+    after = model.module.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("payload", [False, True])
+def test_latents_are_kept_for_scib_metrics_if_asked_for(make_model, payload):
+    model = make_model(n_components=2, extra_payload_autotune=payload)
+    callback = ScibCallback()
+    model.train(1, train_size=0.5, callbacks=[callback], **QUIET)
+    kept = getattr(callback.pl_module, "_training_epoch_outputs", None)
+    assert (kept is not None) == payload
+    assert kept is None or kept["z"].shape == (30, 3)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "ln"])
+def test_latents_for_scib_metrics_are_the_mixture_s_means(make_model, first_batch, distribution):
+    model = make_model(
+        n_components=2,
+        mixture_weights=[0.9, 0.1],
+        latent_distribution=distribution,
+        extra_payload_autotune=True,
+    )
+    model.module.eval()
+    _, _, loss = model.module(first_batch(model))
+    means = model.module.inference(**model.module._get_inference_input(first_batch(model)))["qz"]
+    each = means.c_loc.softmax(-1) if distribution == "ln" else means.c_loc
+    expected = 0.9 * each[:, 0] + 0.1 * each[:, 1]
+    torch.testing.assert_close(loss.extra_metrics["z"], expected)
+
+
+@pytest.mark.parametrize("update_only_decoder", [False, True])
+def test_data_minified_with_counts_can_be_trained_on(make_model, update_only_decoder):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.minify_adata(WITH_COUNTS)
+    stored = model.get_latent_representation(representation="params")
+    encoder = model.module.z_encoder.mean_encoder.weight.clone()
+    decoder = model.module.decoder.px_scale_decoder[0].weight.clone()
+    model.train(1, plan_kwargs={"update_only_decoder": update_only_decoder}, **QUIET)
+    assert not torch.equal(model.module.decoder.px_scale_decoder[0].weight, decoder)
+    assert torch.equal(model.module.z_encoder.mean_encoder.weight, encoder) == update_only_decoder
+    np.testing.assert_array_equal(model.get_latent_representation(representation="params"), stored)
+
+
+def test_minified_data_may_have_had_any_keys(make_model):
+    """Also those under which scvi-tools stores what is minified, with one Gaussian a cell."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    params = model.get_latent_representation(representation="params")
+    keys = "scvi_latent_qzm", "scvi_latent_qzv"
+    for key in keys:
+        model.adata.obsm[key] = np.ones((60, 3), np.float32)
+    full = model.adata
+    model.minify_adata("latent_posterior_parameters", *keys)
+    found = model.get_latent_representation(representation="params")
+    np.testing.assert_allclose(found, params, rtol=1e-4, atol=1e-6)
+    assert sorted(full.obsm) == ["X_mix", *keys]
+    assert (full.obsm[keys[0]] == 1).all()
+
+
+def test_abundance_is_scored_in_passes(make_model, monkeypatch):
+    """Each holds a few values' distances to all components of all cells."""
+    model = make_model(n_components=3)
+    model.train(1, **QUIET)
+    z = torch.randn(2, 7, 3)
+    whole = model.get_aggregated_posterior(dof=None)
+    expected = torch.distributions.MixtureSameFamily.log_prob(whole, z)
+    sizes, score = [], torch.distributions.MixtureSameFamily.log_prob
+
+    def noted(self, value):
+        sizes.append(len(value))
+        return score(self, value)
+
+    monkeypatch.setattr(torch.distributions.MixtureSameFamily, "log_prob", noted)
+    monkeypatch.setattr("scmixvi.singlecell._posteriors._ELEMENTS_A_PASS", 4 * 60 * 3 * 3)
+    torch.testing.assert_close(whole.log_prob(z), expected)
+    assert sizes == [4, 4, 4, 2]
