@@ -23,6 +23,7 @@ SCORES = ("svm", "svm_train_to_test", "ari", "nmi")
 def refinement_tables(runs: Runs) -> str:
     """MISELBO and its gains, and the scores of the means on cortex."""
     gains, draws, scores = [], [], []
+    labels = [*STAGES.values(), "refined minus trained on"]
     for model, label in MODELS.items():
         for size in COMPONENTS:
             start = f"{model}/before/S={size}"
@@ -53,13 +54,16 @@ def refinement_tables(runs: Runs) -> str:
             compared = list(found.values()) if stage == "before" else paired(found, before)
             row.append(cell(compared, 3, sign=stage != "before"))
         scores.append(row)
-    labels = [*STAGES.values(), "refined minus trained on"]
+        if stage == "refined":
+            scores.append([MODELS[model], size, labels[-1], *_scores_ahead(runs, model, size)])
     columns = [c for g in GROUPS.values() for c in (f"MISELBO, {g}", *labels)]
     parts = [
         f"{seeds(runs)} Nats a cell, mean ± half the 95 % t-interval over seeds; what "
         "training adds is paired by seed. The decoder stays, and with it log p(x): what MISELBO "
         "gains, the gap loses.",
         markdown(["", "S", *columns], gains),
+        "**Four components against one**, MISELBO of held-out cells.",
+        components_table(runs),
         "**The other figures of held-out cells.** What 1000 draws of the encoders give for "
         "log p(x), and the components' JSD.",
         markdown(["", "S", "own draws", "refined", "JSD", "refined"], draws),
@@ -68,6 +72,27 @@ def refinement_tables(runs: Runs) -> str:
         markdown(["", "S", "", "SVM", "SVM, train to test", "ARI", "NMI"], scores),
     ]
     return joined(parts)
+
+
+def _scores_ahead(runs: Runs, model: str, size: int) -> list[str]:
+    """Scores of refined encoders minus those of encoders that were trained on."""
+    stages = [f"{model}/{stage}/S={size}" for stage in ("refined", "longer")]
+    found = [paired(*(pick(runs, job, "scores", name) for job in stages)) for name in SCORES]
+    return [cell(values, 3, sign=True) for values in found]
+
+
+def components_table(runs: Runs) -> str:
+    """MISELBO of held-out cells: four components against one, and against one that is refined."""
+    rows = []
+    for model, label in MODELS.items():
+        jobs = {stage: f"{model}/{stage}/S=" for stage in ("before", *STAGES)}
+        pairs = [(f"{job}4", f"{job}1") for job in jobs.values()]
+        pairs.append((jobs["refined"] + "1", jobs["before"] + "4"))
+        found = [paired(*(pick(runs, job, "test", "miselbo") for job in pair)) for pair in pairs]
+        rows.append([label, *(cell(values, sign=True) for values in found)])
+    stages = ["before", *STAGES.values()]
+    header = [*(f"S = 4 minus 1, {stage}" for stage in stages), "refined S = 1 minus S = 4 before"]
+    return markdown(["", *header], rows)
 
 
 def refinement_figure(runs: Runs, path: Path) -> None:
