@@ -44,8 +44,8 @@ def plain_path() -> Iterator[None]:
             ("_decoded.available", lambda: False),
             ("_loading.available", lambda: False),
             ("_encoders.can_stack", lambda encoders: False),
-            ("_module.log_of_counts", torch.log1p),
-            ("_module.log_likelihood", lambda px, x, theta: px.log_prob(x).sum(-1)),
+            ("_inference.log_of_counts", torch.log1p),
+            ("_bound.log_likelihood", lambda px, x, theta: px.log_prob(x).sum(-1)),
         ):
             patches.enter_context(mock.patch(f"scmixvi.singlecell.{name}", value))
         plan = mock.patch.object(scmixvi.MixtureSCVI, "_training_plan_cls", TrainingPlan)

@@ -15,7 +15,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.core import miselbo
 from scmixvi.core import posterior as posterior_module
 from scmixvi.singlecell import _streaming
-from scmixvi.singlecell._module import SCORES_KEY
+from scmixvi.singlecell._inference import SCORES_KEY
 from scmixvi.singlecell._trunk import encode_trunk, initial_offsets
 
 N, F, S, D = 11, 7, 5, 2

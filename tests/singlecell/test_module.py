@@ -11,7 +11,8 @@ from torch.distributions import Normal
 import laws
 from scmixvi import MixtureSCVI
 from scmixvi.core import miselbo
-from scmixvi.singlecell._module import DISPERSION_KEY, SCORES_KEY, UNTRANSFORMED_KEY
+from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY
+from scmixvi.singlecell._streaming import DISPERSION_KEY
 
 OPTIONS = {
     "zinb": {},
