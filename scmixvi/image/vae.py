@@ -6,10 +6,13 @@ L importance samples a component, S components, B images `[B, C, H, W]` with val
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 from torch.func import functional_call
 
 from scmixvi.core import (
@@ -98,7 +101,9 @@ class ImageVAE(nn.Module):
         Parameters
         ----------
         x
-            Images `[B, C, H, W]`, values in [0, 1].
+            Images `[B, C, H, W]`, values in [0, 1] and in the support of the decoder's
+            distribution: 0 or 1 for binary pixels. Values are not looked at in training steps on a
+            GPU, which would have to wait, nor under `torch.compile`.
         n_importance_samples
             L.
         estimator
@@ -132,7 +137,7 @@ class ImageVAE(nn.Module):
         Roeder et al. 2017, "Sticking the landing: simple, lower-variance gradient estimators for
         variational inference".
         """
-        self._check_images(x)
+        self._check_pixels(x)
         check_estimator(estimator, n_drawn, self.n_components)
         if path_gradient and n_importance_samples != 1:
             raise ValueError(
@@ -171,7 +176,8 @@ class ImageVAE(nn.Module):
         Parameters
         ----------
         x
-            Images `[B, C, H, W]`, values in [0, 1].
+            Images `[B, C, H, W]`, values in [0, 1] and in the support of the decoder's
+            distribution: 0 or 1 for binary pixels.
         n_importance_samples
             L, samples a component.
         pooled
@@ -319,7 +325,7 @@ class ImageVAE(nn.Module):
         self, x: Tensor, n_samples: int, memory_budget: int | None
     ) -> tuple[Tensor, Tensor]:
         """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
-        self._check_images(x)
+        self._check_pixels(x)
         if n_samples < 1:
             raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
         if memory_budget is None:
@@ -367,13 +373,40 @@ class ImageVAE(nn.Module):
                 f"images must be floating-point numbers in [0, 1], but their type is {x.dtype}: "
                 "divide 8-bit pixels by 255."
             )
-        if _is_traced(x):
-            return
-        if not bool(((x >= 0) & (x <= 1)).all()):
+        if self._looks_at(x) and not bool(((x >= 0) & (x <= 1)).all()):
             raise ValueError(
                 "images must lie in [0, 1], but there are values outside it or NaN "
                 f"(smallest {x.min().item():g}, largest {x.max().item():g})."
             )
+
+    def _check_pixels(self, x: Tensor) -> None:
+        """Refuse images that the decoder gives no likelihood, besides what are no images."""
+        self._check_images(x)
+        if self._looks_at(x) and not bool(self._support.check(x).all()):
+            raise ValueError(
+                "there are pixels outside the support of the decoder's distribution, "
+                f"{self._support}: draw binary pixels from grey ones (torch.bernoulli(x)), or "
+                "compose a decoder of grey values (likelihood DiscretizedLogisticMixture)."
+            )
+
+    @cached_property
+    def _support(self) -> Constraint:
+        """Of the decoder's distribution over images, as it says itself; [0, 1] if it does not."""
+        like = next(self.parameters(), torch.empty(0))
+        with torch.no_grad(), evaluating(self):
+            decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
+        try:
+            return decoded.support or constraints.unit_interval
+        except NotImplementedError:
+            return constraints.unit_interval
+
+    def _looks_at(self, x: Tensor) -> bool:
+        """Whether values are read: not where a graph is made, nor where a training step waits."""
+        if torch.compiler.is_compiling() or not len(x):
+            return False
+        if x.device.type != "cpu" and self.training and torch.is_grad_enabled():
+            return False
+        return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 class _Scores(nn.Module):
@@ -436,9 +469,3 @@ def _check_drawn_by(log_weights: Tensor | None, found: Tensor | None) -> None:
             "None for uniform, but posterior(x) has other weights: give it that attribute, or use "
             "the estimator 'all' where weights depend on the image."
         )
-
-
-def _is_traced(x: Tensor) -> bool:
-    """Whether values cannot be looked at: under torch.compile or in a CUDA graph's capture."""
-    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    return torch.compiler.is_compiling() or capturing

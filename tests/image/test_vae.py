@@ -239,6 +239,35 @@ def test_bad_images(images, message, method):
         getattr(model, method)(images)
 
 
+@pytest.mark.parametrize("decoder", ["mlp", "pixelcnn"])
+@pytest.mark.parametrize("training", [False, True])
+def test_grey_images_have_no_likelihood_under_a_decoder_of_binary_pixels(decoder, training):
+    model = tiny_images.combination(1, "none", "normal", decoder, 2).train(training)
+    grey = torch.full((B, 1, 3, 2), 0.5).double()
+    for asked in (model, model.nll, model.nll_by_component):
+        with pytest.raises(ValueError, match=r"outside the support .*torch\.bernoulli"):
+            asked(grey)
+    assert model.encode(grey).shape == (B, 2), "grey images are images all the same"
+    assert model.nll(grey.round(), 2).isfinite().all()
+    assert model.training == training
+
+
+def test_grey_images_have_one_under_other_decoders():
+    model = tiny_images.combination(1, "none", "normal", "logistic", 2)
+    assert model.nll(torch.full((B, 1, 3, 2), 2 / 3).double(), 2).isfinite().all()
+
+
+def test_a_training_step_off_the_cpu_does_not_read_the_pixels():
+    """On the meta device nothing can be read."""
+    model = tiny_images.recipe("mlp", 2).to("meta").train()
+    x = torch.zeros(B, 1, 2, 2, dtype=torch.float64, device="meta")
+    assert model(x).log_q_all.shape == (1, 2, 2, B)
+    for asked, training in ((model, False), (model.nll, True), (model.encode, True)):
+        model.train(training)
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+            asked(x)
+
+
 def test_more_doors(model, x):
     with pytest.raises(ValueError, match="at least 1"):
         model(x, 0)
