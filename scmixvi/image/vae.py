@@ -171,7 +171,8 @@ class ImageVAE(nn.Module):
         """Importance-sampled negative log-likelihood, in evaluation mode.
 
         Images and samples are taken in chunks that fit the budget, and the weights are added up
-        as they come, so memory does not grow with L.
+        as they come, so memory does not grow with L. It runs eagerly also where the model was
+        compiled, which is of `forward`.
 
         Parameters
         ----------
