@@ -21,7 +21,13 @@ from scmixvi.core import (
     draw_components,
     log_mixture,
 )
-from scmixvi.core.objectives import can_look_at
+from scmixvi.image._checks import (
+    can_read,
+    check_drawn_by,
+    check_images,
+    check_range,
+    check_support,
+)
 from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
 
 Representation = Literal["mean", "components", "params"]
@@ -88,6 +94,17 @@ class ImageVAE(nn.Module):
         self.latent_sizes = tuple(posterior.latent_sizes)
         self.image_size = tuple(posterior.image_size)
 
+    @cached_property
+    def support(self) -> Constraint:
+        """Images that have a likelihood: as the decoder's distribution says, or all in [0, 1]."""
+        like = next(self.parameters(), torch.empty(0))
+        with torch.no_grad(), evaluating(self):
+            decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
+        try:
+            return decoded.support or constraints.unit_interval
+        except NotImplementedError:
+            return constraints.unit_interval
+
     def forward(
         self,
         x: Tensor,
@@ -137,7 +154,7 @@ class ImageVAE(nn.Module):
         Roeder et al. 2017, "Sticking the landing: simple, lower-variance gradient estimators for
         variational inference".
         """
-        self._check_pixels(x)
+        self._check_images(x, scored=True)
         check_estimator(estimator, n_drawn, self.n_components)
         if path_gradient and n_importance_samples != 1:
             raise ValueError(
@@ -157,7 +174,7 @@ class ImageVAE(nn.Module):
             terms = self._path_terms(self.posterior(x, drawn), x)
         else:
             terms = self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
-        _check_drawn_by(log_weights, terms.log_weights)
+        check_drawn_by(log_weights, terms.log_weights)
         return terms
 
     @torch.no_grad()
@@ -326,7 +343,7 @@ class ImageVAE(nn.Module):
         self, x: Tensor, n_samples: int, memory_budget: int | None
     ) -> tuple[Tensor, Tensor]:
         """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
-        self._check_pixels(x)
+        self._check_images(x, scored=True)
         if n_samples < 1:
             raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
         if memory_budget is None:
@@ -363,51 +380,13 @@ class ImageVAE(nn.Module):
         floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, prior))
         return self.n_components * floats
 
-    def _check_images(self, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.image_size:
-            raise ValueError(
-                f"images must have shape [B, C, H, W] with (C, H, W) = {self.image_size}, but "
-                f"their shape is {tuple(x.shape)}."
-            )
-        if not x.is_floating_point():
-            raise ValueError(
-                f"images must be floating-point numbers in [0, 1], but their type is {x.dtype}: "
-                "divide 8-bit pixels by 255."
-            )
-        if self._looks_at(x) and not bool(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(
-                "images must lie in [0, 1], but there are values outside it or NaN "
-                f"(smallest {x.min().item():g}, largest {x.max().item():g})."
-            )
-
-    def _check_pixels(self, x: Tensor) -> None:
-        """Refuse images that the decoder gives no likelihood, besides what are no images."""
-        self._check_images(x)
-        if self._looks_at(x) and not bool(self._support.check(x).all()):
-            raise ValueError(
-                "there are pixels outside the support of the decoder's distribution, "
-                f"{self._support}: draw binary pixels from grey ones (torch.bernoulli(x)), or "
-                "compose a decoder of grey values (likelihood DiscretizedLogisticMixture)."
-            )
-
-    @cached_property
-    def _support(self) -> Constraint:
-        """Of the decoder's distribution over images, as it says itself; [0, 1] if it does not."""
-        like = next(self.parameters(), torch.empty(0))
-        with torch.no_grad(), evaluating(self):
-            decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
-        try:
-            return decoded.support or constraints.unit_interval
-        except NotImplementedError:
-            return constraints.unit_interval
-
-    def _looks_at(self, x: Tensor) -> bool:
-        """Whether values are read: not where a graph is made, nor where a training step waits."""
-        if torch.compiler.is_compiling() or not len(x):
-            return False
-        if x.device.type != "cpu" and self.training and torch.is_grad_enabled():
-            return False
-        return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    def _check_images(self, x: Tensor, scored: bool = False) -> None:
+        """Refuse what are no images, or have no likelihood where they are to be scored."""
+        check_images(x, self.image_size)
+        if can_read(x, self.training):
+            check_range(x)
+            if scored:
+                check_support(x, self.support)
 
 
 class _Scores(nn.Module):
@@ -454,19 +433,3 @@ def _bound_of_strata(strata: Tensor, log_weights: Tensor, pooled: bool) -> Tenso
     if pooled:
         return torch.logsumexp(log_weights + strata, 0)
     return (log_weights.exp() * strata).sum(0)
-
-
-def _check_drawn_by(log_weights: Tensor | None, found: Tensor | None) -> None:
-    """Draws count equally where components come as often as the mixture's weights say."""
-    same = found is log_weights or (
-        found is not None
-        and log_weights is not None
-        and found.shape == log_weights.shape
-        and not (can_look_at(found) and bool((found != log_weights).any()))
-    )
-    if not same:
-        raise ValueError(
-            "the estimator 's2a' draws components by the posterior's attribute log_weights, [S] or "
-            "None for uniform, but posterior(x) has other weights: give it that attribute, or use "
-            "the estimator 'all' where weights depend on the image."
-        )

@@ -249,6 +249,7 @@ def test_grey_images_have_no_likelihood_under_a_decoder_of_binary_pixels(decoder
             asked(grey)
     assert model.encode(grey).shape == (B, 2), "grey images are images all the same"
     assert model.nll(grey.round(), 2).isfinite().all()
+    assert not model.support.check(grey).any()
     assert model.training == training
 
 
