@@ -189,7 +189,7 @@ class ImageVAE(nn.Module):
 
         Images and samples are taken in chunks that fit the budget, and the weights are added up
         as they come, so memory does not grow with L. It runs eagerly also where the model was
-        compiled, which is of `forward`.
+        compiled, which is of `forward`; the decoder's network can be compiled by itself.
 
         Parameters
         ----------
