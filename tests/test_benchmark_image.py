@@ -71,6 +71,24 @@ def test_a_model_compiles_into_one_graph_without_a_break(recipe, sizes):
     torch.testing.assert_close(vae(x)[:3], expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("recipe", "network"), [("mlp", "net"), ("vanilla", "network")])
+def test_the_network_of_a_decoder_compiles_by_itself_for_the_likelihood(recipe, network):
+    torch.compiler.reset()
+    vae = build_vae(recipe, 2, benchmark.TINY[recipe])
+    x = (torch.rand(3, 1, 28, 28) > 0.5).float()
+    torch.manual_seed(1)
+    expected, seen = vae.nll(x, 5), []
+
+    def watch(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    getattr(vae.decoder, network).compile(backend=watch, fullgraph=True)
+    torch.manual_seed(1)
+    torch.testing.assert_close(vae.nll(x, 5), expected, rtol=0, atol=0)
+    assert len(seen) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_has_the_gradient_of_an_eager_one():

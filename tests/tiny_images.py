@@ -165,7 +165,7 @@ def integrate(model, x, half_width=15.0, step=0.6):
     log_q = posterior.log_prob_all([z.expand(-1, 1, len(x), -1) for z in zs])
     log_weight = log_joint - log_mixture(log_q, posterior.log_weights)[:, 0]
     strata = torch.logsumexp(log_q[:, 0] + log_weight.unsqueeze(1), dim=0)  # [S, B]
-    log_pi = model._log_weights().unsqueeze(1)
+    log_pi = posterior.log_weights_like(strata)
     limit = torch.where(log_pi.isneginf(), 0.0, log_pi.exp() * strata).sum(0)
     return Integrals(torch.logsumexp(log_joint, 0), limit, log_prior.logsumexp(0).exp())
 

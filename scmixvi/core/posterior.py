@@ -275,7 +275,7 @@ class MixturePosterior:
     def sample(self, n: int) -> tuple[Tensor, ...]:
         """Draw n independent samples of the mixture for each input, `[n, B, D]` a level."""
         zs, log_q_all = self.sample_stratified(n)
-        logits = self._log_weights(log_q_all[0, 0]).expand(log_q_all.shape[2:]).T
+        logits = self.log_weights_like(log_q_all[0, 0]).expand(log_q_all.shape[2:]).T
         drawn = Categorical(logits=logits).sample(torch.Size([n])).unsqueeze(1).unsqueeze(-1)
         return tuple(z.gather(1, drawn.expand(-1, -1, -1, z.shape[-1]))[:, 0] for z in zs)
 
@@ -304,8 +304,8 @@ class MixturePosterior:
         draws = (n * jsd(self.sample_stratified(n)[1], self.log_weights) for n in passes)
         return torch.stack(list(draws)).sum(0) / n_samples
 
-    def _log_weights(self, like: Tensor) -> Tensor:
-        """Log weights `[S, 1 or B]` for a tensor `[S, B]`."""
+    def log_weights_like(self, like: Tensor) -> Tensor:
+        """Log weights `[S, 1 or B]`, in whatever form they were given, for a tensor `[S, B]`."""
         if self.log_weights is None:
             return like.new_full((like.shape[0], 1), -math.log(like.shape[0]))
         check_distribution(self.log_weights)
@@ -319,4 +319,4 @@ class MixturePosterior:
                 "a flow's mean and variance have no closed form: average draws of sample(n)."
             )
         base = top.conditional()
-        return self._log_weights(base.mean[..., 0]).exp().unsqueeze(-1), base
+        return self.log_weights_like(base.mean[..., 0]).exp().unsqueeze(-1), base

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from scmixvi.core import MixturePosterior, Stage
+from scmixvi.core.posterior import Flow
 from scmixvi.image.protocols import PosteriorPart
-from scmixvi.image.vae import ImageVAE
+from scmixvi.image.vae import ImageVAE, evaluating
 
 
 def ensemble_member(trained: ImageVAE, posterior: PosteriorPart) -> ImageVAE:
@@ -27,11 +28,21 @@ def ensemble_member(trained: ImageVAE, posterior: PosteriorPart) -> ImageVAE:
     trained
         The model with one component whose prior and decoder all members share.
     posterior
-        Freshly initialised, with one component.
+        Freshly initialised, with one component. Where the trained posterior has a flow, this one
+        has the same, and it is frozen too.
+
+    Raises
+    ------
+    ValueError
+        If sizes do not fit, or the two posteriors do not share their flows.
     """
-    for part in cast("tuple[nn.Module, ...]", (trained.prior, trained.decoder)):
-        part.requires_grad_(False).eval()
-    return ImageVAE(posterior, trained.prior, trained.decoder)
+    member = ImageVAE(posterior, trained.prior, trained.decoder)
+    levels = zip(_flows(trained.posterior), _flows(posterior), strict=True)
+    flows = [_common(level) for level in levels]
+    for part in (trained.prior, trained.decoder, *flows):
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    return member
 
 
 def ensemble(members: Sequence[ImageVAE]) -> ImageVAE:
@@ -90,6 +101,7 @@ class EnsemblePosterior(nn.Module):
         (n_components, self.latent_sizes, self.image_size) = described.pop()
         self.n_components = n_components * len(posteriors)
         self.posteriors = nn.ModuleList(cast("Sequence[nn.Module]", posteriors))
+        self.floats_per_row = sum(getattr(p, "floats_per_row", 0) for p in posteriors)
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> MixturePosterior:
         """Map images `[B, C, H, W]` to the mixture of all members' components.
@@ -160,13 +172,28 @@ def _fewest(start: int, wanted: int, weights: Callable[[int], int]) -> int:
     return n
 
 
-def _join(stages: Sequence[Stage]) -> Stage:
-    flow = stages[0].flow
-    if any(stage.flow is not flow for stage in stages) or (flow is not None and not flow.shared):
+def _flows(posterior: PosteriorPart) -> list[Flow | None]:
+    """The flow of every level, as the posterior of a blank image has them."""
+    module = cast("nn.Module", posterior)
+    like = next(module.parameters(), torch.empty(0))
+    with torch.no_grad(), evaluating(module):
+        blank = posterior(like.new_zeros(1, *posterior.image_size))
+    return [stage.flow for stage in blank.stages]
+
+
+def _common(flows: Sequence[Flow | None]) -> Flow | None:
+    """The one flow of a level that all members share, or None."""
+    flow = flows[0]
+    if any(other is not flow for other in flows) or (flow is not None and not flow.shared):
         raise ValueError(
             "the members of an ensemble must share one flow: give each new posterior the flow of "
-            "the trained model, frozen."
+            "the trained model (posterior.flows = trained.posterior.flows), one for all components."
         )
+    return flow
+
+
+def _join(stages: Sequence[Stage]) -> Stage:
+    flow = _common([stage.flow for stage in stages])
 
     def conditional(*above: Tensor) -> Distribution:
         return _side_by_side([stage.conditional(*above) for stage in stages])

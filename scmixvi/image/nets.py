@@ -19,7 +19,24 @@ def chosen(weights: Tensor, components: Tensor | None) -> Tensor:
     return weights if components is None else weights[components]
 
 
-class StackedLinear(nn.Module):
+def check_components(inputs: Tensor, n_components: int) -> None:
+    """Refuse inputs `[S, N, n]` of other components; those shared by all pass."""
+    if inputs.dim() == 3 and len(inputs) not in (1, n_components):
+        raise ValueError(
+            f"features of {len(inputs)} components came where {n_components} are encoded: "
+            "n_components must be the same everywhere, and layers that tell components apart must "
+            "be of class PerComponent, so that some of them can run alone (s2s)."
+        )
+
+
+class PerComponent(nn.Module):
+    """A layer that tells components apart: `layer(inputs, components)` runs A of the S alone.
+
+    :class:`ComponentSequential` passes `components`, `[A]` or None for all, to such layers.
+    """
+
+
+class StackedLinear(PerComponent):
     """S linear layers, evaluated together, or one for all components.
 
     Parameters
@@ -45,10 +62,11 @@ class StackedLinear(nn.Module):
             inputs = inputs if inputs.dim() == 3 else inputs[None]
             return F.linear(inputs, self.weight[0].T, self.bias[0, 0])
         weight, bias = chosen(self.weight, components), chosen(self.bias, components)
+        check_components(inputs, len(weight))
         return torch.baddbmm(bias, inputs.expand(len(weight), *inputs.shape[-2:]), weight)
 
 
-class StackedConv2d(nn.Module):
+class StackedConv2d(PerComponent):
     """S convolutions, evaluated together, with padding that keeps the size at stride 1.
 
     Parameters
@@ -98,7 +116,7 @@ class StackedConv2d(nn.Module):
         return maps.contiguous(memory_format=CHANNELS_LAST)  # one input channel leaves it open
 
 
-class StackedGLU(nn.Module):
+class StackedGLU(PerComponent):
     """Gate the maps of S components: a half of each one's channels times the sigmoid of the other.
 
     Parameters
@@ -118,7 +136,7 @@ class StackedGLU(nn.Module):
         return F.glu(pixels, dim=-1).flatten(-2).permute(0, 3, 1, 2)
 
 
-class ComponentOffsets(nn.Module):
+class ComponentOffsets(PerComponent):
     r"""Tell the components of a shared network apart: h becomes h + e_s, a vector a component.
 
     It stands between a linear layer and its gate or ReLU, and is then what a one-hot code of the
@@ -148,20 +166,17 @@ class ComponentOffsets(nn.Module):
         return features + chosen(self.offsets, components)
 
 
-class ComponentSequential(nn.Sequential):
-    """Layers in a row, of which some hold one set of weights a component."""
+class ComponentSequential(nn.Sequential, PerComponent):
+    """Layers in a row, of which some, :class:`PerComponent`, hold weights for each component."""
 
     def forward(self, inputs: Tensor, components: Tensor | None = None) -> Tensor:
         """Run all components, or those of `components`, `[A]`, alone."""
         for layer in self:
-            if isinstance(layer, PER_COMPONENT):  # what takes `components`
+            if isinstance(layer, PerComponent):
                 inputs = layer(inputs, components)
             else:
                 inputs = layer(inputs)
         return inputs
-
-
-PER_COMPONENT = (StackedLinear, StackedConv2d, StackedGLU, ComponentOffsets, ComponentSequential)
 
 
 def mlp(
@@ -216,7 +231,7 @@ def linear(n_in: int, n_out: int, n_components: int | None = None) -> nn.Module:
     return StackedLinear(n_components, n_in, n_out)
 
 
-class ConvFeatures(nn.Module):
+class ConvFeatures(PerComponent):
     """S gated convolutional networks from images to flat features.
 
     Parameters
@@ -257,7 +272,7 @@ class ConvFeatures(nn.Module):
         return maps.unflatten(1, (n_components, -1)).transpose(0, 1).flatten(2)
 
 
-class TrunkConvFeatures(nn.Module):
+class TrunkConvFeatures(PerComponent):
     """One gated convolutional network for S components, told apart by a last dense gated layer.
 
     Parameters

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
 from scmixvi.image.nets import CHANNELS_LAST, mlp
 
@@ -185,6 +186,12 @@ class AutoregressiveImage(Distribution):
         self.network, self.context, self.likelihood = network, context, likelihood
         event = torch.Size(network.image_size)
         super().__init__(context.shape[:-3], event, validate_args=False)
+
+    @property
+    def support(self) -> Constraint | None:
+        """That of the likelihood."""
+        one_pixel = self.network.head.weight[:, 0]  # [P, 1, 1], as good as any parameters
+        return self.likelihood(one_pixel).support
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of images broadcast against the batch: `[...]`, in nats."""

@@ -2,7 +2,7 @@
 
 A level is a module: `level(x)` runs what depends on the images alone, once, and returns the
 conditional of a :class:`~scmixvi.core.Stage`. `level(x, components)` does so for A of the S
-components, as if there were no others.
+components, as if there were no others. `n_latent` is D; `n_components`, where a level has it, is S.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.objectives import check_distribution
 from scmixvi.core.posterior import Flow
-from scmixvi.image.nets import StackedLinear, chosen, mlp
+from scmixvi.image.nets import StackedLinear, check_components, chosen, mlp
 
 
 class TopEncoder(Level):
@@ -43,13 +43,14 @@ class TopEncoder(Level):
         n_heads: int | None = None,
     ) -> None:
         super().__init__()
-        self.features, self.n_latent = features, n_latent
+        self.features, self.n_latent, self.n_components = features, n_latent, n_components
         self.head = StackedLinear(n_heads or n_components, n_features, 2 * n_latent)
         self.floats_per_row = 4 * n_components * n_latent
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[[], Independent]:
         """Encode images; the conditional takes nothing and has batch `[S, B]`, event `[D]`."""
-        base = diagonal_normal(self.head(_features(self.features, x, components), components))
+        features = _features(self.features, x, self.n_components, components)
+        base = diagonal_normal(self.head(features, components))
         return lambda: base
 
 
@@ -84,7 +85,7 @@ class LowerEncoder(Level):
         n_heads: int | None = None,
     ) -> None:
         super().__init__()
-        self.features, self.n_latent = features, n_latent
+        self.features, self.n_latent, self.n_components = features, n_latent, n_components
         n_heads = n_heads or n_components
         self.above = mlp([n_above, n_features], n_components=n_heads)
         self.joint = StackedLinear(n_heads, 2 * n_features, 2 * n_hidden)
@@ -94,7 +95,7 @@ class LowerEncoder(Level):
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[..., Independent]:
         """Encode images; the conditional takes the levels above, batch `[L, S, S, B]`."""
-        features = _features(self.features, x, components)
+        features = _features(self.features, x, self.n_components, components)
         own = components if len(self.joint.weight) > 1 else None  # one layer serves all
         weight, bias = chosen(self.joint.weight, own), chosen(self.joint.bias, own)
         weight_x, weight_z = weight.chunk(2, dim=1)
@@ -130,7 +131,8 @@ class AmortizedPosterior(nn.Module):
     Raises
     ------
     ValueError
-        If the weights are not normalised.
+        If there is no level, not one flow (or None) a level, a level made for another S, or the
+        weights are not S numbers, normalised.
     """
 
     log_weights: Tensor | None
@@ -144,10 +146,12 @@ class AmortizedPosterior(nn.Module):
         log_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        flows = [None] * len(levels) if flows is None else flows
+        _check_counts(levels, flows, n_components)
         if log_weights is not None:
-            check_distribution(log_weights)
+            _check_weights(log_weights, n_components)
         self.levels = nn.ModuleList(levels)
-        self.flows = nn.ModuleList(cast("Sequence[nn.Module]", flows or [None] * len(levels)))
+        self.flows = nn.ModuleList(cast("Sequence[nn.Module]", flows))
         self.n_components, self.image_size = n_components, image_size
         self.latent_sizes = tuple(level.n_latent for level in levels)
         self.floats_per_row = sum(getattr(level, "floats_per_row", 0) for level in levels)
@@ -193,13 +197,46 @@ class AmortizedPosterior(nn.Module):
         return MixturePosterior([Stage(level(x, components), flow) for level, flow in levels])
 
 
-def _features(features: nn.Module, x: Tensor, components: Tensor | None) -> Tensor:
+def _features(
+    features: nn.Module, x: Tensor, n_components: int, components: Tensor | None
+) -> Tensor:
     """Features of all components or of some, `[S or A, B, n_features]`."""
     if components is None:
-        return features(x)
-    if type(features) is nn.Sequential:
+        found = features(x)
+    elif type(features) is nn.Sequential:
         raise ValueError(
             "a torch.nn.Sequential cannot run some components alone (s2s): "
             "put the features together with scmixvi.image.nets.ComponentSequential."
         )
-    return features(x, components)
+    else:
+        found = features(x, components)
+    check_components(found, n_components if components is None else len(components))
+    return found
+
+
+def _check_counts(
+    levels: Sequence[Level], flows: Sequence[nn.Module | None], n_components: int
+) -> None:
+    if not levels:
+        raise ValueError("a posterior needs at least one level of latents.")
+    if len(flows) != len(levels):
+        raise ValueError(
+            f"flows must be one a level, None where there is none, top first: {len(levels)}, but "
+            f"there are {len(flows)}."
+        )
+    for level in levels:
+        found = getattr(level, "n_components", n_components)
+        if found != n_components:
+            raise ValueError(
+                f"n_components (S) of the posterior is {n_components}, but its "
+                f"{type(level).__name__} is made for {found}."
+            )
+
+
+def _check_weights(log_weights: Tensor, n_components: int) -> None:
+    if tuple(log_weights.shape) != (n_components,):
+        raise ValueError(
+            f"log_weights must have shape [S] = ({n_components},), but its shape is "
+            f"{tuple(log_weights.shape)}."
+        )
+    check_distribution(log_weights)

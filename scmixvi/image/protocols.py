@@ -10,7 +10,7 @@ from scmixvi.core import MixturePosterior
 
 
 class JointDensity(Protocol):
-    """A distribution over the latents of all levels."""
+    """A distribution over the latents of all levels; it may have `floats_per_row`."""
 
     def log_prob(self, zs: Sequence[Tensor]) -> Tensor:
         """Log density of latents, one tensor `[..., D]` a level, top first: `[...]`, in nats."""
@@ -22,8 +22,11 @@ class JointDensity(Protocol):
 class PosteriorPart(Protocol):
     """What an :class:`ImageVAE` asks of its posterior.
 
-    An attribute `allows_path_gradients` may say that encoding the same images twice gives the
-    same, whichever components are encoded.
+    Three attributes may be there: `allows_path_gradients` says that encoding the same images twice
+    gives the same, whichever components are encoded; `log_weights`, `[S]`, are what the estimators
+    "s2a" and "s2s" draw components by before any image is encoded (uniform where it is None or
+    not there), for "s2a" those of `posterior(x)`; `floats_per_row` is about how many numbers one
+    draw takes while it is scored under all components, by which `ImageVAE.nll` sizes its chunks.
     """
 
     n_components: int
@@ -32,6 +35,9 @@ class PosteriorPart(Protocol):
 
     def __call__(self, x: Tensor, *components: Tensor) -> MixturePosterior:
         """Encode images `[B, C, H, W]`.
+
+        The weights of the mixture are those of what is returned: given, learned or one set an
+        image.
 
         For the estimator "s2s" it is called with the drawn components, `[A]`, as second argument,
         and returns the uniform mixture of these alone.
@@ -48,7 +54,7 @@ class PriorPart(Protocol):
 
 
 class DecoderPart(Protocol):
-    """What an :class:`ImageVAE` asks of its decoder."""
+    """What an :class:`ImageVAE` asks of its decoder; it may have `floats_per_row`."""
 
     latent_sizes: tuple[int, ...]
     image_size: tuple[int, int, int]

@@ -4,9 +4,10 @@ A recipe is a function `(n_components=1, **sizes) -> ImageVAE`. The architecture
 Tomczak & Welling 2018 and of Kviman et al. 2022, section 4.2 and appendices C and D.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def mlp(
     n_components: int = 1,
     *,
     image_size: tuple[int, int, int] = (1, 28, 28),
-    n_latent: int = 40,
+    n_latent: int | Sequence[int] = 40,
     encoder_hidden: Sequence[int] = (300, 300),
     decoder_hidden: Sequence[int] = (300, 300),
     encoder_gated: bool = True,
@@ -94,7 +95,7 @@ def mlp(
     n_latent
         D.
     encoder_hidden, decoder_hidden
-        Units of every hidden layer.
+        Units of every hidden layer, at least one.
     encoder_gated, decoder_gated
         Gated layers, or ReLUs. Table 7 has an encoder without gates and a gated decoder.
     weights
@@ -106,11 +107,14 @@ def mlp(
     Raises
     ------
     ValueError
-        If S or D is below 1, the weights do not fit, or the sharing is unknown.
+        If S, D or a layer is below 1, there is no hidden layer, the weights do not fit, or the
+        sharing is unknown.
     """
     _check(image_size, n_components=n_components)
     trunk = _is_trunk(encoder_sharing)
-    _level_sizes(n_latent, 1)
+    (n_latent,) = _level_sizes(n_latent, 1)
+    _check_layers("encoder_hidden", encoder_hidden)
+    _check_layers("decoder_hidden", decoder_hidden)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]
     layers = (trunk_mlp if trunk else mlp_layers)(sizes, encoder_gated, n_components)
@@ -178,10 +182,12 @@ def convolutional(
     Raises
     ------
     ValueError
-        If S or H is below 1, the weights or the numbers of latents do not fit, or the sharing is
-        unknown.
+        If S, H or a layer is below 1, the numbers of channels, of latents or the weights do not
+        fit, or the sharing is unknown.
     """
-    _check(image_size, n_components=n_components, n_levels=n_levels)
+    counts = {"n_components": n_components, "n_levels": n_levels}
+    _check(image_size, **counts, n_hidden=n_hidden, n_features=n_features)
+    _check_layers("channels", channels, len(STRIDES))
     trunk = _is_trunk(encoder_sharing)
     for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
         if value < 0:
@@ -313,6 +319,17 @@ def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
             f"{n_levels} levels, but it is {n_latent}."
         )
     return sizes
+
+
+def _check_layers(name: str, sizes: Sequence[int], n_layers: int | None = None) -> None:
+    """Refuse sizes of layers that are not whole numbers from 1: so many, or at least one."""
+    found = list(sizes) if isinstance(sizes, Iterable) else []
+    fits = len(found) == n_layers if n_layers else bool(found)
+    if not fits or not all(isinstance(size, Integral) and size >= 1 for size in found):
+        raise ValueError(
+            f"{name} must be {n_layers or 'one or more'} whole numbers, one a layer, each at least "
+            f"1, but it is {sizes!r}."
+        )
 
 
 def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor | None:

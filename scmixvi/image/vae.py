@@ -6,10 +6,13 @@ L importance samples a component, S components, B images `[B, C, H, W]` with val
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 from torch.func import functional_call
 
 from scmixvi.core import (
@@ -17,8 +20,13 @@ from scmixvi.core import (
     check_estimator,
     draw_components,
     log_mixture,
-    miselbo,
-    siwelbo,
+)
+from scmixvi.image._checks import (
+    can_read,
+    check_drawn_by,
+    check_images,
+    check_range,
+    check_support,
 )
 from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
 
@@ -37,7 +45,7 @@ class BoundTerms(NamedTuple):
         `[L, S, S, B]`; entry l, s, j, b is log q_j(z_ls | x_b), in nats. From A of the components
         `[L, A, S, B]` (S2A) or `[L, A, A, B]` (S2S).
     log_weights
-        Of the components scored under, `[S]`; None for uniform weights.
+        Of the components scored under, `[S]` or `[S, B]`; None for uniform weights.
     """
 
     log_lik: Tensor
@@ -86,6 +94,17 @@ class ImageVAE(nn.Module):
         self.latent_sizes = tuple(posterior.latent_sizes)
         self.image_size = tuple(posterior.image_size)
 
+    @cached_property
+    def support(self) -> Constraint:
+        """Images that have a likelihood: as the decoder's distribution says, or all in [0, 1]."""
+        like = next(self.parameters(), torch.empty(0))
+        with torch.no_grad(), evaluating(self):
+            decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
+        try:
+            return decoded.support or constraints.unit_interval
+        except NotImplementedError:
+            return constraints.unit_interval
+
     def forward(
         self,
         x: Tensor,
@@ -99,7 +118,9 @@ class ImageVAE(nn.Module):
         Parameters
         ----------
         x
-            Images `[B, C, H, W]`, values in [0, 1].
+            Images `[B, C, H, W]`, values in [0, 1] and in the support of the decoder's
+            distribution: 0 or 1 for binary pixels. Values are not looked at in training steps on a
+            GPU, which would have to wait, nor under `torch.compile`.
         n_importance_samples
             L.
         estimator
@@ -124,7 +145,8 @@ class ImageVAE(nn.Module):
         ------
         ValueError
             If the images' rank, size, type or range is wrong, L is below 1, the estimator is
-            unknown or A not in 1 to S; if path gradients are asked for with L > 1.
+            unknown or A not in 1 to S; if path gradients are asked for with L > 1; if components
+            are drawn by other weights than those of the mixture.
 
         References
         ----------
@@ -132,7 +154,7 @@ class ImageVAE(nn.Module):
         Roeder et al. 2017, "Sticking the landing: simple, lower-variance gradient estimators for
         variational inference".
         """
-        self._check_images(x)
+        self._check_images(x, scored=True)
         check_estimator(estimator, n_drawn, self.n_components)
         if path_gradient and n_importance_samples != 1:
             raise ValueError(
@@ -149,8 +171,11 @@ class ImageVAE(nn.Module):
         if estimator == "s2s":
             return self._terms(self.posterior(x, drawn), self.prior(), x, n_importance_samples)
         if path_gradient:
-            return self._path_terms(self.posterior(x, drawn), x)
-        return self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
+            terms = self._path_terms(self.posterior(x, drawn), x)
+        else:
+            terms = self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
+        check_drawn_by(log_weights, terms.log_weights)
+        return terms
 
     @torch.no_grad()
     def nll(
@@ -163,12 +188,14 @@ class ImageVAE(nn.Module):
         """Importance-sampled negative log-likelihood, in evaluation mode.
 
         Images and samples are taken in chunks that fit the budget, and the weights are added up
-        as they come, so memory does not grow with L.
+        as they come, so memory does not grow with L. It runs eagerly also where the model was
+        compiled, which is of `forward`; the decoder's network can be compiled by itself.
 
         Parameters
         ----------
         x
-            Images `[B, C, H, W]`, values in [0, 1].
+            Images `[B, C, H, W]`, values in [0, 1] and in the support of the decoder's
+            distribution: 0 or 1 for binary pixels.
         n_importance_samples
             L, samples a component.
         pooled
@@ -192,8 +219,8 @@ class ImageVAE(nn.Module):
         ----------
         Kviman et al. 2022, Eq. 17.
         """
-        by_component = self.nll_by_component(x, n_importance_samples, memory_budget)
-        return -_bound_of_strata(-by_component, self._log_weights(), pooled)
+        strata, log_weights = self._strata(x, n_importance_samples, memory_budget)
+        return -_bound_of_strata(strata, log_weights, pooled)
 
     @torch.no_grad()
     def nll_by_component(
@@ -221,25 +248,7 @@ class ImageVAE(nn.Module):
         ValueError
             If the images are not what `forward` takes, or L is below 1.
         """
-        self._check_images(x)
-        if n_importance_samples < 1:
-            raise ValueError(
-                f"n_importance_samples (L) must be at least 1, but it is {n_importance_samples}."
-            )
-        if memory_budget is None:
-            memory_budget = 2**25 if x.device.type == "cpu" else 2**30
-        if not len(x):
-            return x.new_empty(self.n_components, 0)
-        with evaluating(self):
-            prior = self.prior()
-            rows = memory_budget // (4 * self._floats_per_row(prior))
-            n_images = max(1, min(len(x), rows))
-            n_samples = max(1, min(n_importance_samples, rows // n_images))
-            strata = [
-                self._log_mean_weights(chunk, prior, n_importance_samples, n_samples)
-                for chunk in x.split(n_images)
-            ]
-        return -torch.cat(strata, -1)
+        return -self._strata(x, n_importance_samples, memory_budget)[0]
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
@@ -288,13 +297,15 @@ class ImageVAE(nn.Module):
         if representation not in known:
             raise ValueError(f"representation must be one of {known}, not {representation!r}.")
         with evaluating(self):
-            top = self.posterior(x).stages[0]
+            posterior = self.posterior(x)
+            top = posterior.stages[0]
             base = top.conditional()
             means, variances = base.mean, base.variance
             if top.flow is not None:
                 means = top.flow(means.unsqueeze(0))[0][0]
         if representation == "mean":
-            return (self._log_weights().exp()[:, None, None] * means).sum(0)
+            weights = posterior.log_weights_like(means[..., 0]).exp()
+            return (weights.unsqueeze(-1) * means).sum(0)
         parts = (means,) if representation == "components" else (means, variances)
         return torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
 
@@ -318,19 +329,42 @@ class ImageVAE(nn.Module):
         return BoundTerms(log_lik, prior.log_prob(zs), log_q_all, posterior.log_weights)
 
     def _path_terms(self, drawn_from: MixturePosterior, x: Tensor) -> BoundTerms:
-        """Draw once from some components; score under all, whose weights are constants there."""
+        """Draw once from some components; score under all, whose parameters are constants there."""
         zs, _ = drawn_from.sample_stratified(1)
         scores = _Scores(self.posterior)
-        weights = {name: weight.detach() for name, weight in scores.named_parameters()}
-        log_q_all = functional_call(scores, weights, (x, zs))
+        constants = {name: weight.detach() for name, weight in scores.named_parameters()}
+        log_q_all, log_weights = functional_call(scores, constants, (x, zs))
+        if zs[0].shape[1] == self.n_components:
+            log_weights = drawn_from.log_weights  # with the gradient of weights that are learned
         log_lik = self.decoder(*zs).log_prob(x)
-        log_weights = getattr(self.posterior, "log_weights", None)
         return BoundTerms(log_lik, self.prior().log_prob(zs), log_q_all, log_weights)
 
-    def _log_mean_weights(
+    def _strata(
+        self, x: Tensor, n_samples: int, memory_budget: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
+        self._check_images(x, scored=True)
+        if n_samples < 1:
+            raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
+        if memory_budget is None:
+            memory_budget = 2**25 if x.device.type == "cpu" else 2**30
+        if not len(x):
+            return x.new_empty(self.n_components, 0), x.new_empty(self.n_components, 0)
+        with evaluating(self):
+            prior = self.prior()
+            rows = memory_budget // (4 * self._floats_per_row(prior))
+            n_images = max(1, min(len(x), rows))
+            chunk = max(1, min(n_samples, rows // n_images))
+            strata, log_weights = zip(
+                *(self._chunk(images, prior, n_samples, chunk) for images in x.split(n_images)),
+                strict=True,
+            )
+        return torch.cat(strata, -1), torch.cat(log_weights, -1)
+
+    def _chunk(
         self, x: Tensor, prior: JointDensity, n_samples: int, chunk: int
-    ) -> Tensor:
-        """Log of the mean of L importance weights, a component and image: `[S, B]`."""
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`_strata` of images that are taken together, in chunks of samples."""
         posterior, total = self.posterior(x), x.new_full((), -math.inf)
         for start in range(0, n_samples, chunk):
             terms = self._terms(posterior, prior, x, min(chunk, n_samples - start))
@@ -338,7 +372,7 @@ class ImageVAE(nn.Module):
                 terms.log_lik + terms.log_prior - log_mixture(terms.log_q_all, terms.log_weights)
             )
             total = torch.logaddexp(total, log_ratio.logsumexp(0))
-        return total - math.log(n_samples)
+        return total - math.log(n_samples), posterior.log_weights_like(total).expand_as(total)
 
     def _floats_per_row(self, prior: JointDensity) -> int:
         """About how many numbers one sample of each component takes, for one image."""
@@ -346,31 +380,13 @@ class ImageVAE(nn.Module):
         floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, prior))
         return self.n_components * floats
 
-    def _log_weights(self) -> Tensor:
-        given = getattr(self.posterior, "log_weights", None)
-        like = next(self.parameters())
-        if given is None:
-            return like.new_full((self.n_components,), -math.log(self.n_components))
-        return given
-
-    def _check_images(self, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.image_size:
-            raise ValueError(
-                f"images must have shape [B, C, H, W] with (C, H, W) = {self.image_size}, but "
-                f"their shape is {tuple(x.shape)}."
-            )
-        if not x.is_floating_point():
-            raise ValueError(
-                f"images must be floating-point numbers in [0, 1], but their type is {x.dtype}: "
-                "divide 8-bit pixels by 255."
-            )
-        if _is_traced(x):
-            return
-        if not bool(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(
-                "images must lie in [0, 1], but there are values outside it or NaN "
-                f"(smallest {x.min().item():g}, largest {x.max().item():g})."
-            )
+    def _check_images(self, x: Tensor, scored: bool = False) -> None:
+        """Refuse what are no images, or have no likelihood where they are to be scored."""
+        check_images(x, self.image_size)
+        if can_read(x, self.training):
+            check_range(x)
+            if scored:
+                check_support(x, self.support)
 
 
 class _Scores(nn.Module):
@@ -380,9 +396,10 @@ class _Scores(nn.Module):
         super().__init__()
         self.posterior = posterior
 
-    def forward(self, x: Tensor, zs: tuple[Tensor, ...]) -> Tensor:
-        """Score latents `[L, A, B, D]` a level under all components: `[L, A, S, B]`."""
-        return self.posterior(x).log_prob_all(zs)
+    def forward(self, x: Tensor, zs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """Score latents `[L, A, B, D]` a level under all: `[L, A, S, B]`, and their log weights."""
+        posterior = self.posterior(x)
+        return posterior.log_prob_all(zs), posterior.log_weights
 
 
 def bits_per_dim(nll: Tensor, n_dims: int) -> Tensor:
@@ -411,17 +428,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _bound_of_strata(strata: Tensor, log_weights: Tensor, pooled: bool) -> Tensor:
-    """Combine the components' log mean weights `[S, B]` into one bound `[B]`.
-
-    The objectives of the core do it, given ratios that are already taken.
-    """
-    n_components, n_images = strata.shape
-    nothing = strata.new_zeros(1, n_components, n_components, n_images)
-    objective = siwelbo if pooled else miselbo
-    return objective(strata.unsqueeze(0), nothing[:, 0], nothing, log_weights)
-
-
-def _is_traced(x: Tensor) -> bool:
-    """Whether values cannot be looked at: under torch.compile or in a CUDA graph's capture."""
-    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    return torch.compiler.is_compiling() or capturing
+    """Combine log mean weights `[S, B]` by log mixture weights `[S, 1 or B]` into a bound `[B]`."""
+    strata = torch.where(log_weights.isneginf(), 0.0, strata)  # of weight 0, whatever they say
+    if pooled:
+        return torch.logsumexp(log_weights + strata, 0)
+    return (log_weights.exp() * strata).sum(0)

@@ -79,6 +79,40 @@ def test_training_a_member_moves_its_posterior_alone(name):
     assert all(moved)
 
 
+def iaf():
+    return recipes.iaf(n_flow_hidden=4, **CONV)
+
+
+def test_members_share_the_trained_flow_which_stays_as_it_is():
+    first, posterior = iaf(), iaf().posterior
+    posterior.flows = first.posterior.flows
+    member = ensemble_member(first, posterior)
+    before = {name: p.clone() for name, p in posterior.named_parameters()}
+    training = VAETraining(member, warmup_epochs=0).train()
+    optimizer = training.configure_optimizers()
+    (-training.bound(images())).mean().backward()
+    optimizer.step()
+    moved = {name for name, p in posterior.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if not name.startswith("flows")}
+    whole = ensemble([first, member]).eval()
+    x = images()
+    zs, log_q_all = whole.posterior(x).sample_stratified(2)
+    apart = [part(x).log_prob_all(zs) for part in (first.posterior, posterior)]
+    torch.testing.assert_close(log_q_all, torch.cat(apart, 2), rtol=1e-3, atol=1e-3)
+
+
+def test_a_member_with_a_flow_of_its_own_is_refused_before_anything_is_frozen():
+    first = iaf()
+    with pytest.raises(ValueError, match=r"posterior\.flows = trained\.posterior\.flows"):
+        ensemble_member(first, iaf().posterior)
+    assert all(p.requires_grad for p in first.parameters())
+
+
+def test_an_ensemble_takes_the_memory_of_all_its_members():
+    first, whole = joined("hierarchical", 3)
+    assert whole.posterior.floats_per_row == 3 * first.posterior.floats_per_row
+
+
 def test_members_with_another_target_are_refused():
     with pytest.raises(ValueError, match="must share one prior and one decoder"):
         ensemble([MAKERS["mlp"](), MAKERS["mlp"]()])
@@ -93,7 +127,7 @@ def test_posteriors_that_do_not_fit_together_are_refused():
     for others in ([first, wider], [weighted, weighted]):
         with pytest.raises(ValueError, match="must have the same n_components"):
             EnsemblePosterior([other.posterior for other in others])
-    flows = [recipes.iaf(n_flow_hidden=4, **CONV) for _ in range(2)]
+    flows = [iaf(), iaf()]
     with pytest.raises(ValueError, match="must share one flow"):
         EnsemblePosterior([vae.posterior for vae in flows])(images())
 

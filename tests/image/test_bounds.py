@@ -5,10 +5,11 @@ import itertools
 import pytest
 import tiny_images
 import torch
+from torch import nn
 
 import laws
-from scmixvi.core import miselbo, siwelbo
-from scmixvi.image import recipes
+from scmixvi.core import MixturePosterior, miselbo, siwelbo
+from scmixvi.image import ImageVAE, recipes
 
 N_DRAWS = 5000
 BINARY = [name for name in recipes.RECIPES if name != "cifar_vanilla"]
@@ -27,7 +28,10 @@ def bound_draws(terms, n_samples, objective):
     def regroup(term):  # [N, ..., B] -> [L, ..., N / L * B]
         return term.unflatten(0, (n_samples, n_groups)).movedim(1, -2).flatten(-2)
 
-    bound = objective(*[regroup(term) for term in terms[:3]], terms.log_weights)
+    log_weights = terms.log_weights
+    if log_weights is not None and log_weights.dim() == 2:
+        log_weights = log_weights.repeat(1, n_groups)
+    bound = objective(*[regroup(term) for term in terms[:3]], log_weights)
     return bound.unflatten(0, (n_groups, -1))
 
 
@@ -62,6 +66,79 @@ def test_bounds_stay_below_the_evidence_and_reach_it(name, n_components):
 @pytest.mark.parametrize("name", ["mlp", "composite"])
 def test_given_weights_keep_the_laws(name):
     assert_bounds(tiny_images.recipe(name, 3, weights=[0.7, 0.0, 0.3]), images_for(name))
+
+
+class Weighted(nn.Module):
+    """A posterior with other weights, `[S]` or `[S, B]` for images: no attribute names them."""
+
+    def __init__(self, posterior, log_weights):
+        super().__init__()
+        self.inner, self.log_weights_of = posterior, log_weights
+        self.n_components, self.latent_sizes = posterior.n_components, posterior.latent_sizes
+        self.image_size, self.allows_path_gradients = posterior.image_size, True
+
+    def forward(self, x, *components):
+        if components:
+            return self.inner(x, *components)
+        return MixturePosterior(self.inner(x).stages, self.log_weights_of(x))
+
+
+def given(x):
+    return x.new_tensor([0.7, 0.1, 0.2]).log()
+
+
+def amortised(x):
+    """The more pixels are on, the more the last components count."""
+    return (x.mean((1, 2, 3)) * x.new_tensor([[-3.0], [0.0], [3.0]])).log_softmax(0)
+
+
+def weighted(log_weights):
+    model = tiny_images.recipe("mlp", 3)
+    with torch.no_grad():
+        model.posterior.levels[0].head.bias[:, :, 0] += torch.tensor([[-1.0], [0.0], [1.0]])
+    return ImageVAE(Weighted(model.posterior, log_weights), model.prior, model.decoder).eval()
+
+
+@pytest.mark.parametrize("log_weights", [given, amortised])
+def test_the_weights_are_those_of_what_the_posterior_returns(log_weights):
+    model, x = weighted(log_weights), images_for("mlp")
+    assert_bounds(model, x)
+    evidence, limit, _ = tiny_images.integrate(model, x)
+    in_chunks = {"n_importance_samples": 1000, "memory_budget": 12 * model._floats_per_row(None)}
+    assert (-model.nll(x, **in_chunks) - limit).abs().max() < 0.15, "three images, then one"
+    assert (-model.nll(x, pooled=True, **in_chunks) - evidence).abs().max() < 0.15
+    for objective, pooled in ((miselbo, False), (siwelbo, True)):
+        torch.manual_seed(2)
+        bound = objective(*model(x, 5))
+        torch.manual_seed(2)
+        torch.testing.assert_close(model.nll(x, 5, pooled), -bound)
+    torch.testing.assert_close(model.encode(x), model.posterior(x).mean)
+    path = torch.stack([miselbo(*model(x, path_gradient=True)) for _ in range(100)]).detach()
+    laws.assert_bound(path, evidence)
+
+
+@pytest.mark.parametrize("log_weights", [given, amortised])
+@pytest.mark.parametrize("path_gradient", [False, True])
+def test_components_are_drawn_by_the_weights_of_the_mixture_or_not_at_all(
+    log_weights, path_gradient
+):
+    """Uniform draws under other weights can be above log p(x)."""
+    model, x = weighted(log_weights), images_for("mlp")
+    s2a = {"estimator": "s2a", "n_drawn": 2, "path_gradient": path_gradient}
+    with pytest.raises(ValueError, match="posterior's attribute log_weights"):
+        model(x, **s2a)
+    model.posterior.log_weights = given(x)
+    if log_weights is amortised:
+        with pytest.raises(ValueError, match="use the estimator 'all'"):
+            model(x, **s2a)
+        return
+    with torch.no_grad():
+        draws = {
+            name: torch.stack([miselbo(*model(x, **settings)) for _ in range(500)])
+            for name, settings in (("all", {}), ("s2a", s2a))
+        }
+    error = ((draws["all"].var(0) + draws["s2a"].var(0)) / 500).sqrt()
+    assert ((draws["all"].mean(0) - draws["s2a"].mean(0)).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("name", BINARY)

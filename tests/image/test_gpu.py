@@ -40,6 +40,27 @@ def test_the_bound_is_that_of_the_cpu(recipe):
 
 
 @pytest.mark.parametrize("recipe", TINY_RECIPES)
+def test_the_model_is_one_graph(recipe):
+    torch.compiler.reset()
+    vae = recipe_training(recipe, 2, TINY_RECIPES[recipe]).vae.cuda()
+    vae.compile(backend="eager", fullgraph=True)
+    assert all(term.isfinite().all() for term in vae(images(vae).cuda())[:3])
+
+
+def test_a_training_step_does_not_wait_for_the_pixels():
+    vae = recipe_training("mlp", 2, TINY_RECIPES["mlp"]).vae.cuda().train()
+    x = images(vae).cuda()
+    vae(x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        (-miselbo(*vae(x)).mean()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(ValueError, match="outside the support"):
+        vae.nll(0.5 * x + 0.25)
+
+
+@pytest.mark.parametrize("recipe", TINY_RECIPES)
 def test_trains_on_cuda_and_loads_on_the_cpu(recipe, tmp_path):
     training = recipe_training(recipe, 2, TINY_RECIPES[recipe], warmup_epochs=0, learning_rate=5e-3)
     pixels = (255 * images(training.vae, 64)).byte()

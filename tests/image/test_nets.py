@@ -5,8 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal
 
-from scmixvi.image.nets import ConvFeatures, StackedLinear, mlp
-from scmixvi.image.posteriors import LowerEncoder, TopEncoder
+from scmixvi.image.flows import InverseAutoregressiveFlow
+from scmixvi.image.nets import (
+    ComponentSequential,
+    ConvFeatures,
+    PerComponent,
+    StackedLinear,
+    TrunkConvFeatures,
+    mlp,
+)
+from scmixvi.image.posteriors import AmortizedPosterior, LowerEncoder, TopEncoder
 
 S, B = 3, 5
 
@@ -87,3 +95,74 @@ def test_lower_encoder_scores_every_sample_under_every_component():
                 z = torch.randn(B, n_latent)
                 expected = Normal(mean, scale).log_prob(z).sum(-1)
                 torch.testing.assert_close(base.log_prob(z)[sample, s, j], expected)
+
+
+class Own(PerComponent):
+    """A user's layer: each component adds a number of its own."""
+
+    def __init__(self, n_components):
+        super().__init__()
+        self.shifts = torch.nn.Parameter(torch.randn(n_components, 1, 1))
+
+    def forward(self, inputs, components=None):
+        return inputs + (self.shifts if components is None else self.shifts[components])
+
+
+class NotSaid(torch.nn.Module):
+    """The same, but it does not say that it takes components."""
+
+    def __init__(self, n_components):
+        super().__init__()
+        self.own = Own(n_components)
+
+    def forward(self, inputs):
+        return self.own(inputs)
+
+
+@pytest.mark.parametrize("kind", [ConvFeatures, TrunkConvFeatures, Own])
+@pytest.mark.parametrize("n_heads", [None, 1])
+def test_layers_of_any_kind_run_some_components_alone(kind, n_heads):
+    x, drawn = torch.rand(B, 1, 4, 4), torch.tensor([2, 0])
+    if kind is Own:
+        parts, n_features = [torch.nn.Flatten(), Own(S)], 16
+    else:
+        parts = [kind(S, (1, 4, 4), (3, 2), (3, 3), (1, 2))]
+        n_features = parts[0].n_features
+    encoder = TopEncoder(ComponentSequential(*parts), n_features, 2, S, n_heads)
+    torch.testing.assert_close(encoder(x, drawn)().mean, encoder(x)().mean[drawn])
+
+
+@pytest.mark.parametrize("n_heads", [None, 1])
+@pytest.mark.parametrize("behind", [[], [StackedLinear(S, 16, 16)]])
+def test_a_layer_that_would_run_all_components_is_refused_where_some_are_asked_for(n_heads, behind):
+    features = ComponentSequential(torch.nn.Flatten(), NotSaid(S), *behind)
+    encoder = TopEncoder(features, 16, 2, S, n_heads)
+    assert encoder(torch.rand(B, 1, 4, 4))().batch_shape == (S, B)
+    with pytest.raises(ValueError, match="features of 3 components came where 2 are encoded"):
+        encoder(torch.rand(B, 1, 4, 4), torch.tensor([2, 0]))
+
+
+def posterior_of(n_levels=1, n_components=S, n_features_of=S, **settings):
+    levels = [TopEncoder(mlp([16, 7], n_components=n_features_of), 7, 2, S)]
+    levels += [LowerEncoder(mlp([16, 7], n_components=S), 7, 2, 4, 5, S)]
+    return AmortizedPosterior(levels[:n_levels], n_components, (1, 4, 4), **settings)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: posterior_of(0), "at least one level"),
+        (lambda: posterior_of(n_components=4), "is 4, but its TopEncoder is made for 3"),
+        (lambda: posterior_of(2, flows=[None]), "one a level.* 2, but there are 1"),
+        (lambda: posterior_of(flows=[]), "one a level.* 1, but there are 0"),
+        (lambda: posterior_of(flows=[InverseAutoregressiveFlow(2), None]), "but there are 2"),
+        (lambda: posterior_of(log_weights=torch.zeros(1)), r"shape \[S\] = \(3,\)"),
+        (
+            lambda: posterior_of(n_features_of=2)(torch.rand(B, 16)),
+            "features of 2 components came where 3 are encoded",
+        ),
+    ],
+)
+def test_counts_that_do_not_fit_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

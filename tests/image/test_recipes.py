@@ -139,6 +139,12 @@ def test_three_levels():
     assert model(torch.rand(5, 1, 2, 2).round(), 2).log_q_all.shape == (2, 2, 2, 5)
 
 
+def test_one_level_may_be_named_as_a_sequence():
+    """As for the other recipes, which have one number a level."""
+    sizes = {"image_size": (1, 2, 2), "encoder_hidden": [3], "decoder_hidden": [3]}
+    assert recipes.mlp(2, n_latent=[4], **sizes).latent_sizes == (4,)
+
+
 def test_pseudo_inputs_stay_images():
     pseudo_inputs = recipes.PseudoInputs(5, (1, 3, 2))
     with torch.no_grad():
@@ -166,6 +172,14 @@ def test_no_module_draws_from_a_seed_of_its_own():
         (lambda: recipes.hierarchical(2, n_latent=(3,)), "one for each of the 2 levels"),
         (lambda: recipes.vanilla(2, n_latent=0), r"n_latent \(D\) must be at least 1"),
         (lambda: recipes.mlp(2, n_latent=0), r"n_latent \(D\) must be at least 1"),
+        (lambda: recipes.mlp(2, n_latent=[3, 4]), "one for each of the 1 levels"),
+        (lambda: recipes.mlp(2, encoder_hidden=[]), "encoder_hidden must be one or more whole"),
+        (lambda: recipes.mlp(2, decoder_hidden=[]), "decoder_hidden must be one or more whole"),
+        (lambda: recipes.mlp(2, decoder_hidden=[8, 0]), r"at least 1, but it is \[8, 0\]"),
+        (lambda: recipes.mlp(2, encoder_hidden=8), "one a layer, each at least 1, but it is 8"),
+        (lambda: recipes.vanilla(2, channels=[32, 64, 6]), "channels must be 5 whole numbers"),
+        (lambda: recipes.hierarchical(2, n_hidden=0), "n_hidden must be at least 1"),
+        (lambda: recipes.vanilla(2, n_features=0), "n_features must be at least 1"),
         (lambda: recipes.mlp(2, weights=[0.5, 0.6]), "sum to 1"),
         (lambda: recipes.composite(2, weights=[1.0]), "one number for each of the 2"),
         (lambda: recipes.vanilla(2, image_size=(28, 28)), r"image_size must be \(C, H, W\)"),

@@ -85,9 +85,10 @@ def test_chunks_add_up_to_the_whole(x, budget_rows, weights, pooled, monkeypatch
 
 def test_likelihood_stays_exact_in_float32_over_many_samples():
     strata = torch.tensor([[-700.0, -800.0], [-701.0, -790.0]])
-    pooled = _bound_of_strata(strata, None, pooled=True)
+    uniform = torch.full((2, 1), -math.log(2))
+    pooled = _bound_of_strata(strata, uniform, pooled=True)
     torch.testing.assert_close(pooled, strata.logsumexp(0) - math.log(2))
-    torch.testing.assert_close(_bound_of_strata(strata, None, pooled=False), strata.mean(0))
+    torch.testing.assert_close(_bound_of_strata(strata, uniform, pooled=False), strata.mean(0))
 
 
 def test_evaluation_mode_is_put_back_part_by_part(model, x):
@@ -236,6 +237,36 @@ def test_bad_images(images, message, method):
     model = tiny_images.recipe("mlp", 2)
     with pytest.raises(ValueError, match=message):
         getattr(model, method)(images)
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "pixelcnn"])
+@pytest.mark.parametrize("training", [False, True])
+def test_grey_images_have_no_likelihood_under_a_decoder_of_binary_pixels(decoder, training):
+    model = tiny_images.combination(1, "none", "normal", decoder, 2).train(training)
+    grey = torch.full((B, 1, 3, 2), 0.5).double()
+    for asked in (model, model.nll, model.nll_by_component):
+        with pytest.raises(ValueError, match=r"outside the support .*torch\.bernoulli"):
+            asked(grey)
+    assert model.encode(grey).shape == (B, 2), "grey images are images all the same"
+    assert model.nll(grey.round(), 2).isfinite().all()
+    assert not model.support.check(grey).any()
+    assert model.training == training
+
+
+def test_grey_images_have_one_under_other_decoders():
+    model = tiny_images.combination(1, "none", "normal", "logistic", 2)
+    assert model.nll(torch.full((B, 1, 3, 2), 2 / 3).double(), 2).isfinite().all()
+
+
+def test_a_training_step_off_the_cpu_does_not_read_the_pixels():
+    """On the meta device nothing can be read."""
+    model = tiny_images.recipe("mlp", 2).to("meta").train()
+    x = torch.zeros(B, 1, 2, 2, dtype=torch.float64, device="meta")
+    assert model(x).log_q_all.shape == (1, 2, 2, B)
+    for asked, training in ((model, False), (model.nll, True), (model.encode, True)):
+        model.train(training)
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+            asked(x)
 
 
 def test_more_doors(model, x):
