@@ -350,7 +350,6 @@ class Models:
         trainer = L.Trainer(**settings | self.trainer_settings)
         last = folder / "last.ckpt"
         if last.exists():
-            _say_where_it_lies(last)
             stopping.load_state_dict(read_checkpoint(last)["callbacks"][stopping.state_key])
         if stopping.wait_count < stopping.patience:
             with warnings.catch_warnings():
@@ -381,17 +380,6 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _say_where_it_lies(last: Path) -> None:
-    """Name a checkpoint's folder in it anew: Lightning forgets the best epoch of one that moved."""
-    checkpoint, here = read_checkpoint(last), str(last.parent.resolve())
-    for state in checkpoint["callbacks"].values():
-        if there := state.get("dirpath"):
-            paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
-            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
-            state |= paths | {"best_k_models": best}
-    write_checkpoint(checkpoint, last)
 
 
 def _check_training(folder: Path, wanted: dict[str, Any]) -> None:

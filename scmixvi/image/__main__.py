@@ -86,21 +86,25 @@ class ImageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Give the run a folder of its own, unless one was named, and a bar that costs no time.
 
-        A test goes beside its checkpoint, and leaves the files alone that `fit` has written.
+        What goes on from a checkpoint, or tests it, goes beside it; a test leaves the files alone
+        that `fit` has written.
         """
         config = self.config[self.config.subcommand]
         trainer = config.trainer
-        if self.config.subcommand == "test":
-            tested = Path(config.ckpt_path)
-            trainer.default_root_dir = trainer.default_root_dir or str(tested.parent)
-            config.report.name = config.report.name or f"test_{tested.stem}"
+        if trainer.default_root_dir is None and config.ckpt_path not in (None, "last"):
+            trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         if trainer.default_root_dir is None:
             name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
             trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
-        if self.config.subcommand == "fit" and not config.ckpt_path:
-            self._keep_earlier_run(Path(config.last_checkpoint.folder) / "last.ckpt")
+        if self.config.subcommand == "test":
+            config.report.name = config.report.name or f"test_{Path(config.ckpt_path).stem}"
+        else:
+            if config.ckpt_path == "last":
+                last = Path(config.last_checkpoint.folder) / "last.ckpt"
+                config.ckpt_path = str(last) if last.exists() else None
+            self._keep_other_runs(config)
         if trainer.logger is None:
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
@@ -130,12 +134,17 @@ class ImageCLI(LightningCLI):
         if not self.trainer.interrupted:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
 
-    def _keep_earlier_run(self, last: Path) -> None:
-        if last.exists():
-            self.parser.error(
-                f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or name "
-                "another folder by --trainer.default_root_dir."
-            )
+    def _keep_other_runs(self, config: Namespace) -> None:
+        """Refuse folders that hold another training than the one to go on with."""
+        own = Path(config.ckpt_path).parent if config.ckpt_path else None
+        checkpoints = (config.best_checkpoint, config.last_checkpoint)
+        for folder in (config.trainer.default_root_dir, *(c.folder for c in checkpoints)):
+            last = Path(folder) / "last.ckpt"
+            if last.exists() and not (own and own.samefile(folder)):
+                self.parser.error(
+                    f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or "
+                    "name another folder by --trainer.default_root_dir."
+                )
 
     def _check_words(self) -> None:
         config = self.config[self.config.subcommand]
@@ -160,8 +169,7 @@ class ImageCLI(LightningCLI):
         path = self.config[self.config.subcommand].get("ckpt_path")
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
-        by_name = self.config.subcommand == "fit" and path in ("best", "last", "hpc", "registry")
-        if path and not by_name:
+        if path and not (self.config.subcommand == "fit" and path == "last"):
             read_checkpoint(path)
 
 

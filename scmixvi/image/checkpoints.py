@@ -100,6 +100,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def at_home(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Name in a checkpoint of Lightning's the folder where it lies now, with what lies beside it.
+
+    Lightning forgets the best epoch of a training whose folder has moved.
+
+    Parameters
+    ----------
+    checkpoint
+        What :func:`read_checkpoint` returned; it is not changed.
+    path
+        Of the file.
+    """
+    path, here = Path(path), str(Path(path).parent.resolve())
+    states = dict(checkpoint.get("callbacks", {}))
+    files = {k: s for k, s in states.items() if isinstance(s, dict) and s.get("best_model_path")}
+    own = (s["dirpath"] for s in files.values() if Path(s["best_model_path"]).name == path.name)
+    there = next(own, here)
+    for key, state in files.items():
+        kept = Path(here, Path(state["best_model_path"]).name).is_file()
+        if state["dirpath"] == there and kept:
+            paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
+            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
+            states[key] = state | paths | {"best_k_models": best}
+    return checkpoint | {"callbacks": states}
+
+
 def plain(value: Any, name: str = "value") -> Any:
     """Turn arrays, tensors, ranges and other sequences into tuples of plain values.
 

@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
 from scmixvi.image.checkpoints import (
+    at_home,
     build_vae,
     check_fit,
     check_origin,
@@ -251,7 +252,8 @@ class VAETraining(L.LightningModule):
 class SafeCheckpoints(TorchCheckpointIO):
     """Checkpoint files for Lightning's Trainer (`plugins=[SafeCheckpoints()]`).
 
-    They are written whole or not at all, and loaded as tensors and plain values only.
+    They are written whole or not at all, and loaded as tensors and plain values only. A training
+    whose folder has moved goes on with its best epoch.
     """
 
     def save_checkpoint(
@@ -263,8 +265,8 @@ class SafeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """See `scmixvi.image.checkpoints.read_checkpoint`."""
-        return read_checkpoint(path)
+        """See `scmixvi.image.checkpoints.read_checkpoint` and `at_home` there."""
+        return at_home(read_checkpoint(path), path)
 
 
 class TestReport(Callback):

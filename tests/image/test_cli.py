@@ -92,6 +92,27 @@ def test_a_run_resumes_from_its_last_checkpoint(small_mnist, monkeypatch):
     torch.testing.assert_close(last[0]["state_dict"], last[1]["state_dict"], rtol=0, atol=0)
 
 
+def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys):
+    base = ("fit", "--config", "mlp_mnist.yaml", *SHORT, "--trainer.max_epochs")
+    run(monkeypatch, *base, "1", "--seed_everything=3")
+    run(monkeypatch, *base, "1")
+    mine, other = (small_mnist / "runs" / f"mlp_mnist_S1_seed{seed}" for seed in (3, 0))
+    before = {path: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    cli = run(monkeypatch, *base, "2", f"--ckpt_path={mine}/last.ckpt")
+    assert cli.trainer.current_epoch == 2
+    assert torch.load(mine / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert json.loads((mine / "test.json").read_text())["fit_epochs"] == 2
+
+    into = f"--trainer.default_root_dir={other}"
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *base, "3", f"--ckpt_path={mine}/last.ckpt", into)
+    assert f"{other}/last.ckpt is of an earlier training" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in other.iterdir() if path.is_file()}
+
+    assert run(monkeypatch, *base, "2", "--ckpt_path=last").trainer.current_epoch == 2
+    assert torch.load(other / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
 @pytest.mark.parametrize(("words", "sentence"), [
     (["--config", "configs/mlp_minst.yaml"], "no configuration configs/mlp_minst.yaml; shipped"),
     (["--model.recipe=mpl"], "'mpl'; the recipes are mlp, vanilla"),

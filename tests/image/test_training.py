@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 
 import lightning as L
 import pytest
@@ -189,6 +190,26 @@ def test_best_and_last_are_kept(tmp_path):
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["epoch"] == 3
     torch.testing.assert_close(last["state_dict"], module.state_dict(), rtol=0, atol=0)
+
+
+def test_a_moved_training_knows_its_best_epoch(tmp_path):
+    first = trainer(tmp_path / "here", max_epochs=1)
+    first.fit(training(), batches(), held_out())
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    shutil.copytree(tmp_path / "here", tmp_path / "in_part")
+    (tmp_path / "in_part" / "best.ckpt").unlink()
+
+    def best_after(folder):
+        run = trainer(tmp_path / folder, max_epochs=1)
+        run.fit(training(), batches(), held_out(), ckpt_path=tmp_path / folder / "last.ckpt")
+        return run.checkpoint_callbacks[0]
+
+    moved = best_after("there")
+    assert moved.best_model_path == str(tmp_path / "there" / "best.ckpt")
+    assert list(moved.best_k_models) == [moved.best_model_path]
+    assert moved.best_model_score == first.checkpoint_callbacks[0].best_model_score
+    with pytest.warns(UserWarning, match="dirpath has changed"):
+        assert best_after("in_part").best_model_score is None
 
 
 def test_training_stops_when_the_validation_bound_stands_still(tmp_path):
