@@ -13,7 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from scmixvi.image.checkpoints import read_checkpoint
+from scmixvi.image.checkpoints import check_settings, read_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import (
     TestReport,
@@ -21,6 +21,7 @@ from scmixvi.image.lightning import (
     early_stopping,
     last_checkpoint,
     recipe_training,
+    run_settings,
 )
 from scmixvi.image.memory import keep_freed_memory
 
@@ -119,8 +120,8 @@ class ImageCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self._check_sizes()
-            if path and Path(path).is_file():
-                self.model.on_load_checkpoint(read_checkpoint(path))  # Lightning does it later
+            if path:  # Lightning does it later
+                self._check_loaded(read_checkpoint(path))
         except (FileNotFoundError, ValueError) as error:
             self.parser.error(str(error))
         if torch.cuda.is_available():
@@ -128,6 +129,7 @@ class ImageCLI(LightningCLI):
         mode = self._get(self.config, "compile")
         if mode is not None:
             self.model.vae.compile(mode=mode)
+            self.model.compile_mode = mode
 
     def after_fit(self) -> None:
         """Test the best weights."""
@@ -164,6 +166,12 @@ class ImageCLI(LightningCLI):
                 f"the model is made for images (C, H, W) = {tuple(made)}, but those of "
                 f"{self.datamodule.dataset} are {data}: choose another recipe or image_size."
             )
+
+    def _check_loaded(self, checkpoint: dict[str, Any]) -> None:
+        self.model.on_load_checkpoint(checkpoint)
+        if self.config.subcommand == "fit":
+            run = run_settings(self.trainer, self.datamodule)
+            check_settings(checkpoint.get("settings", {}), self.model.settings | run)
 
     def _check_checkpoint(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path")

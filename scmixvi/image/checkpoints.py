@@ -14,6 +14,9 @@ from torch import Tensor
 from scmixvi.image import recipes
 from scmixvi.image.vae import ImageVAE
 
+MAY_CHANGE = ("learning_rate", "patience", "precision", "compile")
+"""Settings that a training may change when it goes on from a checkpoint."""
+
 
 def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Save tensors and plain values; an interrupted write leaves the file that was there before.
@@ -183,6 +186,21 @@ def check_origin(saved: dict[str, Any] | None, wanted: dict[str, Any] | None) ->
                 f"the checkpoint is of another model: {name} is {there.get(name)!r} in it and "
                 f"{here.get(name)!r} here. Use the recipe, n_components and sizes that it was "
                 "trained with."
+            )
+
+
+def check_settings(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError, naming the first difference, unless a training goes on as it began.
+
+    It may go on with another learning rate, patience, precision or mode of compilation. What is
+    missing on either side is not compared.
+    """
+    for name in [name for name in wanted if name in saved and name not in MAY_CHANGE]:
+        if saved[name] != wanted[name]:
+            raise ValueError(
+                f"the checkpoint is of another training: {name} is {saved[name]!r} in it and "
+                f"{wanted[name]!r} here. Go on with the settings that it began with (the same "
+                "--config and options), or start another training in another folder."
             )
 
 

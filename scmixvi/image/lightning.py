@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -19,6 +20,7 @@ from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
     check_origin,
+    check_settings,
     plain,
     read_checkpoint,
     write_checkpoint,
@@ -115,16 +117,21 @@ class VAETraining(L.LightningModule):
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
         self.origin = plain(origin)
+        self.compile_mode: str | None = None
         self.test_nll = torch.empty(0)
         self._to_restore: dict[str, Tensor] | None = None
         self._loaded: dict[str, Any] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the training goes by, as plain values: kept in checkpoints and reports."""
+        """What the training goes by, as plain values: kept in checkpoints and reports.
+
+        Where a trainer has taken it up, with :func:`run_settings`.
+        """
         some = self.estimator != "all"
         allowed = getattr(self.vae.posterior, "allows_path_gradients", False)
         alone = self.estimator == "s2s" and self.n_drawn < self.vae.n_components
+        run = {} if self._trainer is None else run_settings(self._trainer)
         return plain(
             {
                 "objective": getattr(self.objective, "__name__", repr(self.objective)),
@@ -134,7 +141,9 @@ class VAETraining(L.LightningModule):
                 "path_gradient": bool(self.path_gradient and allowed and not alone),
                 "warmup_epochs": self.warmup_epochs,
                 "learning_rate": self.learning_rate,
+                "compile": self.compile_mode,
             }
+            | run
         )
 
     @property
@@ -225,9 +234,14 @@ class VAETraining(L.LightningModule):
         checkpoint["origin"], checkpoint["settings"] = self.origin, self.settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check, before any weight changes, that the model is the same; keep the random state."""
+        """Check, before any weight changes, that the model is the same; keep the random state.
+
+        So must the settings be where a training goes on.
+        """
         check_origin(checkpoint.get("origin"), self.origin)
         check_fit(checkpoint["state_dict"], self.state_dict())
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            check_settings(checkpoint.get("settings", {}), self.settings)
         self._to_restore = checkpoint.get("random")
         self._loaded = (checkpoint.get("origin") or self.origin or {}) | {
             **checkpoint.get("settings", {}),
@@ -343,6 +357,14 @@ class Seconds(NamedTuple):
         return Seconds(*(round(a - b, 3) for a, b in zip(self, earlier, strict=True)))
 
 
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's, whose patience is its own also after a checkpoint with another one."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over everything else."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+
 def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
     """Stop once the validation bound at full KL weight has not risen for `patience` epochs."""
     return EarlyStopping(
@@ -412,6 +434,23 @@ def recipe_training(
         n_drawn,
         path_gradient,
     )
+
+
+def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
+    """What a training goes by besides its module: data set, batch size, patience and precision.
+
+    Parameters
+    ----------
+    trainer
+        Of the training.
+    data
+        Its data module; None is the one that the trainer has taken up.
+    """
+    data = getattr(trainer, "datamodule", None) if data is None else data
+    return getattr(data, "settings", {}) | {
+        "patience": getattr(trainer.early_stopping_callback, "patience", None),
+        "precision": trainer.precision,
+    }
 
 
 def _check_settings(

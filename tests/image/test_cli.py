@@ -165,6 +165,20 @@ def test_an_earlier_training_is_not_overwritten(small_mnist, monkeypatch, capsys
     run(monkeypatch, *base, "--model.learning_rate=0.1", "--trainer.default_root_dir=another")
 
 
+@pytest.mark.parametrize(("words", "sentence"), [
+    ([], "warmup_epochs is 10 in it and 100 here"),
+    (["--model.warmup_epochs=10", "--data.batch_size=20"], "batch_size is 10 in it and 20 here"),
+])  # fmt: skip
+def test_a_resume_by_other_settings_is_refused(small_mnist, monkeypatch, capsys, words, sentence):
+    run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    folder = small_mnist / "runs" / "mlp_mnist_S1_seed0"
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fit", *SHORT, *words, f"--ckpt_path={folder}/last.ckpt")
+    assert f"of another training: {sentence}" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_test_of_another_model_ends_with_one_sentence(small_mnist, monkeypatch, capsys):
     base = ("--config", "configs/mlp_mnist.yaml", *SHORT)
     run(monkeypatch, "fit", *base, "--model.n_components=2", "--trainer.max_epochs=1")

@@ -216,10 +216,16 @@ def test_training_stops_when_the_validation_bound_stands_still(tmp_path):
     def still(log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
         return log_lik.mean((0, 1)) * 0.0
 
-    module = training(objective=still)
-    run = trainer(tmp_path, max_epochs=50, callbacks=[early_stopping(patience=3)])
-    run.fit(module, batches(), held_out())
+    def stopping(patience):
+        settings = [early_stopping(patience), last_checkpoint(str(tmp_path))]
+        return trainer(tmp_path, max_epochs=50, callbacks=settings)
+
+    run = stopping(patience=3)
+    run.fit(training(objective=still), batches(), held_out())
     assert run.current_epoch == 4
+    run = stopping(patience=5)
+    run.fit(training(objective=still), batches(), held_out(), ckpt_path=tmp_path / "last.ckpt")
+    assert run.current_epoch == 6
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path):
@@ -258,6 +264,23 @@ def test_a_resumed_run_takes_its_own_learning_rate(tmp_path):
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["settings"]["learning_rate"] == 1e-4
     assert resumed.trained["epochs"] == 2
+
+
+@pytest.mark.parametrize(("change", "difference"), [
+    ({"warmup_epochs": 1}, "warmup_epochs is 2 in it and 1 here"),
+    ({"n_importance_samples": 2}, "n_importance_samples is 1 in it and 2 here"),
+])  # fmt: skip
+def test_a_training_by_other_settings_is_refused_before_anything_changes(
+    tmp_path, change, difference
+):
+    trainer(tmp_path, max_epochs=1).fit(training(), batches(), held_out())
+    other = training(seed=1, **change)
+    before = weights(other)
+    with pytest.raises(ValueError, match=f"of another training: {difference}"):
+        trainer(tmp_path, max_epochs=2).fit(
+            other, batches(), held_out(), ckpt_path=tmp_path / "last.ckpt"
+        )
+    torch.testing.assert_close(weights(other), before, rtol=0, atol=0)
 
 
 def test_a_checkpoint_of_another_model_is_refused_before_anything_changes(tmp_path):
