@@ -2,15 +2,18 @@
 
 Every argument of :func:`scmixvi.image.lightning.recipe_training` is a `--model.` key, of
 :class:`scmixvi.image.data.ImageDataModule` a `--data.` key, of Lightning's Trainer a `--trainer.`
-key. A configuration that is no file here is looked for among those that ship with the package.
+key. A configuration that is no file here, and names no other folder than `configs`, is looked for
+among those that ship with the package.
 """
 
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from scmixvi.image.checkpoints import check_settings, read_checkpoint
@@ -30,7 +33,10 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def shipped_config(name: str) -> str:
-    """Path of a configuration: the file itself, or the one of that name in the package.
+    """Path of a configuration: the file itself, or that of the package with such a name.
+
+    Names of the package's are `mlp_mnist.yaml` and `configs/mlp_mnist.yaml`; which file is taken
+    for one is printed.
 
     Raises
     ------
@@ -40,7 +46,8 @@ def shipped_config(name: str) -> str:
     shipped = CONFIGS / Path(name).name
     if Path(name).is_file():
         return name
-    if shipped.is_file():
+    if shipped.is_file() and shipped.match(name):
+        print(f"The configuration is {shipped}.", file=sys.stderr)
         return str(shipped)
     known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
     raise FileNotFoundError(f"there is no configuration {name}; shipped with scmixvi are {known}.")
@@ -110,7 +117,9 @@ class ImageCLI(LightningCLI):
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
             )
-        if trainer.enable_progress_bar is not False:
+        given = (resolve_name(callback.class_path) for callback in trainer.callbacks or [])
+        has_bar = any(isinstance(c, type) and issubclass(c, ProgressBar) for c in given)
+        if trainer.enable_progress_bar is not False and not has_bar:
             bar = _part("callbacks.RichProgressBar", refresh_rate=50)
             trainer.callbacks = [*(trainer.callbacks or []), bar]
 
@@ -132,9 +141,15 @@ class ImageCLI(LightningCLI):
             self.model.compile_mode = mode
 
     def after_fit(self) -> None:
-        """Test the best weights."""
-        if not self.trainer.interrupted:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
+        """Test the best weights; the last, where training ended before its first validation."""
+        if self.trainer.interrupted or self.trainer.fast_dev_run:
+            return
+        path = self._get(self.config_init, "best_checkpoint").best_model_path
+        if not path:
+            path = Path(self._get(self.config_init, "last_checkpoint").dirpath) / "last.ckpt"
+            self.trainer.save_checkpoint(path)
+            print(f"No epoch was validated: the last weights are tested, {path}.")
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path)
 
     def _keep_other_runs(self, config: Namespace) -> None:
         """Refuse folders that hold another training than the one to go on with."""
@@ -157,6 +172,16 @@ class ImageCLI(LightningCLI):
         if config.compile not in (None, *COMPILE_MODES):
             raise ValueError(
                 f"compile must be one of {', '.join(COMPILE_MODES)}, but it is {config.compile!r}."
+            )
+        if config.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision {config.trainer.precision} leaves weights of a type that the "
+                "images do not have: use bf16-mixed, 16-mixed or 32-true."
+            )
+        if config.trainer.limit_val_batches == 0 and self.config.subcommand == "fit":
+            raise ValueError(
+                "trainer.limit_val_batches must not be 0: early stopping, best.ckpt and last.ckpt "
+                "go by the validation bound."
             )
 
     def _check_sizes(self) -> None:

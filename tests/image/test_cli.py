@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from idx_files import write_idx
+from lightning.pytorch.callbacks import TQDMProgressBar
 from tiny_images import TINY_RECIPES
 
 from scmixvi.image.__main__ import CONFIGS, main
@@ -132,6 +133,9 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     (["--ckpt_path=gone.ckpt"], "there is no checkpoint gone.ckpt"),
     (["--ckpt_path=text.ckpt"], "text.ckpt is no readable checkpoint"),
     (["--model.n_encoders=3"], "--model.n_encoders"),
+    (["--config", "my/mlp_mnist.yaml"], "no configuration my/mlp_mnist.yaml; shipped with scmixvi"),
+    (["--trainer.precision=bf16-true"], "leaves weights of a type that the images do not have"),
+    (["--trainer.limit_val_batches=0"], "limit_val_batches must not be 0: early stopping, best.ck"),
 ])  # fmt: skip
 def test_a_wrong_word_ends_the_program_with_one_sentence(
     small_mnist, monkeypatch, capsys, words, sentence
@@ -177,6 +181,39 @@ def test_a_resume_by_other_settings_is_refused(small_mnist, monkeypatch, capsys,
         run(monkeypatch, "fit", *SHORT, *words, f"--ckpt_path={folder}/last.ckpt")
     assert f"of another training: {sentence}" in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [
+    ("--trainer.max_steps=3",),
+    ("--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=3"),
+])  # fmt: skip
+def test_without_a_validation_the_last_weights_are_kept_and_tested(small_mnist, monkeypatch, words):
+    base = ("fit", "--config=mlp_mnist.yaml", *SHORT)
+    first = run(monkeypatch, *base, *words)
+    folder = small_mnist / "runs" / "mlp_mnist_S1_seed0"
+    assert json.loads((folder / "test.json").read_text())["steps"] == first.trainer.global_step
+    more = run(monkeypatch, *base, "--trainer.max_steps=15", f"--ckpt_path={folder}/last.ckpt")
+    assert more.trainer.global_step == 15
+    assert (folder / "best.ckpt").is_file()
+
+
+def test_a_fast_run_of_a_batch_leaves_nothing(small_mnist, monkeypatch):
+    cli = run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.fast_dev_run=true")
+    assert cli.trainer.global_step == 1
+    assert not (small_mnist / "runs").exists()
+
+
+def test_callbacks_of_the_user_stand_beside_those_of_the_command(small_mnist, monkeypatch, capsys):
+    callbacks = [
+        {"class_path": "TQDMProgressBar"},
+        {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "own", "monitor": "train_loss"}},
+    ]
+    short = [word for word in SHORT if "progress_bar" not in word]
+    words = ("--trainer.callbacks", json.dumps(callbacks), "--trainer.max_epochs=1")
+    cli = run(monkeypatch, "fit", "--config=configs/mlp_mnist.yaml", *short, *words)
+    assert cli.trainer.ckpt_path == str(small_mnist / "runs/mlp_mnist_S1_seed0/best.ckpt")
+    assert isinstance(cli.trainer.progress_bar_callback, TQDMProgressBar)
+    assert f"The configuration is {CONFIGS / 'mlp_mnist.yaml'}." in capsys.readouterr().err
 
 
 def test_a_test_of_another_model_ends_with_one_sentence(small_mnist, monkeypatch, capsys):
