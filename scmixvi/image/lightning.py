@@ -1,6 +1,7 @@
 """Training of image VAEs with Lightning: one module, whatever the model and the bound."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
@@ -40,10 +42,12 @@ class VAETraining(L.LightningModule):
     inside the logarithm over L > 1 samples bounds nothing; from then on with L samples. Validation
     always uses the full KL weight and L samples, so its values can be compared across epochs.
 
-    A gradient that is not finite stops the training before the weights are touched. It is not
-    skipped: a run that silently drops steps is no longer the run that its configuration describes,
-    and the last checkpoint is there to go back to. (float16 with its gradient scaler, which
-    expects such gradients and skips them itself, is the exception.)
+    A gradient that is not finite stops the training: on a CPU before the weights are touched, on
+    other devices, which would have to wait for the answer in every step, at the end of the epoch,
+    before its checkpoint is written. It is not skipped: a run that silently drops steps is no
+    longer the run that its configuration describes, and the last checkpoint is there to go back
+    to. (float16 with its gradient scaler, which expects such gradients and skips them itself, is
+    the exception.)
 
     Parts whose parameters are all frozen (`requires_grad_(False)`) stay in evaluation mode, so
     their batch statistics are fixed too.
@@ -118,7 +122,8 @@ class VAETraining(L.LightningModule):
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
         self.origin = plain(origin)
         self.compile_mode: str | None = None
-        self.test_nll = torch.empty(0)
+        self.test_nll = self.test_nll_pooled = torch.empty(0)
+        self._finite: Tensor | None = None
         self._to_restore: dict[str, Tensor] | None = None
         self._loaded: dict[str, Any] | None = None
 
@@ -180,7 +185,11 @@ class VAETraining(L.LightningModule):
         self.log(MONITORED, self.bound(x).mean(), batch_size=len(x), prog_bar=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Set the random state of training aside: validation must not change what follows."""
+        """Set the random state of training aside: validation must not change what follows.
+
+        Raises FloatingPointError as the end of an epoch does.
+        """
+        self.on_train_epoch_end()
         self._set_aside = _random_state(self.device)
 
     def on_validation_epoch_end(self) -> None:
@@ -192,31 +201,50 @@ class VAETraining(L.LightningModule):
         self._test_batches: list[Tensor] = []
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
-        """Log the mean negative log-likelihood and its bits a dimension."""
-        nll = self.vae.nll(x, self.n_test_samples)
-        self._test_batches.append(nll.cpu())
+        """Log the mean negative log-likelihood, Eq. 17 and pooled, and its bits a dimension."""
+        strata = self.vae.nll_by_component(x, self.n_test_samples)
+        nll, pooled = _eq_17_and_pooled(strata, self.vae.posterior(x).log_weights)
+        self._test_batches.append(torch.stack([nll, pooled]).cpu())
         bits = nll.mean() / (x[0].numel() * torch.log(torch.tensor(2.0)))
-        self.log_dict({"test_nll": nll.mean(), "test_bits_per_dim": bits}, batch_size=len(x))
+        figures = {"test_nll": nll, "test_nll_pooled": pooled, "test_bits_per_dim": bits}
+        self.log_dict({k: v.mean() for k, v in figures.items()}, batch_size=len(x))
 
     def on_test_epoch_end(self) -> None:
-        """Keep the negative log-likelihood of every test image, `[n]` in nats, as `test_nll`."""
-        self.test_nll = torch.cat(self._test_batches)
+        """Keep the negative log-likelihood of every test image, `[n]` in nats.
+
+        By Eq. 17 it is `test_nll`, by the pooled estimate from the same draws `test_nll_pooled`.
+        """
+        self.test_nll, self.test_nll_pooled = torch.cat(self._test_batches, dim=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over the parameters that are not frozen."""
+        """Adam over the parameters that are not frozen, fused where Lightning can clip for it."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.Adam(trained, lr=self.learning_rate, fused=True)
+        clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
+        is_mixed = clips and isinstance(self.trainer.precision_plugin, MixedPrecision)
+        return torch.optim.Adam(trained, lr=self.learning_rate, fused=not is_mixed)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise FloatingPointError if the gradient is not finite."""
+        """Raise FloatingPointError if the gradient is not finite; not on a GPU, see above."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if not bool(get_total_norm(gradients).isfinite()):
+        finite = is_gradient_finite(self)
+        self._finite = finite if self._finite is None else self._finite & finite
+        if _answers_at_once(finite.device):
+            self._check_gradients(
+                f"the gradient of step {self.global_step} (epoch {self.current_epoch})",
+                "with the weights of the step before",
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Raise FloatingPointError if a gradient since the last validation was not finite."""
+        self._check_gradients(f"a gradient of epoch {self.current_epoch}", "before its checkpoint")
+
+    def _check_gradients(self, which: str, state: str) -> None:
+        finite, self._finite = self._finite, None
+        if finite is not None and not bool(finite):
             raise FloatingPointError(
-                f"the gradient of step {self.global_step} (epoch {self.current_epoch}) is not "
-                "finite; training stopped with the weights of the step before. Go on from the last "
-                "checkpoint with a lower learning rate, or with full float32 precision."
+                f"{which} is not finite; training stopped {state}. Go on from the last checkpoint "
+                "with a lower learning rate, or with full float32 precision."
             )
 
     def train(self, mode: bool = True) -> "VAETraining":
@@ -255,7 +283,7 @@ class VAETraining(L.LightningModule):
         The learning rate is that of this training, not that in the checkpoint.
         """
         self.train()
-        self._loaded = None
+        self._loaded = self._finite = None
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate
         if self._to_restore is not None:
@@ -287,7 +315,9 @@ class TestReport(Callback):
     """After a test: figures as JSON and digits drawn from the model as PNG.
 
     `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
-    `fit_seconds`: more, where training went on after the best epoch.
+    `fit_seconds`: more, where training went on after the best epoch. `test_nll_nats` is by Eq. 17,
+    `test_nll_pooled_nats` by the pooled estimate (:meth:`scmixvi.image.ImageVAE.nll`) from the
+    same draws.
 
     Parameters
     ----------
@@ -436,6 +466,11 @@ def recipe_training(
     )
 
 
+def is_gradient_finite(module: nn.Module) -> Tensor:
+    """Whether the gradient of a module's parameters is finite: `[]`, on their device."""
+    return get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).isfinite()
+
+
 def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
     """What a training goes by besides its module: data set, batch size, patience and precision.
 
@@ -470,6 +505,10 @@ def _check_settings(
         )
 
 
+def _answers_at_once(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
 def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder,
@@ -494,6 +533,14 @@ def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def _eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Combine the estimates of the components, `[S, B]`, as `ImageVAE.nll` does: `[B]` each."""
+    if log_weights is None:
+        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
+    log_weights = log_weights.reshape(len(strata), -1)
+    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)
+
+
 def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
     nll = module.test_nll
     return module.trained | {
@@ -502,6 +549,8 @@ def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
         "n_test_images": len(nll),
         "n_test_samples": module.n_test_samples,
         "test_nll_nats": round(float(nll.mean()), 4),
+        "test_nll_pooled_nats": round(float(module.test_nll_pooled.mean()), 4),
         "test_nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
         "test_bits_per_dim": round(float(trainer.callback_metrics["test_bits_per_dim"]), 5),
+        "test_precision": trainer.precision,
     }

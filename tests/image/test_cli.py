@@ -61,13 +61,17 @@ def test_fit_ends_with_a_test_and_can_be_tested_again(small_mnist, monkeypatch):
     assert math.isfinite(record["test_nll_nats"])
 
     other = ("--model.learning_rate=0.5", "--model.path_gradient=true", "--seed_everything=4")
+    other += ("--early_stopping.patience=3",)
     cli = run(monkeypatch, "test", *base, *other, "--ckpt_path", str(folder / "best.ckpt"))
     assert json.loads((folder / "test.json").read_text()) == record
     again = json.loads((folder / "test_best.json").read_text())
     assert (folder / "test_best.png").is_file()
     assert again["test_nll_nats"] == pytest.approx(record["test_nll_nats"], abs=3.0)
     assert again["fit_seconds"]["clock"] > 0
-    about = ("recipe", "sizes", "objective", "estimator", "learning_rate", "path_gradient")
+    own = {"batch_size": 10, "patience": 100, "precision": "32-true", "compile": None}
+    assert own.items() <= record.items()
+    assert record["test_nll_pooled_nats"] <= record["test_nll_nats"], "uniform weights: Jensen"
+    about = ("recipe", "sizes", "objective", "estimator", "learning_rate", "path_gradient", *own)
     for key in (*about, "warmup_epochs", "epochs", "steps"):
         assert again[key] == record[key], key
     assert record["learning_rate"] == 1e-3
