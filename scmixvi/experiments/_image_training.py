@@ -29,10 +29,12 @@ from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import (
     MONITORED,
+    TRAINER_DEFAULTS,
     SafeCheckpoints,
     VAETraining,
     best_checkpoint,
     early_stopping,
+    eq_17_and_pooled,
     last_checkpoint,
 )
 from scmixvi.image.memory import keep_freed_memory
@@ -300,7 +302,7 @@ class Models:
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
-        nll, pooled = strata.mean(0), math.log(len(strata)) - torch.logsumexp(-strata, 0)
+        nll, pooled = eq_17_and_pooled(strata)
         return {
             "nll": round(float(nll.mean()), 4),
             "nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
@@ -334,14 +336,11 @@ class Models:
         stopping = early_stopping(self.scheme.patience)
         watch = EpochWatch(str(folder), self.deadline)
         checkpoints = [best_checkpoint(str(folder)), last_checkpoint(str(folder))]
-        settings = {
+        settings = TRAINER_DEFAULTS | {
             "max_epochs": self.scheme.epochs,
             "default_root_dir": folder,
-            "devices": 1,
-            "num_sanity_val_steps": 0,
             "limit_train_batches": self.scheme.max_batches,
             "limit_val_batches": self.scheme.max_batches,
-            "enable_model_summary": False,
             "enable_progress_bar": False,
             "logger": False,
             "plugins": [SafeCheckpoints()],

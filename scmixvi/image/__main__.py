@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from scmixvi.image.checkpoints import check_settings, read_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import (
+    TRAINER_DEFAULTS,
     TestReport,
     best_checkpoint,
     early_stopping,
@@ -219,10 +220,8 @@ def main(args: list[str] | None = None) -> ImageCLI:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         trainer_defaults={
+            **TRAINER_DEFAULTS,
             "max_epochs": 2000,
-            "devices": 1,
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
             "plugins": [{"class_path": "scmixvi.image.lightning.SafeCheckpoints"}],
         },
         auto_configure_optimizers=False,

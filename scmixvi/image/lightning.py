@@ -34,6 +34,9 @@ from scmixvi.records import write
 MONITORED = "val_bound"
 """Name of the validation bound at full KL weight, in nats an image; higher is better."""
 
+TRAINER_DEFAULTS = {"devices": 1, "num_sanity_val_steps": 0, "enable_model_summary": False}
+"""Settings of Lightning's Trainer, of the command line and the experiments."""
+
 
 class VAETraining(L.LightningModule):
     r"""Maximise a bound on log p(x) by Adam, with a KL weight that rises over the first epochs.
@@ -203,7 +206,7 @@ class VAETraining(L.LightningModule):
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         """Log the mean negative log-likelihood, Eq. 17 and pooled, and its bits a dimension."""
         strata = self.vae.nll_by_component(x, self.n_test_samples)
-        nll, pooled = _eq_17_and_pooled(strata, self.vae.posterior(x).log_weights)
+        nll, pooled = eq_17_and_pooled(strata, self.vae.posterior(x).log_weights)
         self._test_batches.append(torch.stack([nll, pooled]).cpu())
         bits = nll.mean() / (x[0].numel() * torch.log(torch.tensor(2.0)))
         figures = {"test_nll": nll, "test_nll_pooled": pooled, "test_bits_per_dim": bits}
@@ -471,6 +474,30 @@ def is_gradient_finite(module: nn.Module) -> Tensor:
     return get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).isfinite()
 
 
+def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Both estimates of :meth:`scmixvi.image.ImageVAE.nll` from one set of draws.
+
+    With :math:`n_{sb}` for what component s estimates of image b, Eq. 17 is
+    :math:`\sum_s \pi_s n_{sb}`, the pooled estimate
+    :math:`-\log \sum_s \pi_s \exp(-n_{sb}) \le \sum_s \pi_s n_{sb}`.
+
+    Parameters
+    ----------
+    strata
+        `[S, B]` in nats, from :meth:`scmixvi.image.ImageVAE.nll_by_component`.
+    log_weights
+        Of the mixture, `[S]` or `[S, B]`; None is uniform.
+
+    Returns
+    -------
+    Each `[B]`, in nats.
+    """
+    if log_weights is None:
+        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
+    log_weights = log_weights.reshape(len(strata), -1)
+    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)
+
+
 def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
     """What a training goes by besides its module: data set, batch size, patience and precision.
 
@@ -531,14 +558,6 @@ def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def _eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Combine the estimates of the components, `[S, B]`, as `ImageVAE.nll` does: `[B]` each."""
-    if log_weights is None:
-        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
-    log_weights = log_weights.reshape(len(strata), -1)
-    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)
 
 
 def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:

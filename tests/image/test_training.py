@@ -378,7 +378,7 @@ def test_eq_17_and_the_pooled_estimate_of_the_same_draws(weights):
     strata = torch.randn(2, 5)
     share = torch.full((2,), 0.5) if weights is None else weights / weights.sum(0)
     log_weights = None if weights is None else share.log()
-    nll, pooled = lightning._eq_17_and_pooled(strata, log_weights)
+    nll, pooled = lightning.eq_17_and_pooled(strata, log_weights)
     share = share.reshape(2, -1)
     torch.testing.assert_close(nll, (share * strata).sum(0))
     torch.testing.assert_close(pooled, -(share * (-strata).exp()).sum(0).log())
