@@ -77,7 +77,10 @@ class ImageCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Find shipped configurations and refuse a bad checkpoint, before anything is built."""
+        """Find shipped configurations and refuse a bad checkpoint, before anything is built.
+
+        A training that goes on keeps its seed.
+        """
         words = list(sys.argv[1:] if args is None else args)
         try:
             for i, word in enumerate(words):
@@ -113,7 +116,8 @@ class ImageCLI(LightningCLI):
             if config.ckpt_path == "last":
                 last = Path(config.last_checkpoint.folder) / "last.ckpt"
                 config.ckpt_path = str(last) if last.exists() else None
-            self._keep_other_runs(config)
+            if not trainer.fast_dev_run:
+                self._keep_other_runs(config)
         if trainer.logger is None:
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
@@ -200,11 +204,14 @@ class ImageCLI(LightningCLI):
             check_settings(checkpoint.get("settings", {}), self.model.settings | run)
 
     def _check_checkpoint(self) -> None:
-        path = self.config[self.config.subcommand].get("ckpt_path")
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
         if path and not (self.config.subcommand == "fit" and path == "last"):
-            read_checkpoint(path)
+            settings = read_checkpoint(path).get("settings", {})
+            if self.config.subcommand == "fit" and settings.get("fit_seed") is not None:
+                config.seed_everything = settings["fit_seed"]
 
 
 def _part(which: str, **arguments: Any) -> Namespace:

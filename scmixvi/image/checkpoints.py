@@ -14,7 +14,7 @@ from torch import Tensor
 from scmixvi.image import recipes
 from scmixvi.image.vae import ImageVAE
 
-MAY_CHANGE = ("learning_rate", "patience", "precision", "compile")
+MAY_CHANGE = ("learning_rate", "patience", "precision", "compile", "fit_seed")
 """Settings that a training may change when it goes on from a checkpoint."""
 
 
@@ -192,8 +192,8 @@ def check_origin(saved: dict[str, Any] | None, wanted: dict[str, Any] | None) ->
 def check_settings(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ValueError, naming the first difference, unless a training goes on as it began.
 
-    It may go on with another learning rate, patience, precision or mode of compilation. What is
-    missing on either side is not compared.
+    It may go on with another learning rate, patience, precision, mode of compilation or seed (the
+    random state is the checkpoint's). What is missing on either side is not compared.
     """
     for name in [name for name in wanted if name in saved and name not in MAY_CHANGE]:
         if saved[name] != wanted[name]:

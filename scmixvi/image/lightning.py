@@ -27,7 +27,7 @@ from scmixvi.image.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from scmixvi.image.report import run_record, sample_sheet
+from scmixvi.image.report import run_record, run_seed, sample_sheet
 from scmixvi.image.vae import ImageVAE
 from scmixvi.records import write
 
@@ -318,7 +318,8 @@ class TestReport(Callback):
     """After a test: figures as JSON and digits drawn from the model as PNG.
 
     `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
-    `fit_seconds`: more, where training went on after the best epoch. `test_nll_nats` is by Eq. 17,
+    `fit_seconds`: more, where training went on after the best epoch. `seed` is that of the test's
+    process, `fit_seed` that of the training. `test_nll_nats` is by Eq. 17,
     `test_nll_pooled_nats` by the pooled estimate (:meth:`scmixvi.image.ImageVAE.nll`) from the
     same draws.
 
@@ -499,7 +500,7 @@ def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple
 
 
 def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
-    """What a training goes by besides its module: data set, batch size, patience and precision.
+    """What a training goes by besides its module: data, batch size, patience, precision, seed.
 
     Parameters
     ----------
@@ -512,6 +513,7 @@ def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
     return getattr(data, "settings", {}) | {
         "patience": getattr(trainer.early_stopping_callback, "patience", None),
         "precision": trainer.precision,
+        "fit_seed": run_seed(),
     }
 
 

@@ -74,6 +74,7 @@ def test_fit_ends_with_a_test_and_can_be_tested_again(small_mnist, monkeypatch):
     about = ("recipe", "sizes", "objective", "estimator", "learning_rate", "path_gradient", *own)
     for key in (*about, "warmup_epochs", "epochs", "steps"):
         assert again[key] == record[key], key
+    assert (again["seed"], again["fit_seed"]) == (4, 0)
     assert record["learning_rate"] == 1e-3
     assert record["path_gradient"] is False
     torch.testing.assert_close(
@@ -106,7 +107,8 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     cli = run(monkeypatch, *base, "2", f"--ckpt_path={mine}/last.ckpt")
     assert cli.trainer.current_epoch == 2
     assert torch.load(mine / "last.ckpt", weights_only=True)["epoch"] == 1
-    assert json.loads((mine / "test.json").read_text())["fit_epochs"] == 2
+    record = json.loads((mine / "test.json").read_text())
+    assert (record["fit_epochs"], record["seed"], record["fit_seed"]) == (2, 3, 3)
 
     into = f"--trainer.default_root_dir={other}"
     with pytest.raises(SystemExit):
