@@ -25,18 +25,15 @@ from torch import Tensor, nn
 from scmixvi.core import log_mixture
 from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
-from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
-from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import (
-    MONITORED,
-    TRAINER_DEFAULTS,
+from scmixvi.image.callbacks import (
     SafeCheckpoints,
-    VAETraining,
     best_checkpoint,
     early_stopping,
-    eq_17_and_pooled,
     last_checkpoint,
 )
+from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
+from scmixvi.image.data import ImageDataModule
+from scmixvi.image.lightning import MONITORED, TRAINER_DEFAULTS, VAETraining, eq_17_and_pooled
 from scmixvi.image.memory import keep_freed_memory
 from scmixvi.records import environment, read, write
 

@@ -16,17 +16,10 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, read_checkpoint
 from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import (
-    TRAINER_DEFAULTS,
-    TestReport,
-    best_checkpoint,
-    early_stopping,
-    last_checkpoint,
-    recipe_training,
-    run_settings,
-)
+from scmixvi.image.lightning import TRAINER_DEFAULTS, recipe_training, run_settings
 from scmixvi.image.memory import keep_freed_memory
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -147,7 +140,7 @@ class ImageCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best weights; the last, where training ended before its first validation."""
-        if self.trainer.interrupted or self.trainer.fast_dev_run:
+        if self.trainer.interrupted or self._get(self.config, "trainer").fast_dev_run:
             return
         path = self._get(self.config_init, "best_checkpoint").best_model_path
         if not path:
@@ -229,7 +222,7 @@ def main(args: list[str] | None = None) -> ImageCLI:
         trainer_defaults={
             **TRAINER_DEFAULTS,
             "max_epochs": 2000,
-            "plugins": [{"class_path": "scmixvi.image.lightning.SafeCheckpoints"}],
+            "plugins": [{"class_path": "scmixvi.image.callbacks.SafeCheckpoints"}],
         },
         auto_configure_optimizers=False,
         args=args,

@@ -22,14 +22,14 @@ from scmixvi.core import (
 )
 from scmixvi.image import lightning
 from scmixvi.image.batches import ImageBatches
-from scmixvi.image.lightning import (
+from scmixvi.image.callbacks import (
     SafeCheckpoints,
     TestReport,
-    VAETraining,
     best_checkpoint,
     early_stopping,
     last_checkpoint,
 )
+from scmixvi.image.lightning import VAETraining
 from scmixvi.image.vae import BoundTerms
 
 
