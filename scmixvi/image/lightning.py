@@ -125,7 +125,7 @@ class VAETraining(L.LightningModule):
     def settings(self) -> dict[str, Any]:
         """What the training goes by, as plain values: kept in checkpoints and reports.
 
-        Where a trainer has taken it up, with :func:`run_settings`.
+        Where a trainer has taken it up, with `run_settings`.
         """
         some = self.estimator != "all"
         allowed = getattr(self.vae.posterior, "allows_path_gradients", False)

@@ -20,7 +20,7 @@ from scmixvi.core import (
     miselbo,
     siwelbo,
 )
-from scmixvi.image import lightning
+from scmixvi.image import lightning, recipes
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.callbacks import (
     SafeCheckpoints,
@@ -382,6 +382,20 @@ def test_eq_17_and_the_pooled_estimate_of_the_same_draws(weights):
     share = share.reshape(2, -1)
     torch.testing.assert_close(nll, (share * strata).sum(0))
     torch.testing.assert_close(pooled, -(share * (-strata).exp()).sum(0).log())
+
+
+def test_both_estimates_are_those_of_the_model():
+    vae = recipes.mlp(2, n_latent=3, encoder_hidden=(8,), decoder_hidden=(8,), weights=(0.2, 0.8))
+    x = torch.rand(5, 1, 28, 28).round()
+
+    def from_one_seed(estimate):
+        torch.manual_seed(1)
+        return estimate()
+
+    expected = tuple(from_one_seed(lambda p=p: vae.nll(x, 7, pooled=p)) for p in (False, True))
+    strata = from_one_seed(lambda: vae.nll_by_component(x, 7))
+    found = lightning.eq_17_and_pooled(strata, vae.posterior.log_weights)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_clock_goes_on_after_an_interruption(tmp_path):
