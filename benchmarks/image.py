@@ -1,7 +1,8 @@
 """Seconds a training step of the image models: `python -m benchmarks.image`.
 
 Every cell (recipe, sizes, S, precision, mode) runs in a process of its own, so that its peak memory
-is its own. A step is what training does: draw a batch of binary images, bound, gradient, Adam.
+is its own. A step is what training does: draw a batch of binary images, bound, gradient, a look at
+whether it is finite (by the CPU in every step, by others once an epoch), Adam.
 
 Beside the measured time stands its floor: the larger of operations / (rate of a float32 product
 measured on this machine) and bytes / (rate of a copy measured here), where operations are those of
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scmixvi.core import miselbo
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.checkpoints import build_vae
+from scmixvi.image.lightning import is_gradient_finite
 from scmixvi.image.memory import keep_freed_memory
 from scmixvi.image.report import run_record
 from scmixvi.records import write
@@ -112,6 +114,9 @@ def training_step(
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             loss = -miselbo(*vae(next(images))).mean()
         loss.backward()
+        finite = is_gradient_finite(vae)
+        if device == "cpu" and not bool(finite):
+            raise FloatingPointError("the gradient is not finite.")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss

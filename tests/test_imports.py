@@ -24,7 +24,9 @@ FORBIDDEN = {
     "scmixvi.pl": {"scmixvi.image", "torchvision"},
 }
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
-MAY_USE_LIGHTNING = {"scmixvi.image.lightning", "scmixvi.image.data", "scmixvi.image.__main__"}
+MAY_USE_LIGHTNING = {
+    f"scmixvi.image.{name}" for name in ("lightning", "callbacks", "data", "__main__")
+}
 
 
 def modules(package=PACKAGE):

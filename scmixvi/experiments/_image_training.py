@@ -25,16 +25,15 @@ from torch import Tensor, nn
 from scmixvi.core import log_mixture
 from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
-from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
-from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import (
-    MONITORED,
+from scmixvi.image.callbacks import (
     SafeCheckpoints,
-    VAETraining,
     best_checkpoint,
     early_stopping,
     last_checkpoint,
 )
+from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
+from scmixvi.image.data import ImageDataModule
+from scmixvi.image.lightning import MONITORED, TRAINER_DEFAULTS, VAETraining, eq_17_and_pooled
 from scmixvi.image.memory import keep_freed_memory
 from scmixvi.records import environment, read, write
 
@@ -300,7 +299,7 @@ class Models:
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
-        nll, pooled = strata.mean(0), math.log(len(strata)) - torch.logsumexp(-strata, 0)
+        nll, pooled = eq_17_and_pooled(strata)
         return {
             "nll": round(float(nll.mean()), 4),
             "nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
@@ -334,14 +333,11 @@ class Models:
         stopping = early_stopping(self.scheme.patience)
         watch = EpochWatch(str(folder), self.deadline)
         checkpoints = [best_checkpoint(str(folder)), last_checkpoint(str(folder))]
-        settings = {
+        settings = TRAINER_DEFAULTS | {
             "max_epochs": self.scheme.epochs,
             "default_root_dir": folder,
-            "devices": 1,
-            "num_sanity_val_steps": 0,
             "limit_train_batches": self.scheme.max_batches,
             "limit_val_batches": self.scheme.max_batches,
-            "enable_model_summary": False,
             "enable_progress_bar": False,
             "logger": False,
             "plugins": [SafeCheckpoints()],
@@ -350,7 +346,6 @@ class Models:
         trainer = L.Trainer(**settings | self.trainer_settings)
         last = folder / "last.ckpt"
         if last.exists():
-            _say_where_it_lies(last)
             stopping.load_state_dict(read_checkpoint(last)["callbacks"][stopping.state_key])
         if stopping.wait_count < stopping.patience:
             with warnings.catch_warnings():
@@ -381,17 +376,6 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _say_where_it_lies(last: Path) -> None:
-    """Name a checkpoint's folder in it anew: Lightning forgets the best epoch of one that moved."""
-    checkpoint, here = read_checkpoint(last), str(last.parent.resolve())
-    for state in checkpoint["callbacks"].values():
-        if there := state.get("dirpath"):
-            paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
-            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
-            state |= paths | {"best_k_models": best}
-    write_checkpoint(checkpoint, last)
 
 
 def _check_training(folder: Path, wanted: dict[str, Any]) -> None:

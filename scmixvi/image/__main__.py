@@ -2,26 +2,24 @@
 
 Every argument of :func:`scmixvi.image.lightning.recipe_training` is a `--model.` key, of
 :class:`scmixvi.image.data.ImageDataModule` a `--data.` key, of Lightning's Trainer a `--trainer.`
-key. A configuration that is no file here is looked for among those that ship with the package.
+key. A configuration that is no file here, and names no other folder than `configs`, is looked for
+among those that ship with the package.
 """
 
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from scmixvi.image.checkpoints import read_checkpoint
+from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
+from scmixvi.image.checkpoints import check_settings, read_checkpoint
 from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import (
-    TestReport,
-    best_checkpoint,
-    early_stopping,
-    last_checkpoint,
-    recipe_training,
-)
+from scmixvi.image.lightning import TRAINER_DEFAULTS, recipe_training, run_settings
 from scmixvi.image.memory import keep_freed_memory
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -29,7 +27,10 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def shipped_config(name: str) -> str:
-    """Path of a configuration: the file itself, or the one of that name in the package.
+    """Path of a configuration: the file itself, or that of the package with such a name.
+
+    Names of the package's are `mlp_mnist.yaml` and `configs/mlp_mnist.yaml`; which file is taken
+    for one is printed.
 
     Raises
     ------
@@ -39,7 +40,8 @@ def shipped_config(name: str) -> str:
     shipped = CONFIGS / Path(name).name
     if Path(name).is_file():
         return name
-    if shipped.is_file():
+    if shipped.is_file() and shipped.match(name):
+        print(f"The configuration is {shipped}.", file=sys.stderr)
         return str(shipped)
     known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
     raise FileNotFoundError(f"there is no configuration {name}; shipped with scmixvi are {known}.")
@@ -68,7 +70,10 @@ class ImageCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Find shipped configurations and refuse a bad checkpoint, before anything is built."""
+        """Find shipped configurations and refuse a bad checkpoint, before anything is built.
+
+        A training that goes on keeps its seed.
+        """
         words = list(sys.argv[1:] if args is None else args)
         try:
             for i, word in enumerate(words):
@@ -86,26 +91,33 @@ class ImageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Give the run a folder of its own, unless one was named, and a bar that costs no time.
 
-        A test goes beside its checkpoint, and leaves the files alone that `fit` has written.
+        What goes on from a checkpoint, or tests it, goes beside it; a test leaves the files alone
+        that `fit` has written.
         """
         config = self.config[self.config.subcommand]
         trainer = config.trainer
-        if self.config.subcommand == "test":
-            tested = Path(config.ckpt_path)
-            trainer.default_root_dir = trainer.default_root_dir or str(tested.parent)
-            config.report.name = config.report.name or f"test_{tested.stem}"
+        if trainer.default_root_dir is None and config.ckpt_path not in (None, "last"):
+            trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         if trainer.default_root_dir is None:
             name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
             trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
-        if self.config.subcommand == "fit" and not config.ckpt_path:
-            self._keep_earlier_run(Path(config.last_checkpoint.folder) / "last.ckpt")
+        if self.config.subcommand == "test":
+            config.report.name = config.report.name or f"test_{Path(config.ckpt_path).stem}"
+        else:
+            if config.ckpt_path == "last":
+                last = Path(config.last_checkpoint.folder) / "last.ckpt"
+                config.ckpt_path = str(last) if last.exists() else None
+            if not trainer.fast_dev_run:
+                self._keep_other_runs(config)
         if trainer.logger is None:
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
             )
-        if trainer.enable_progress_bar is not False:
+        given = (resolve_name(callback.class_path) for callback in trainer.callbacks or [])
+        has_bar = any(isinstance(c, type) and issubclass(c, ProgressBar) for c in given)
+        if trainer.enable_progress_bar is not False and not has_bar:
             bar = _part("callbacks.RichProgressBar", refresh_rate=50)
             trainer.callbacks = [*(trainer.callbacks or []), bar]
 
@@ -115,8 +127,8 @@ class ImageCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self._check_sizes()
-            if path and Path(path).is_file():
-                self.model.on_load_checkpoint(read_checkpoint(path))  # Lightning does it later
+            if path:  # Lightning does it later
+                self._check_loaded(read_checkpoint(path))
         except (FileNotFoundError, ValueError) as error:
             self.parser.error(str(error))
         if torch.cuda.is_available():
@@ -124,18 +136,30 @@ class ImageCLI(LightningCLI):
         mode = self._get(self.config, "compile")
         if mode is not None:
             self.model.vae.compile(mode=mode)
+            self.model.compile_mode = mode
 
     def after_fit(self) -> None:
-        """Test the best weights."""
-        if not self.trainer.interrupted:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
+        """Test the best weights; the last, where training ended before its first validation."""
+        if self.trainer.interrupted or self._get(self.config, "trainer").fast_dev_run:
+            return
+        path = self._get(self.config_init, "best_checkpoint").best_model_path
+        if not path:
+            path = Path(self._get(self.config_init, "last_checkpoint").dirpath) / "last.ckpt"
+            self.trainer.save_checkpoint(path)
+            print(f"No epoch was validated: the last weights are tested, {path}.")
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path)
 
-    def _keep_earlier_run(self, last: Path) -> None:
-        if last.exists():
-            self.parser.error(
-                f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or name "
-                "another folder by --trainer.default_root_dir."
-            )
+    def _keep_other_runs(self, config: Namespace) -> None:
+        """Refuse folders that hold another training than the one to go on with."""
+        own = Path(config.ckpt_path).parent if config.ckpt_path else None
+        checkpoints = (config.best_checkpoint, config.last_checkpoint)
+        for folder in (config.trainer.default_root_dir, *(c.folder for c in checkpoints)):
+            last = Path(folder) / "last.ckpt"
+            if last.exists() and not (own and own.samefile(folder)):
+                self.parser.error(
+                    f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or "
+                    "name another folder by --trainer.default_root_dir."
+                )
 
     def _check_words(self) -> None:
         config = self.config[self.config.subcommand]
@@ -147,6 +171,16 @@ class ImageCLI(LightningCLI):
             raise ValueError(
                 f"compile must be one of {', '.join(COMPILE_MODES)}, but it is {config.compile!r}."
             )
+        if config.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision {config.trainer.precision} leaves weights of a type that the "
+                "images do not have: use bf16-mixed, 16-mixed or 32-true."
+            )
+        if config.trainer.limit_val_batches == 0 and self.config.subcommand == "fit":
+            raise ValueError(
+                "trainer.limit_val_batches must not be 0: early stopping, best.ckpt and last.ckpt "
+                "go by the validation bound."
+            )
 
     def _check_sizes(self) -> None:
         made, data = self.model.vae.image_size, self.datamodule.source.image_size
@@ -156,13 +190,21 @@ class ImageCLI(LightningCLI):
                 f"{self.datamodule.dataset} are {data}: choose another recipe or image_size."
             )
 
+    def _check_loaded(self, checkpoint: dict[str, Any]) -> None:
+        self.model.on_load_checkpoint(checkpoint)
+        if self.config.subcommand == "fit":
+            run = run_settings(self.trainer, self.datamodule)
+            check_settings(checkpoint.get("settings", {}), self.model.settings | run)
+
     def _check_checkpoint(self) -> None:
-        path = self.config[self.config.subcommand].get("ckpt_path")
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
-        by_name = self.config.subcommand == "fit" and path in ("best", "last", "hpc", "registry")
-        if path and not by_name:
-            read_checkpoint(path)
+        if path and not (self.config.subcommand == "fit" and path == "last"):
+            settings = read_checkpoint(path).get("settings", {})
+            if self.config.subcommand == "fit" and settings.get("fit_seed") is not None:
+                config.seed_everything = settings["fit_seed"]
 
 
 def _part(which: str, **arguments: Any) -> Namespace:
@@ -178,11 +220,9 @@ def main(args: list[str] | None = None) -> ImageCLI:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         trainer_defaults={
+            **TRAINER_DEFAULTS,
             "max_epochs": 2000,
-            "devices": 1,
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-            "plugins": [{"class_path": "scmixvi.image.lightning.SafeCheckpoints"}],
+            "plugins": [{"class_path": "scmixvi.image.callbacks.SafeCheckpoints"}],
         },
         auto_configure_optimizers=False,
         args=args,

@@ -14,6 +14,9 @@ from torch import Tensor
 from scmixvi.image import recipes
 from scmixvi.image.vae import ImageVAE
 
+MAY_CHANGE = ("learning_rate", "patience", "precision", "compile", "fit_seed")
+"""Settings that a training may change when it goes on from a checkpoint."""
+
 
 def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Save tensors and plain values; an interrupted write leaves the file that was there before.
@@ -100,6 +103,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def at_home(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Name in a checkpoint of Lightning's the folder where it lies now, with what lies beside it.
+
+    Lightning forgets the best epoch of a training whose folder has moved.
+
+    Parameters
+    ----------
+    checkpoint
+        What :func:`read_checkpoint` returned; it is not changed.
+    path
+        Of the file.
+    """
+    path, here = Path(path), str(Path(path).parent.resolve())
+    states = dict(checkpoint.get("callbacks", {}))
+    files = {k: s for k, s in states.items() if isinstance(s, dict) and s.get("best_model_path")}
+    own = (s["dirpath"] for s in files.values() if Path(s["best_model_path"]).name == path.name)
+    there = next(own, here)
+    for key, state in files.items():
+        kept = Path(here, Path(state["best_model_path"]).name).is_file()
+        if state["dirpath"] == there and kept:
+            paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
+            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
+            states[key] = state | paths | {"best_k_models": best}
+    return checkpoint | {"callbacks": states}
+
+
 def plain(value: Any, name: str = "value") -> Any:
     """Turn arrays, tensors, ranges and other sequences into tuples of plain values.
 
@@ -157,6 +186,21 @@ def check_origin(saved: dict[str, Any] | None, wanted: dict[str, Any] | None) ->
                 f"the checkpoint is of another model: {name} is {there.get(name)!r} in it and "
                 f"{here.get(name)!r} here. Use the recipe, n_components and sizes that it was "
                 "trained with."
+            )
+
+
+def check_settings(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError, naming the first difference, unless a training goes on as it began.
+
+    It may go on with another learning rate, patience, precision, mode of compilation or seed (the
+    random state is the checkpoint's). What is missing on either side is not compared.
+    """
+    for name in [name for name in wanted if name in saved and name not in MAY_CHANGE]:
+        if saved[name] != wanted[name]:
+            raise ValueError(
+                f"the checkpoint is of another training: {name} is {saved[name]!r} in it and "
+                f"{wanted[name]!r} here. Go on with the settings that it began with (the same "
+                "--config and options), or start another training in another folder."
             )
 
 

@@ -1,6 +1,7 @@
 """MNIST, Fashion-MNIST and CIFAR-10 for Lightning, with the pixels on the training device."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -55,6 +56,11 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.name = dataset
         self._train: Tensor | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a training on these batches goes by: kept in its checkpoints and reports."""
+        return {"dataset": self.dataset, "batch_size": self.batch_size}
 
     def prepare_data(self) -> None:
         """Download, where that was asked for."""

@@ -1,16 +1,14 @@
 """Training of image VAEs with Lightning: one module, whatever the model and the bound."""
 
 import inspect
-import time
+import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
@@ -18,16 +16,17 @@ from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
     check_origin,
+    check_settings,
     plain,
-    read_checkpoint,
-    write_checkpoint,
 )
-from scmixvi.image.report import run_record, sample_sheet
+from scmixvi.image.report import run_seed
 from scmixvi.image.vae import ImageVAE
-from scmixvi.records import write
 
 MONITORED = "val_bound"
 """Name of the validation bound at full KL weight, in nats an image; higher is better."""
+
+TRAINER_DEFAULTS = {"devices": 1, "num_sanity_val_steps": 0, "enable_model_summary": False}
+"""Settings of Lightning's Trainer, of the command line and the experiments."""
 
 
 class VAETraining(L.LightningModule):
@@ -37,10 +36,12 @@ class VAETraining(L.LightningModule):
     inside the logarithm over L > 1 samples bounds nothing; from then on with L samples. Validation
     always uses the full KL weight and L samples, so its values can be compared across epochs.
 
-    A gradient that is not finite stops the training before the weights are touched. It is not
-    skipped: a run that silently drops steps is no longer the run that its configuration describes,
-    and the last checkpoint is there to go back to. (float16 with its gradient scaler, which
-    expects such gradients and skips them itself, is the exception.)
+    A gradient that is not finite stops the training: on a CPU before the weights are touched, on
+    other devices, which would have to wait for the answer in every step, at the end of the epoch,
+    before its checkpoint is written. It is not skipped: a run that silently drops steps is no
+    longer the run that its configuration describes, and the last checkpoint is there to go back
+    to. (float16 with its gradient scaler, which expects such gradients and skips them itself, is
+    the exception.)
 
     Parts whose parameters are all frozen (`requires_grad_(False)`) stay in evaluation mode, so
     their batch statistics are fixed too.
@@ -114,16 +115,22 @@ class VAETraining(L.LightningModule):
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
         self.origin = plain(origin)
-        self.test_nll = torch.empty(0)
+        self.compile_mode: str | None = None
+        self.test_nll = self.test_nll_pooled = torch.empty(0)
+        self._finite: Tensor | None = None
         self._to_restore: dict[str, Tensor] | None = None
         self._loaded: dict[str, Any] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the training goes by, as plain values: kept in checkpoints and reports."""
+        """What the training goes by, as plain values: kept in checkpoints and reports.
+
+        Where a trainer has taken it up, with `run_settings`.
+        """
         some = self.estimator != "all"
         allowed = getattr(self.vae.posterior, "allows_path_gradients", False)
         alone = self.estimator == "s2s" and self.n_drawn < self.vae.n_components
+        run = {} if self._trainer is None else run_settings(self._trainer)
         return plain(
             {
                 "objective": getattr(self.objective, "__name__", repr(self.objective)),
@@ -133,7 +140,9 @@ class VAETraining(L.LightningModule):
                 "path_gradient": bool(self.path_gradient and allowed and not alone),
                 "warmup_epochs": self.warmup_epochs,
                 "learning_rate": self.learning_rate,
+                "compile": self.compile_mode,
             }
+            | run
         )
 
     @property
@@ -170,7 +179,11 @@ class VAETraining(L.LightningModule):
         self.log(MONITORED, self.bound(x).mean(), batch_size=len(x), prog_bar=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Set the random state of training aside: validation must not change what follows."""
+        """Set the random state of training aside: validation must not change what follows.
+
+        Raises FloatingPointError as the end of an epoch does.
+        """
+        self.on_train_epoch_end()
         self._set_aside = _random_state(self.device)
 
     def on_validation_epoch_end(self) -> None:
@@ -182,31 +195,50 @@ class VAETraining(L.LightningModule):
         self._test_batches: list[Tensor] = []
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
-        """Log the mean negative log-likelihood and its bits a dimension."""
-        nll = self.vae.nll(x, self.n_test_samples)
-        self._test_batches.append(nll.cpu())
+        """Log the mean negative log-likelihood, Eq. 17 and pooled, and its bits a dimension."""
+        strata = self.vae.nll_by_component(x, self.n_test_samples)
+        nll, pooled = eq_17_and_pooled(strata, self.vae.posterior(x).log_weights)
+        self._test_batches.append(torch.stack([nll, pooled]).cpu())
         bits = nll.mean() / (x[0].numel() * torch.log(torch.tensor(2.0)))
-        self.log_dict({"test_nll": nll.mean(), "test_bits_per_dim": bits}, batch_size=len(x))
+        figures = {"test_nll": nll, "test_nll_pooled": pooled, "test_bits_per_dim": bits}
+        self.log_dict({k: v.mean() for k, v in figures.items()}, batch_size=len(x))
 
     def on_test_epoch_end(self) -> None:
-        """Keep the negative log-likelihood of every test image, `[n]` in nats, as `test_nll`."""
-        self.test_nll = torch.cat(self._test_batches)
+        """Keep the negative log-likelihood of every test image, `[n]` in nats.
+
+        By Eq. 17 it is `test_nll`, by the pooled estimate from the same draws `test_nll_pooled`.
+        """
+        self.test_nll, self.test_nll_pooled = torch.cat(self._test_batches, dim=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over the parameters that are not frozen."""
+        """Adam over the parameters that are not frozen, fused where Lightning can clip for it."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.Adam(trained, lr=self.learning_rate, fused=True)
+        clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
+        is_mixed = clips and isinstance(self.trainer.precision_plugin, MixedPrecision)
+        return torch.optim.Adam(trained, lr=self.learning_rate, fused=not is_mixed)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise FloatingPointError if the gradient is not finite."""
+        """Raise FloatingPointError if the gradient is not finite; not on a GPU, see above."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if not bool(get_total_norm(gradients).isfinite()):
+        finite = is_gradient_finite(self)
+        self._finite = finite if self._finite is None else self._finite & finite
+        if _answers_at_once(finite.device):
+            self._check_gradients(
+                f"the gradient of step {self.global_step} (epoch {self.current_epoch})",
+                "with the weights of the step before",
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Raise FloatingPointError if a gradient since the last validation was not finite."""
+        self._check_gradients(f"a gradient of epoch {self.current_epoch}", "before its checkpoint")
+
+    def _check_gradients(self, which: str, state: str) -> None:
+        finite, self._finite = self._finite, None
+        if finite is not None and not bool(finite):
             raise FloatingPointError(
-                f"the gradient of step {self.global_step} (epoch {self.current_epoch}) is not "
-                "finite; training stopped with the weights of the step before. Go on from the last "
-                "checkpoint with a lower learning rate, or with full float32 precision."
+                f"{which} is not finite; training stopped {state}. Go on from the last checkpoint "
+                "with a lower learning rate, or with full float32 precision."
             )
 
     def train(self, mode: bool = True) -> "VAETraining":
@@ -224,9 +256,14 @@ class VAETraining(L.LightningModule):
         checkpoint["origin"], checkpoint["settings"] = self.origin, self.settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check, before any weight changes, that the model is the same; keep the random state."""
+        """Check, before any weight changes, that the model is the same; keep the random state.
+
+        So must the settings be where a training goes on.
+        """
         check_origin(checkpoint.get("origin"), self.origin)
         check_fit(checkpoint["state_dict"], self.state_dict())
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            check_settings(checkpoint.get("settings", {}), self.settings)
         self._to_restore = checkpoint.get("random")
         self._loaded = (checkpoint.get("origin") or self.origin or {}) | {
             **checkpoint.get("settings", {}),
@@ -240,126 +277,12 @@ class VAETraining(L.LightningModule):
         The learning rate is that of this training, not that in the checkpoint.
         """
         self.train()
-        self._loaded = None
+        self._loaded = self._finite = None
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate
         if self._to_restore is not None:
             _set_random_state(self._to_restore, self.device)
             self._to_restore = None
-
-
-class SafeCheckpoints(TorchCheckpointIO):
-    """Checkpoint files for Lightning's Trainer (`plugins=[SafeCheckpoints()]`).
-
-    They are written whole or not at all, and loaded as tensors and plain values only.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """See `scmixvi.image.checkpoints.write_checkpoint`."""
-        write_checkpoint(checkpoint, path)
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        """See `scmixvi.image.checkpoints.read_checkpoint`."""
-        return read_checkpoint(path)
-
-
-class TestReport(Callback):
-    """After a test: figures as JSON and digits drawn from the model as PNG.
-
-    `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
-    `fit_seconds`: more, where training went on after the best epoch.
-
-    Parameters
-    ----------
-    folder
-        Where to; None is the trainer's `default_root_dir`.
-    name
-        The files are `NAME.json` and `NAME.png`; None is "test".
-    n_images
-        Images on the sample sheet; 0 for no sheet.
-    """
-
-    __test__ = False  # no test of pytest's, for all its name
-
-    def __init__(
-        self, folder: str | None = None, name: str | None = None, n_images: int = 64
-    ) -> None:
-        self.folder, self.name, self.n_images = folder, name or "test", n_images
-        self._spent = {"fit": Seconds(), "test": Seconds()}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks, on top of the seconds of an interrupted run."""
-        self._start = Seconds.now() - self._spent["fit"]
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the clocks before the checkpoint of the epoch is written."""
-        if trainer.state.fn == "fit":
-            self._spent["fit"] = Seconds.now() - self._start
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks of the test."""
-        self._start = Seconds.now()
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write both files."""
-        assert isinstance(pl_module, VAETraining)
-        self._spent["test"] = Seconds.now() - self._start
-        folder = Path(self.folder or trainer.default_root_dir)
-        record = run_record(pl_module.device) | _figures(trainer, pl_module)
-        record |= {f"{stage}_seconds": spent._asdict() for stage, spent in self._spent.items()}
-        record["fit_epochs"] = trainer.current_epoch or record["epochs"]
-        write(folder / f"{self.name}.json", record)
-        if self.n_images:
-            sample_sheet(pl_module.vae.sample(self.n_images), folder / f"{self.name}.png")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Seconds of training so far."""
-        return self._spent["fit"]._asdict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the seconds of an interrupted run, unless this one has trained longer."""
-        self._spent["fit"] = max(self._spent["fit"], Seconds(**state_dict))
-
-
-class Seconds(NamedTuple):
-    """Seconds of the clock, and of all processors of this process together."""
-
-    clock: float = 0.0
-    processors: float = 0.0
-
-    @classmethod
-    def now(cls) -> "Seconds":
-        """Both readings at this moment."""
-        return cls(time.monotonic(), time.process_time())
-
-    def __sub__(self, earlier: "Seconds") -> "Seconds":
-        """Both differences, to the millisecond."""
-        return Seconds(*(round(a - b, 3) for a, b in zip(self, earlier, strict=True)))
-
-
-def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
-    """Stop once the validation bound at full KL weight has not risen for `patience` epochs."""
-    return EarlyStopping(
-        MONITORED,
-        min_delta,
-        patience,
-        mode="max",
-        check_on_train_epoch_end=False,  # a resumed run goes through that hook without validation
-    )
-
-
-def best_checkpoint(folder: str | None = None) -> ModelCheckpoint:
-    """Keep the epoch with the best validation bound as `FOLDER/best.ckpt`."""
-    return _checkpoint(folder, "best", MONITORED)
-
-
-def last_checkpoint(folder: str | None = None) -> ModelCheckpoint:
-    """Keep the last finished epoch as `FOLDER/last.ckpt`: what an interrupted run goes on from."""
-    return _checkpoint(folder, "last")
 
 
 def recipe_training(
@@ -412,6 +335,53 @@ def recipe_training(
     )
 
 
+def is_gradient_finite(module: nn.Module) -> Tensor:
+    """Whether the gradient of a module's parameters is finite: `[]`, on their device."""
+    return get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).isfinite()
+
+
+def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Both estimates of :meth:`scmixvi.image.ImageVAE.nll` from one set of draws.
+
+    With :math:`n_{sb}` for what component s estimates of image b, Eq. 17 is
+    :math:`\sum_s \pi_s n_{sb}`, the pooled estimate
+    :math:`-\log \sum_s \pi_s \exp(-n_{sb}) \le \sum_s \pi_s n_{sb}`.
+
+    Parameters
+    ----------
+    strata
+        `[S, B]` in nats, from :meth:`scmixvi.image.ImageVAE.nll_by_component`.
+    log_weights
+        Of the mixture, `[S]` or `[S, B]`; None is uniform.
+
+    Returns
+    -------
+    Each `[B]`, in nats.
+    """
+    if log_weights is None:
+        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
+    log_weights = log_weights.reshape(len(strata), -1)
+    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)
+
+
+def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
+    """What a training goes by besides its module: data, batch size, patience, precision, seed.
+
+    Parameters
+    ----------
+    trainer
+        Of the training.
+    data
+        Its data module; None is the one that the trainer has taken up.
+    """
+    data = getattr(trainer, "datamodule", None) if data is None else data
+    return getattr(data, "settings", {}) | {
+        "patience": getattr(trainer.early_stopping_callback, "patience", None),
+        "precision": trainer.precision,
+        "fit_seed": run_seed(),
+    }
+
+
 def _check_settings(
     objective: Callable[..., Tensor], warmup_epochs: int, learning_rate: float, **samples: int
 ) -> None:
@@ -429,15 +399,8 @@ def _check_settings(
         )
 
 
-def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder,
-        name,
-        monitor,
-        mode="max",
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
+def _answers_at_once(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
@@ -451,16 +414,3 @@ def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
-    nll = module.test_nll
-    return module.trained | {
-        "dataset": getattr(getattr(trainer, "datamodule", None), "name", None),
-        "n_parameters": sum(p.numel() for p in module.vae.parameters()),
-        "n_test_images": len(nll),
-        "n_test_samples": module.n_test_samples,
-        "test_nll_nats": round(float(nll.mean()), 4),
-        "test_nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
-        "test_bits_per_dim": round(float(trainer.callback_metrics["test_bits_per_dim"]), 5),
-    }

@@ -15,16 +15,21 @@ from scmixvi.records import environment
 def run_record(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Command, seed, date, versions and device of this process, as plain values."""
     module = getattr(sys.modules["__main__"].__spec__, "name", Path(sys.argv[0]).name)
-    seed = os.environ.get("PL_GLOBAL_SEED")
     try:
         torchvision = version("torchvision")
     except PackageNotFoundError:
         torchvision = "none"
     return {
         "command": " ".join(["python -m", module.removesuffix(".__main__"), *sys.argv[1:]]),
-        "seed": None if seed is None else int(seed),
+        "seed": run_seed(),
         "environment": environment(device) | {"torchvision": torchvision},
     }
+
+
+def run_seed() -> int | None:
+    """What Lightning's `seed_everything` was called with in this process, if it was."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return None if seed is None else int(seed)
 
 
 def sample_sheet(images: Tensor, path: str | Path) -> None:

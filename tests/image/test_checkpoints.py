@@ -9,6 +9,7 @@ import torch
 from scmixvi.image.checkpoints import (
     check_fit,
     check_origin,
+    check_settings,
     load_vae,
     plain,
     read_checkpoint,
@@ -188,6 +189,14 @@ def test_models_made_alike_fit():
     check_origin(origin("iaf", n_hidden=300), origin("iaf"))
     check_origin(None, origin())
     check_origin(origin(), None)
+
+
+def test_a_training_may_change_its_pace_and_nothing_else():
+    began = {"dataset": "mnist", "batch_size": 100, "learning_rate": 1e-3, "patience": 100}
+    check_settings(began, began | {"learning_rate": 1e-4, "patience": 5, "precision": "bf16-mixed"})
+    check_settings({}, began)
+    with pytest.raises(ValueError, match="dataset is 'mnist' in it and 'fashion_mnist' here"):
+        check_settings(began, began | {"dataset": "fashion_mnist"})
 
 
 def test_weights_that_no_parameter_shows_are_compared_on_load():

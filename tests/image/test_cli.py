@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from idx_files import write_idx
+from lightning.pytorch.callbacks import TQDMProgressBar
 from tiny_images import TINY_RECIPES
 
 from scmixvi.image.__main__ import CONFIGS, main
@@ -60,15 +61,20 @@ def test_fit_ends_with_a_test_and_can_be_tested_again(small_mnist, monkeypatch):
     assert math.isfinite(record["test_nll_nats"])
 
     other = ("--model.learning_rate=0.5", "--model.path_gradient=true", "--seed_everything=4")
+    other += ("--early_stopping.patience=3",)
     cli = run(monkeypatch, "test", *base, *other, "--ckpt_path", str(folder / "best.ckpt"))
     assert json.loads((folder / "test.json").read_text()) == record
     again = json.loads((folder / "test_best.json").read_text())
     assert (folder / "test_best.png").is_file()
     assert again["test_nll_nats"] == pytest.approx(record["test_nll_nats"], abs=3.0)
     assert again["fit_seconds"]["clock"] > 0
-    about = ("recipe", "sizes", "objective", "estimator", "learning_rate", "path_gradient")
+    own = {"batch_size": 10, "patience": 100, "precision": "32-true", "compile": None}
+    assert own.items() <= record.items()
+    assert record["test_nll_pooled_nats"] <= record["test_nll_nats"], "uniform weights: Jensen"
+    about = ("recipe", "sizes", "objective", "estimator", "learning_rate", "path_gradient", *own)
     for key in (*about, "warmup_epochs", "epochs", "steps"):
         assert again[key] == record[key], key
+    assert (again["seed"], again["fit_seed"]) == (4, 0)
     assert record["learning_rate"] == 1e-3
     assert record["path_gradient"] is False
     torch.testing.assert_close(
@@ -92,6 +98,28 @@ def test_a_run_resumes_from_its_last_checkpoint(small_mnist, monkeypatch):
     torch.testing.assert_close(last[0]["state_dict"], last[1]["state_dict"], rtol=0, atol=0)
 
 
+def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys):
+    base = ("fit", "--config", "mlp_mnist.yaml", *SHORT, "--trainer.max_epochs")
+    run(monkeypatch, *base, "1", "--seed_everything=3")
+    run(monkeypatch, *base, "1")
+    mine, other = (small_mnist / "runs" / f"mlp_mnist_S1_seed{seed}" for seed in (3, 0))
+    before = {path: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    cli = run(monkeypatch, *base, "2", f"--ckpt_path={mine}/last.ckpt")
+    assert cli.trainer.current_epoch == 2
+    assert torch.load(mine / "last.ckpt", weights_only=True)["epoch"] == 1
+    record = json.loads((mine / "test.json").read_text())
+    assert (record["fit_epochs"], record["seed"], record["fit_seed"]) == (2, 3, 3)
+
+    into = f"--trainer.default_root_dir={other}"
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *base, "3", f"--ckpt_path={mine}/last.ckpt", into)
+    assert f"{other}/last.ckpt is of an earlier training" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in other.iterdir() if path.is_file()}
+
+    assert run(monkeypatch, *base, "2", "--ckpt_path=last").trainer.current_epoch == 2
+    assert torch.load(other / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
 @pytest.mark.parametrize(("words", "sentence"), [
     (["--config", "configs/mlp_minst.yaml"], "no configuration configs/mlp_minst.yaml; shipped"),
     (["--model.recipe=mpl"], "'mpl'; the recipes are mlp, vanilla"),
@@ -111,6 +139,9 @@ def test_a_run_resumes_from_its_last_checkpoint(small_mnist, monkeypatch):
     (["--ckpt_path=gone.ckpt"], "there is no checkpoint gone.ckpt"),
     (["--ckpt_path=text.ckpt"], "text.ckpt is no readable checkpoint"),
     (["--model.n_encoders=3"], "--model.n_encoders"),
+    (["--config", "my/mlp_mnist.yaml"], "no configuration my/mlp_mnist.yaml; shipped with scmixvi"),
+    (["--trainer.precision=bf16-true"], "leaves weights of a type that the images do not have"),
+    (["--trainer.limit_val_batches=0"], "limit_val_batches must not be 0: early stopping, best.ck"),
 ])  # fmt: skip
 def test_a_wrong_word_ends_the_program_with_one_sentence(
     small_mnist, monkeypatch, capsys, words, sentence
@@ -142,6 +173,53 @@ def test_an_earlier_training_is_not_overwritten(small_mnist, monkeypatch, capsys
     assert "--trainer.default_root_dir" in sentence
     assert last.read_bytes() == before
     run(monkeypatch, *base, "--model.learning_rate=0.1", "--trainer.default_root_dir=another")
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    ([], "warmup_epochs is 10 in it and 100 here"),
+    (["--model.warmup_epochs=10", "--data.batch_size=20"], "batch_size is 10 in it and 20 here"),
+])  # fmt: skip
+def test_a_resume_by_other_settings_is_refused(small_mnist, monkeypatch, capsys, words, sentence):
+    run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    folder = small_mnist / "runs" / "mlp_mnist_S1_seed0"
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fit", *SHORT, *words, f"--ckpt_path={folder}/last.ckpt")
+    assert f"of another training: {sentence}" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [
+    ("--trainer.max_steps=3",),
+    ("--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=3"),
+])  # fmt: skip
+def test_without_a_validation_the_last_weights_are_kept_and_tested(small_mnist, monkeypatch, words):
+    base = ("fit", "--config=mlp_mnist.yaml", *SHORT)
+    first = run(monkeypatch, *base, *words)
+    folder = small_mnist / "runs" / "mlp_mnist_S1_seed0"
+    assert json.loads((folder / "test.json").read_text())["steps"] == first.trainer.global_step
+    more = run(monkeypatch, *base, "--trainer.max_steps=15", f"--ckpt_path={folder}/last.ckpt")
+    assert more.trainer.global_step == 15
+    assert (folder / "best.ckpt").is_file()
+
+
+def test_a_fast_run_of_a_batch_leaves_nothing(small_mnist, monkeypatch):
+    cli = run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.fast_dev_run=true")
+    assert cli.trainer.global_step == 1
+    assert not (small_mnist / "runs").exists()
+
+
+def test_callbacks_of_the_user_stand_beside_those_of_the_command(small_mnist, monkeypatch, capsys):
+    callbacks = [
+        {"class_path": "TQDMProgressBar"},
+        {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "own", "monitor": "train_loss"}},
+    ]
+    short = [word for word in SHORT if "progress_bar" not in word]
+    words = ("--trainer.callbacks", json.dumps(callbacks), "--trainer.max_epochs=1")
+    cli = run(monkeypatch, "fit", "--config=configs/mlp_mnist.yaml", *short, *words)
+    assert cli.trainer.ckpt_path == str(small_mnist / "runs/mlp_mnist_S1_seed0/best.ckpt")
+    assert isinstance(cli.trainer.progress_bar_callback, TQDMProgressBar)
+    assert f"The configuration is {CONFIGS / 'mlp_mnist.yaml'}." in capsys.readouterr().err
 
 
 def test_a_test_of_another_model_ends_with_one_sentence(small_mnist, monkeypatch, capsys):

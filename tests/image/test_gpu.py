@@ -9,8 +9,9 @@ from tiny_images import TINY_RECIPES
 
 from scmixvi.core import miselbo
 from scmixvi.image.batches import ImageBatches
+from scmixvi.image.callbacks import SafeCheckpoints
 from scmixvi.image.checkpoints import load_vae
-from scmixvi.image.lightning import SafeCheckpoints, recipe_training
+from scmixvi.image.lightning import recipe_training
 
 pytestmark = [
     pytest.mark.gpu,

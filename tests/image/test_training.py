@@ -3,49 +3,67 @@
 import contextlib
 import json
 import math
+import shutil
 
 import lightning as L
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
+from torch.nn.utils import get_total_norm
 
-from scmixvi.core import MixturePosterior, Stage, component_elbos, miselbo, siwelbo
+from scmixvi.core import (
+    MixturePosterior,
+    Stage,
+    component_elbos,
+    log_mixture,
+    miselbo,
+    siwelbo,
+)
+from scmixvi.image import lightning, recipes
 from scmixvi.image.batches import ImageBatches
-from scmixvi.image.lightning import (
+from scmixvi.image.callbacks import (
     SafeCheckpoints,
     TestReport,
-    VAETraining,
     best_checkpoint,
     early_stopping,
     last_checkpoint,
 )
+from scmixvi.image.lightning import VAETraining
 from scmixvi.image.vae import BoundTerms
 
 
+class TinyPosterior(nn.Linear):
+    """S linear encoders of 3x3 images, two latents."""
+
+    def forward(self, x):
+        loc, log_scale = super().forward(x.flatten(1)).unflatten(-1, (-1, 4)).chunk(2, -1)
+        loc, scale = loc.transpose(0, 1), log_scale.transpose(0, 1).clamp(-3, 1).exp()
+        conditional = Normal(loc, scale, validate_args=False)
+        return MixturePosterior([Stage(lambda: Independent(conditional, 1))])
+
+
 class TinyVAE(nn.Module):
-    """S linear encoders of 3x3 binary images, two latents, a linear decoder."""
+    """A tiny posterior of binary images and a linear decoder."""
 
     def __init__(self, n_components=2, batch_norm=False):
         super().__init__()
-        self.posterior = nn.Linear(9, n_components * 4)
+        self.posterior = TinyPosterior(9, n_components * 4)
         self.decoder = nn.Sequential(nn.Linear(2, 9))
         if batch_norm:
             self.decoder.append(nn.BatchNorm1d(9))
         self.n_components = n_components
 
     def forward(self, x, n_importance_samples=1):
-        flat = self.posterior(x.flatten(1)).unflatten(-1, (self.n_components, 4)).transpose(0, 1)
-        loc, log_scale = flat.chunk(2, -1)
-        scale = log_scale.clamp(-3, 1).exp()
-        stage = Stage(lambda: Independent(Normal(loc, scale), 1))
-        (z,), log_q_all = MixturePosterior([stage]).sample_stratified(n_importance_samples)
+        (z,), log_q_all = self.posterior(x).sample_stratified(n_importance_samples)
         logits = self.decoder(z.flatten(0, 2)).unflatten(0, z.shape[:3])
-        log_lik = Bernoulli(logits=logits).log_prob(x.flatten(1)).sum(-1)
-        return BoundTerms(log_lik, Normal(0.0, 1.0).log_prob(z).sum(-1), log_q_all)
+        log_lik = Bernoulli(logits=logits, validate_args=False).log_prob(x.flatten(1)).sum(-1)
+        log_prior = Normal(0.0, 1.0, validate_args=False).log_prob(z).sum(-1)
+        return BoundTerms(log_lik, log_prior, log_q_all)
 
-    def nll(self, x, n_importance_samples):
-        return -miselbo(*self(x, n_importance_samples))
+    def nll_by_component(self, x, n_importance_samples):
+        log_lik, log_prior, log_q_all, _ = self(x, n_importance_samples)
+        return -(log_lik + log_prior - log_mixture(log_q_all)).logsumexp(0) + math.log(len(log_lik))
 
     def sample(self, n):
         return self.decoder(torch.randn(n, 2)).sigmoid().view(n, 1, 3, 3)
@@ -191,14 +209,40 @@ def test_best_and_last_are_kept(tmp_path):
     torch.testing.assert_close(last["state_dict"], module.state_dict(), rtol=0, atol=0)
 
 
+def test_a_moved_training_knows_its_best_epoch(tmp_path):
+    first = trainer(tmp_path / "here", max_epochs=1)
+    first.fit(training(), batches(), held_out())
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    shutil.copytree(tmp_path / "here", tmp_path / "in_part")
+    (tmp_path / "in_part" / "best.ckpt").unlink()
+
+    def best_after(folder):
+        run = trainer(tmp_path / folder, max_epochs=1)
+        run.fit(training(), batches(), held_out(), ckpt_path=tmp_path / folder / "last.ckpt")
+        return run.checkpoint_callbacks[0]
+
+    moved = best_after("there")
+    assert moved.best_model_path == str(tmp_path / "there" / "best.ckpt")
+    assert list(moved.best_k_models) == [moved.best_model_path]
+    assert moved.best_model_score == first.checkpoint_callbacks[0].best_model_score
+    with pytest.warns(UserWarning, match="dirpath has changed"):
+        assert best_after("in_part").best_model_score is None
+
+
 def test_training_stops_when_the_validation_bound_stands_still(tmp_path):
     def still(log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
         return log_lik.mean((0, 1)) * 0.0
 
-    module = training(objective=still)
-    run = trainer(tmp_path, max_epochs=50, callbacks=[early_stopping(patience=3)])
-    run.fit(module, batches(), held_out())
+    def stopping(patience):
+        settings = [early_stopping(patience), last_checkpoint(str(tmp_path))]
+        return trainer(tmp_path, max_epochs=50, callbacks=settings)
+
+    run = stopping(patience=3)
+    run.fit(training(objective=still), batches(), held_out())
     assert run.current_epoch == 4
+    run = stopping(patience=5)
+    run.fit(training(objective=still), batches(), held_out(), ckpt_path=tmp_path / "last.ckpt")
+    assert run.current_epoch == 6
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path):
@@ -214,6 +258,41 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path)
         trainer(tmp_path, max_epochs=1).fit(module, batches(), held_out())
     assert not torch.equal(states[1]["vae.posterior.weight"], states[2]["vae.posterior.weight"])
     torch.testing.assert_close(weights(module), states[2], rtol=0, atol=0)
+
+
+def test_where_asking_would_wait_the_epoch_ends_before_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(lightning, "_answers_at_once", lambda device: False)
+    n_steps = 0
+
+    def breaks(log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
+        nonlocal n_steps
+        n_steps += torch.is_grad_enabled()
+        bound = miselbo(log_lik, log_prior, log_q_all, log_weights, beta)
+        return bound * math.inf if n_steps == 6 else bound
+
+    with pytest.raises(FloatingPointError, match="a gradient of epoch 1 is not finite"):
+        trainer(tmp_path, max_epochs=3).fit(training(objective=breaks), batches(), held_out())
+    assert n_steps == 8, "two whole epochs"
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
+
+
+@pytest.mark.parametrize(("precision", "clip", "fused"), [
+    ("bf16-mixed", 1e-3, False),
+    ("bf16-mixed", None, True),
+    ("32-true", 1e-3, True),
+])  # fmt: skip
+def test_clipping_and_mixed_precision_go_together(tmp_path, precision, clip, fused):
+    norms = []
+
+    class Norms(L.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            norms.append(get_total_norm([p.grad for p in module.parameters()]))
+
+    settings = {"precision": precision, "gradient_clip_val": clip, "callbacks": [Norms()]}
+    run = trainer(tmp_path, max_epochs=1, **settings)
+    run.fit(training(), batches(), held_out())
+    assert run.optimizers[0].defaults["fused"] == fused
+    assert [bool(norm < 2e-3) for norm in norms] == [clip is not None] * 4
 
 
 def test_frozen_parts_keep_weights_and_batch_statistics(tmp_path):
@@ -239,6 +318,23 @@ def test_a_resumed_run_takes_its_own_learning_rate(tmp_path):
     assert resumed.trained["epochs"] == 2
 
 
+@pytest.mark.parametrize(("change", "difference"), [
+    ({"warmup_epochs": 1}, "warmup_epochs is 2 in it and 1 here"),
+    ({"n_importance_samples": 2}, "n_importance_samples is 1 in it and 2 here"),
+])  # fmt: skip
+def test_a_training_by_other_settings_is_refused_before_anything_changes(
+    tmp_path, change, difference
+):
+    trainer(tmp_path, max_epochs=1).fit(training(), batches(), held_out())
+    other = training(seed=1, **change)
+    before = weights(other)
+    with pytest.raises(ValueError, match=f"of another training: {difference}"):
+        trainer(tmp_path, max_epochs=2).fit(
+            other, batches(), held_out(), ckpt_path=tmp_path / "last.ckpt"
+        )
+    torch.testing.assert_close(weights(other), before, rtol=0, atol=0)
+
+
 def test_a_checkpoint_of_another_model_is_refused_before_anything_changes(tmp_path):
     trainer(tmp_path, max_epochs=1).fit(training(), batches(), held_out())
     other = VAETraining(TinyVAE(n_components=3), warmup_epochs=2)
@@ -253,12 +349,16 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_changes(tmp_pa
 def test_the_report_holds_the_figures_and_what_made_them(tmp_path):
     module = training(n_test_samples=7)
     report = TestReport(n_images=4, name="digits")
-    run = trainer(tmp_path, max_epochs=1, callbacks=[report])
+    run = trainer(tmp_path, max_epochs=1, callbacks=[report, early_stopping(4)])
     run.fit(module, batches(), held_out())
     run.test(module, held_out(), verbose=False)
     record = json.loads((tmp_path / "digits.json").read_text())
     assert module.test_nll.shape == (20,)
     assert record["test_nll_nats"] == pytest.approx(float(module.test_nll.mean()), abs=1e-4)
+    pooled = float(module.test_nll_pooled.mean())
+    assert record["test_nll_pooled_nats"] == pytest.approx(pooled, abs=1e-4)
+    assert record["precision"] == record["test_precision"] == "32-true"
+    assert record["patience"] == 4
     error = float(module.test_nll.std()) / math.sqrt(20)
     assert record["test_nll_standard_error"] == pytest.approx(error, abs=1e-4)
     bits = float(module.test_nll.mean()) / (9 * math.log(2))
@@ -271,6 +371,31 @@ def test_the_report_holds_the_figures_and_what_made_them(tmp_path):
     assert record["fit_seconds"]["clock"] > 0
     assert record["test_seconds"]["processors"] > 0
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.2, 0.8]), torch.rand(2, 5)])
+def test_eq_17_and_the_pooled_estimate_of_the_same_draws(weights):
+    strata = torch.randn(2, 5)
+    share = torch.full((2,), 0.5) if weights is None else weights / weights.sum(0)
+    log_weights = None if weights is None else share.log()
+    nll, pooled = lightning.eq_17_and_pooled(strata, log_weights)
+    share = share.reshape(2, -1)
+    torch.testing.assert_close(nll, (share * strata).sum(0))
+    torch.testing.assert_close(pooled, -(share * (-strata).exp()).sum(0).log())
+
+
+def test_both_estimates_are_those_of_the_model():
+    vae = recipes.mlp(2, n_latent=3, encoder_hidden=(8,), decoder_hidden=(8,), weights=(0.2, 0.8))
+    x = torch.rand(5, 1, 28, 28).round()
+
+    def from_one_seed(estimate):
+        torch.manual_seed(1)
+        return estimate()
+
+    expected = tuple(from_one_seed(lambda p=p: vae.nll(x, 7, pooled=p)) for p in (False, True))
+    strata = from_one_seed(lambda: vae.nll_by_component(x, 7))
+    found = lightning.eq_17_and_pooled(strata, vae.posterior.log_weights)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_clock_goes_on_after_an_interruption(tmp_path):

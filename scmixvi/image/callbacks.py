@@ -1,0 +1,167 @@
+"""What a Trainer takes beside an image VAE: when to stop, what to keep, and what to report."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from scmixvi.image.checkpoints import at_home, read_checkpoint, write_checkpoint
+from scmixvi.image.lightning import MONITORED, VAETraining
+from scmixvi.image.report import run_record, sample_sheet
+from scmixvi.records import write
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's, whose patience is its own also after a checkpoint with another one."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over everything else."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+
+def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
+    """Stop once the validation bound at full KL weight has not risen for `patience` epochs."""
+    return EarlyStopping(
+        MONITORED,
+        min_delta,
+        patience,
+        mode="max",
+        check_on_train_epoch_end=False,  # a resumed run goes through that hook without validation
+    )
+
+
+def best_checkpoint(folder: str | None = None) -> ModelCheckpoint:
+    """Keep the epoch with the best validation bound as `FOLDER/best.ckpt`."""
+    return _checkpoint(folder, "best", MONITORED)
+
+
+def last_checkpoint(folder: str | None = None) -> ModelCheckpoint:
+    """Keep the last finished epoch as `FOLDER/last.ckpt`: what an interrupted run goes on from."""
+    return _checkpoint(folder, "last")
+
+
+class SafeCheckpoints(TorchCheckpointIO):
+    """Checkpoint files for Lightning's Trainer (`plugins=[SafeCheckpoints()]`).
+
+    They are written whole or not at all, and loaded as tensors and plain values only. A training
+    whose folder has moved goes on with its best epoch.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """See `scmixvi.image.checkpoints.write_checkpoint`."""
+        write_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """See `scmixvi.image.checkpoints.read_checkpoint` and `at_home` there."""
+        return at_home(read_checkpoint(path), path)
+
+
+class TestReport(Callback):
+    """After a test: figures as JSON and digits drawn from the model as PNG.
+
+    `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
+    `fit_seconds`: more, where training went on after the best epoch. `seed` is that of the test's
+    process, `fit_seed` that of the training. `test_nll_nats` is by Eq. 17,
+    `test_nll_pooled_nats` by the pooled estimate (:meth:`scmixvi.image.ImageVAE.nll`) from the
+    same draws.
+
+    Parameters
+    ----------
+    folder
+        Where to; None is the trainer's `default_root_dir`.
+    name
+        The files are `NAME.json` and `NAME.png`; None is "test".
+    n_images
+        Images on the sample sheet; 0 for no sheet.
+    """
+
+    __test__ = False  # no test of pytest's, for all its name
+
+    def __init__(
+        self, folder: str | None = None, name: str | None = None, n_images: int = 64
+    ) -> None:
+        self.folder, self.name, self.n_images = folder, name or "test", n_images
+        self._spent = {"fit": Seconds(), "test": Seconds()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks, on top of the seconds of an interrupted run."""
+        self._start = Seconds.now() - self._spent["fit"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the clocks before the checkpoint of the epoch is written."""
+        if trainer.state.fn == "fit":
+            self._spent["fit"] = Seconds.now() - self._start
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks of the test."""
+        self._start = Seconds.now()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write both files."""
+        assert isinstance(pl_module, VAETraining)
+        self._spent["test"] = Seconds.now() - self._start
+        folder = Path(self.folder or trainer.default_root_dir)
+        record = run_record(pl_module.device) | _figures(trainer, pl_module)
+        record |= {f"{stage}_seconds": spent._asdict() for stage, spent in self._spent.items()}
+        record["fit_epochs"] = trainer.current_epoch or record["epochs"]
+        write(folder / f"{self.name}.json", record)
+        if self.n_images:
+            sample_sheet(pl_module.vae.sample(self.n_images), folder / f"{self.name}.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds of training so far."""
+        return self._spent["fit"]._asdict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seconds of an interrupted run, unless this one has trained longer."""
+        self._spent["fit"] = max(self._spent["fit"], Seconds(**state_dict))
+
+
+class Seconds(NamedTuple):
+    """Seconds of the clock, and of all processors of this process together."""
+
+    clock: float = 0.0
+    processors: float = 0.0
+
+    @classmethod
+    def now(cls) -> "Seconds":
+        """Both readings at this moment."""
+        return cls(time.monotonic(), time.process_time())
+
+    def __sub__(self, earlier: "Seconds") -> "Seconds":
+        """Both differences, to the millisecond."""
+        return Seconds(*(round(a - b, 3) for a, b in zip(self, earlier, strict=True)))
+
+
+def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder,
+        name,
+        monitor,
+        mode="max",
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
+    nll = module.test_nll
+    return module.trained | {
+        "dataset": getattr(getattr(trainer, "datamodule", None), "name", None),
+        "n_parameters": sum(p.numel() for p in module.vae.parameters()),
+        "n_test_images": len(nll),
+        "n_test_samples": module.n_test_samples,
+        "test_nll_nats": round(float(nll.mean()), 4),
+        "test_nll_pooled_nats": round(float(module.test_nll_pooled.mean()), 4),
+        "test_nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
+        "test_bits_per_dim": round(float(trainer.callback_metrics["test_bits_per_dim"]), 5),
+        "test_precision": trainer.precision,
+    }
