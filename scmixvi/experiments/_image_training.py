@@ -33,17 +33,18 @@ from scmixvi.image.callbacks import (
 )
 from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
 from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import MONITORED, TRAINER_DEFAULTS, VAETraining, eq_17_and_pooled
+from scmixvi.image.lightning import MONITORED, TRAINER_DEFAULTS, VAETraining
 from scmixvi.image.memory import keep_freed_memory
+from scmixvi.image.vae import eq_17_and_pooled
 from scmixvi.records import environment, read, write
 
-PAPER_EPOCHS, PAPER_WARMUP = 2000, 100
+MOST_EPOCHS, PAPER_WARMUP = 2000, 100  # the paper names no maximum
 TEST_BATCH = 100
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How long a model is trained; the defaults are the paper's (appendix C).
+    """How long a model is trained; the defaults are the paper's (appendix C), but for a maximum.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ class Scheme:
         Batches of an epoch, for smoke runs; None is all.
     """
 
-    epochs: int = PAPER_EPOCHS
+    epochs: int = MOST_EPOCHS
     patience: int = 100
     warmup_epochs: int = PAPER_WARMUP
     learning_rate: float = 5e-4

@@ -31,6 +31,7 @@ from scmixvi.experiments._image_training import (
     scheme_of,
     until_deadline,
 )
+from scmixvi.image import bits_per_dim
 from scmixvi.image.lightning import VAETraining, recipe_training
 
 RESULT = Path(__file__).parent / "results" / "image_nll.json"
@@ -96,7 +97,7 @@ def figures(
     tested = models.nll(name, vae)
     return {
         **tested,
-        "bits_per_dim": round(tested["nll"] / (math.prod(vae.image_size) * math.log(2)), 5),
+        "bits_per_dim": round(bits_per_dim(tested["nll"], math.prod(vae.image_size)), 5),
         "data": models.data.name,
         "n_parameters": sum(p.numel() for p in vae.parameters()),
         "trainings": [record],

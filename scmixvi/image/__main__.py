@@ -189,6 +189,12 @@ class ImageCLI(LightningCLI):
                 f"the model is made for images (C, H, W) = {tuple(made)}, but those of "
                 f"{self.datamodule.dataset} are {data}: choose another recipe or image_size."
             )
+        takes_grey = bool(self.model.vae.support.check(torch.full((1, *data), 0.5)).all())
+        if not self.datamodule.source.binary and not takes_grey:
+            raise ValueError(
+                f"{self.datamodule.dataset} has grey values, to which this model's decoder of "
+                "binary pixels gives no likelihood: choose another recipe, as cifar_vanilla."
+            )
 
     def _check_loaded(self, checkpoint: dict[str, Any]) -> None:
         self.model.on_load_checkpoint(checkpoint)

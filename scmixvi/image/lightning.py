@@ -1,7 +1,6 @@
 """Training of image VAEs with Lightning: one module, whatever the model and the bound."""
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from scmixvi.image.checkpoints import (
     plain,
 )
 from scmixvi.image.report import run_seed
-from scmixvi.image.vae import ImageVAE
+from scmixvi.image.vae import ImageVAE, bits_per_dim
 
 MONITORED = "val_bound"
 """Name of the validation bound at full KL weight, in nats an image; higher is better."""
@@ -196,11 +195,13 @@ class VAETraining(L.LightningModule):
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         """Log the mean negative log-likelihood, Eq. 17 and pooled, and its bits a dimension."""
-        strata = self.vae.nll_by_component(x, self.n_test_samples)
-        nll, pooled = eq_17_and_pooled(strata, self.vae.posterior(x).log_weights)
+        nll, pooled = self.vae.nll_estimates(x, self.n_test_samples)
         self._test_batches.append(torch.stack([nll, pooled]).cpu())
-        bits = nll.mean() / (x[0].numel() * torch.log(torch.tensor(2.0)))
-        figures = {"test_nll": nll, "test_nll_pooled": pooled, "test_bits_per_dim": bits}
+        figures = {
+            "test_nll": nll,
+            "test_nll_pooled": pooled,
+            "test_bits_per_dim": bits_per_dim(nll, x[0].numel()),
+        }
         self.log_dict({k: v.mean() for k, v in figures.items()}, batch_size=len(x))
 
     def on_test_epoch_end(self) -> None:
@@ -338,30 +339,6 @@ def recipe_training(
 def is_gradient_finite(module: nn.Module) -> Tensor:
     """Whether the gradient of a module's parameters is finite: `[]`, on their device."""
     return get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).isfinite()
-
-
-def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""Both estimates of :meth:`scmixvi.image.ImageVAE.nll` from one set of draws.
-
-    With :math:`n_{sb}` for what component s estimates of image b, Eq. 17 is
-    :math:`\sum_s \pi_s n_{sb}`, the pooled estimate
-    :math:`-\log \sum_s \pi_s \exp(-n_{sb}) \le \sum_s \pi_s n_{sb}`.
-
-    Parameters
-    ----------
-    strata
-        `[S, B]` in nats, from :meth:`scmixvi.image.ImageVAE.nll_by_component`.
-    log_weights
-        Of the mixture, `[S]` or `[S, B]`; None is uniform.
-
-    Returns
-    -------
-    Each `[B]`, in nats.
-    """
-    if log_weights is None:
-        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
-    log_weights = log_weights.reshape(len(strata), -1)
-    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)
 
 
 def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:

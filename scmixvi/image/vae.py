@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from scmixvi.image._checks import (
 from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
 
 Representation = Literal["mean", "components", "params"]
+
+
+N = TypeVar("N", float, Tensor)
 
 
 class BoundTerms(NamedTuple):
@@ -219,8 +222,26 @@ class ImageVAE(nn.Module):
         ----------
         Kviman et al. 2022, Eq. 17.
         """
+        return self.nll_estimates(x, n_importance_samples, memory_budget)[int(pooled)]
+
+    @torch.no_grad()
+    def nll_estimates(
+        self, x: Tensor, n_importance_samples: int, memory_budget: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both estimates of :meth:`nll` from the same draws: Eq. 17 and pooled, `[B]` each.
+
+        Parameters
+        ----------
+        x, n_importance_samples, memory_budget
+            As in :meth:`nll`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`nll`.
+        """
         strata, log_weights = self._strata(x, n_importance_samples, memory_budget)
-        return -_bound_of_strata(strata, log_weights, pooled)
+        return eq_17_and_pooled(-strata, log_weights)
 
     @torch.no_grad()
     def nll_by_component(
@@ -402,7 +423,7 @@ class _Scores(nn.Module):
         return posterior.log_prob_all(zs), posterior.log_weights
 
 
-def bits_per_dim(nll: Tensor, n_dims: int) -> Tensor:
+def bits_per_dim(nll: N, n_dims: int) -> N:
     """Bits a dimension: -log p(x) / (d log 2), Eq. 14 with the sign that makes it positive.
 
     Parameters
@@ -427,9 +448,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _bound_of_strata(strata: Tensor, log_weights: Tensor, pooled: bool) -> Tensor:
-    """Combine log mean weights `[S, B]` by log mixture weights `[S, 1 or B]` into a bound `[B]`."""
+def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Both estimates of :meth:`ImageVAE.nll` from one set of draws.
+
+    With :math:`n_{sb}` for what component s estimates of image b, Eq. 17 is
+    :math:`\sum_s \pi_s n_{sb}`, the pooled estimate
+    :math:`-\log \sum_s \pi_s \exp(-n_{sb}) \le \sum_s \pi_s n_{sb}`.
+
+    Parameters
+    ----------
+    strata
+        `[S, B]` in nats, from :meth:`ImageVAE.nll_by_component`.
+    log_weights
+        Of the mixture, `[S]` or `[S, B]`; None is uniform.
+
+    Returns
+    -------
+    Each `[B]`, in nats.
+    """
+    if log_weights is None:
+        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
+    log_weights = log_weights.reshape(len(strata), -1)
     strata = torch.where(log_weights.isneginf(), 0.0, strata)  # of weight 0, whatever they say
-    if pooled:
-        return torch.logsumexp(log_weights + strata, 0)
-    return (log_weights.exp() * strata).sum(0)
+    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)

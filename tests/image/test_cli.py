@@ -154,6 +154,15 @@ def test_a_wrong_word_ends_the_program_with_one_sentence(
     assert not (small_mnist / "runs").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*is a subset of cifar10.*")
+def test_grey_values_are_not_for_decoders_of_binary_pixels(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--data.dataset=cifar10", f"--data.data_dir={data_dir}", "--model.recipe=mlp"]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fit", *words, '--model.sizes={"image_size": [3, 32, 32]}')
+    assert "cifar10 has grey values, to which this model's decoder" in capsys.readouterr().err
+
+
 def test_a_test_of_untrained_weights_is_refused(small_mnist, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, "test", "--config", "configs/mlp_mnist.yaml")

@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal
 from scmixvi.core import MixturePosterior, Prior, Stage, StandardNormal, miselbo, siwelbo
 from scmixvi.image import BoundTerms, ImageVAE, bits_per_dim, evaluating, recipes
 from scmixvi.image.decoders import bernoulli
-from scmixvi.image.vae import _bound_of_strata
+from scmixvi.image.vae import eq_17_and_pooled
 
 S, B = 3, 4
 
@@ -84,11 +84,42 @@ def test_chunks_add_up_to_the_whole(x, budget_rows, weights, pooled, monkeypatch
 
 
 def test_likelihood_stays_exact_in_float32_over_many_samples():
-    strata = torch.tensor([[-700.0, -800.0], [-701.0, -790.0]])
-    uniform = torch.full((2, 1), -math.log(2))
-    pooled = _bound_of_strata(strata, uniform, pooled=True)
-    torch.testing.assert_close(pooled, strata.logsumexp(0) - math.log(2))
-    torch.testing.assert_close(_bound_of_strata(strata, uniform, pooled=False), strata.mean(0))
+    strata = torch.tensor([[700.0, 800.0], [701.0, 790.0]])
+    nll, pooled = eq_17_and_pooled(strata)
+    torch.testing.assert_close(pooled, math.log(2) - (-strata).logsumexp(0))
+    torch.testing.assert_close(nll, strata.mean(0))
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.2, 0.8]), torch.rand(2, 5)])
+def test_eq_17_and_the_pooled_estimate_of_the_same_draws(weights):
+    strata = torch.randn(2, 5)
+    share = torch.full((2,), 0.5) if weights is None else weights / weights.sum(0)
+    log_weights = None if weights is None else share.log()
+    nll, pooled = eq_17_and_pooled(strata, log_weights)
+    share = share.reshape(2, -1)
+    torch.testing.assert_close(nll, (share * strata).sum(0))
+    torch.testing.assert_close(pooled, -(share * (-strata).exp()).sum(0).log())
+
+
+def test_a_component_without_weight_may_say_anything():
+    strata = torch.tensor([[5.0], [math.inf]])
+    for found in eq_17_and_pooled(strata, torch.tensor([0.0, -math.inf])):
+        torch.testing.assert_close(found, torch.tensor([5.0]))
+
+
+def test_both_estimates_are_those_of_the_model():
+    vae = recipes.mlp(2, n_latent=3, encoder_hidden=(8,), decoder_hidden=(8,), weights=(0.2, 0.8))
+    x = torch.rand(5, 1, 28, 28).round()
+
+    def from_one_seed(estimate):
+        torch.manual_seed(1)
+        return estimate()
+
+    expected = tuple(from_one_seed(lambda p=p: vae.nll(x, 7, pooled=p)) for p in (False, True))
+    found = from_one_seed(lambda: vae.nll_estimates(x, 7))
+    torch.testing.assert_close(found, expected)
+    strata = from_one_seed(lambda: vae.nll_by_component(x, 7))
+    torch.testing.assert_close(eq_17_and_pooled(strata, vae.posterior.log_weights), expected)
 
 
 def test_evaluation_mode_is_put_back_part_by_part(model, x):
