@@ -216,7 +216,8 @@ def _log_terms(module: torch.nn.Module, tensors: dict, n_draws: int) -> list[Ten
         drawn = module._draw_stratified(
             encoded["qz"], encoded["ql"], encoded["library"], min(a_pass, n_draws - start)
         )
-        decoded = module.generative(**module._get_generative_input(tensors, drawn))
+        inputs = module._get_generative_input(tensors, drawn)
+        decoded = module.generative(**inputs, counts=tensors["X"])
         terms.append(module._bound_terms(tensors, drawn, decoded)[:3])
     return [torch.cat(term) for term in zip(*terms, strict=True)]
 
