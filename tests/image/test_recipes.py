@@ -5,7 +5,6 @@ import inspect
 import pytest
 import tiny_images
 import torch
-from torch import nn
 
 import laws
 from scmixvi.core import miselbo
@@ -149,12 +148,17 @@ def test_pseudo_inputs_stay_images():
     assert images.max() == 1
 
 
-def test_no_module_draws_from_a_seed_of_its_own():
-    torch.manual_seed(1)
-    first = nn.utils.parameters_to_vector(recipes.mlp(2).parameters())
-    torch.manual_seed(1)
-    second = nn.utils.parameters_to_vector(recipes.mlp(2).parameters())
-    torch.testing.assert_close(first, second)
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_seed_decides_every_parameter_that_is_drawn(name):
+    def parameters(seed):
+        torch.manual_seed(seed)
+        model = recipes.by_name(name)(2, **tiny_images.TINY_RECIPES[name])
+        return dict(model.named_parameters())
+
+    first, again, other = map(parameters, (1, 1, 2))
+    for key, values in first.items():
+        assert torch.equal(values, again[key]), key
+        assert torch.equal(values, other[key]) == ("norm" in key), key
 
 
 @pytest.mark.parametrize(
