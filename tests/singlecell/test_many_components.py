@@ -194,6 +194,16 @@ def test_one_drawn_gives_miselbo_with_s2a_and_the_components_own_bounds_with_s2s
     assert (full[0] < evidence + 4 * full[1].sqrt()).all()
 
 
+@pytest.mark.parametrize("estimator", ["s2a", "s2s"])
+@pytest.mark.parametrize("weights", ["uniform", (0.6, 0.3, 0.1)])
+def test_components_are_drawn_as_often_as_their_weights_say(make_model, weights, estimator):
+    model = make_model(n_components=3, mixture_weights=weights, estimator=estimator, n_drawn=2)
+    module = model.module.train()
+    drawn = torch.cat([module._drawn_components(torch.device("cpu")) for _ in range(2000)])
+    pi = torch.tensor([1 / 3] * 3 if weights == "uniform" else weights)
+    torch.testing.assert_close(drawn.bincount() / len(drawn), pi, rtol=0, atol=0.04)
+
+
 def test_all_drawn_is_the_whole_loss(make_model, first_batch):
     model = make_model(n_components=3, mixture_weights=(0.5, 0.3, 0.2), dropout_rate=0.0)
     module, batch = model.module.train(), first_batch(model)
