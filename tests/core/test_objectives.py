@@ -185,24 +185,6 @@ def test_a_component_of_weight_0_is_as_if_absent(model):
         torch.testing.assert_close(objective(*terms, weights), objective(*kept))
 
 
-def test_drawing_from_a_subset(model):
-    """S2A and S2S: the S axes differ in length, and both stay bounds."""
-    posterior = model.imperfect_posterior(4)
-    s2a, s2s = [], []
-    for seed in range(3000):
-        drawn = torch.randperm(4, generator=torch.Generator().manual_seed(seed))[:2]
-        log_lik, log_prior, log_q_all = model.terms(posterior, 1)
-        part = log_lik[:, drawn], log_prior[:, drawn]
-        s2a.append(miselbo(*part, log_q_all[:, drawn]))
-        s2s.append(miselbo(*part, log_q_all[:, drawn][:, :, drawn]))
-    full = torch.stack([miselbo(*model.terms(posterior, 1)) for _ in range(3000)])
-    s2a, s2s = torch.stack(s2a), torch.stack(s2s)
-    laws.assert_bound(s2a, model.log_evidence)
-    laws.assert_bound(s2s, model.log_evidence)
-    error = (full.var(0) / 3000 + s2a.var(0) / 3000).sqrt()
-    assert ((full.mean(0) - s2a.mean(0)).abs() < 4 * error).all(), "S2A is unbiased for MISELBO"
-
-
 def test_half_precision_is_summed_in_float32():
     terms = torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.zeros(1, 3, 3, 2)
     half = [t.to(torch.bfloat16) for t in terms]

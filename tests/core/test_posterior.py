@@ -101,6 +101,10 @@ def test_every_level_of_a_sample_comes_from_one_component(parameters):
     posterior = MixturePosterior([Stage(lambda: normal(loc, tight)), Stage(lower)])
     (top, bottom), _ = posterior.sample_stratified(L)
     torch.testing.assert_close(bottom, top + offset, rtol=0, atol=1e-4)
+    top, bottom = posterior.sample(50)
+    own = (top.unsqueeze(1) - loc).square().sum(-1).argmin(1)
+    assert len(own.unique()) == S
+    torch.testing.assert_close(bottom, top + offset.flatten()[own].unsqueeze(-1), rtol=0, atol=1e-4)
 
 
 def test_shared_flow_changes_the_variables(parameters):

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from scmixvi.experiments import _singlecell, cortex
@@ -64,3 +65,28 @@ def test_nothing_is_run_or_trained_twice(result, monkeypatch, capsys):
 def test_members_of_an_ensemble_start_from_seeds_of_their_own():
     seeds = {_singlecell.member_seed(seed, member) for seed in range(5) for member in range(2, 6)}
     assert len(seeds) == 20
+
+
+def test_drawn_features_are_a_cell_s_own_draws_new_in_every_repeat(monkeypatch):
+    asked = {}
+
+    def repeated_scores(test, *_):
+        asked["test"] = test(), test()
+        return {}
+
+    def train_to_test(train, _, test, *__):
+        asked["train"] = train, test
+        return 0.0
+
+    monkeypatch.setattr(cortex, "repeated_scores", repeated_scores)
+    monkeypatch.setattr(cortex, "train_to_test", train_to_test)
+    mean, variance = 9.0 * np.arange(21).reshape(7, 3), 4.0 + np.arange(21).reshape(7, 3)
+    split = _singlecell.Split(np.arange(4), np.arange(0), np.array([6, 5]))
+    scores = cortex.Scorer(np.arange(7), split, cortex.SMOKE, 0).drawn(mean, variance, 4000)
+    assert scores["n_features"] == 4000 * 3
+    for rows, features in (([6, 5], asked["test"][0]), (range(4), asked["train"][0])):
+        draws = features.reshape(len(rows), 4000, 3)
+        np.testing.assert_allclose(draws.mean(1), mean[rows], atol=0.3)
+        np.testing.assert_allclose(draws.var(1), variance[rows], rtol=0.1)
+    every_time = [*asked["test"], asked["train"][1]]
+    assert len({features.tobytes() for features in every_time}) == 3

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from scmixvi.experiments import density2d, report
 
@@ -28,6 +29,37 @@ def test_bimodal_is_the_papers_density():
     assert target.log_norm == pytest.approx(0, abs=1e-4)
     at_heavy = target.log_prob(torch.ones(2)).exp().item()
     assert at_heavy == pytest.approx(0.8 / (2 * math.pi * 0.1), rel=1e-3)
+
+
+@pytest.fixture
+def terms():
+    """Log p `[60, 3, 1]` and log q `[60, 3, 3, 1]` of 60 draws of each of 3 components."""
+    return torch.randn(60, 3, 1).double(), torch.randn(60, 3, 3, 1).double()
+
+
+def test_an_ensemble_adds_up_the_bounds_that_its_members_have_alone(terms):
+    log_p, log_q_all = terms
+    alone = [(log_p[:, s] - log_q_all[:, s, s]).mean() for s in range(3)]
+    torch.testing.assert_close(density2d.ensemble_bound(log_p, log_q_all), sum(alone))
+
+
+def test_the_importance_weighted_bound_averages_30_weights_inside_the_logarithm(terms):
+    log_p, log_q_all = (term.narrow(1, 0, 1) for term in terms)
+    log_q_all = log_q_all[:, :, :1]
+    weights = (log_p[:, 0] - log_q_all[:, 0, 0]).exp().reshape(30, 2)
+    expected = weights.mean(0).log().mean()
+    torch.testing.assert_close(density2d.importance_weighted_bound(log_p, log_q_all), expected)
+
+
+def test_both_divergences_are_those_of_two_gaussians():
+    """KL(N(a, s^2) || N(b, t^2)) = log(t / s) + (s^2 + (a - b)^2) / (2 t^2) - 1/2, twice."""
+    torch.manual_seed(0)
+    target = density2d.Target(lambda z: Normal(0.3, 0.4).log_prob(z).sum(-1), {})
+    found = density2d.figures(target, density2d._fixed(torch.zeros(1, 1, 2), 0.5), n_repeats=100)
+    p_q = math.log(0.5 / 0.4) + (0.4**2 + 0.3**2) / (2 * 0.5**2) - 0.5
+    q_p = math.log(0.4 / 0.5) + (0.5**2 + 0.3**2) / (2 * 0.4**2) - 0.5
+    assert found["kl_p_q"] == pytest.approx(2 * p_q, abs=1e-4)
+    assert found["kl_q_p"] == pytest.approx(2 * q_p, abs=0.02)
 
 
 def test_the_mixture_covers_both_modes_and_the_bound_tells():

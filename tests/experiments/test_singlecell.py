@@ -1,6 +1,8 @@
 """What the single-cell experiments stand on: splits, ensembles, held-out bounds, scores."""
 
 import math
+from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from counts import make_adata
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import _scores
 from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.singlecell import MixtureVAE
 
 QUICK = singlecell.Training(batch_size=16, max_epochs=2, patience=2)
 
@@ -97,6 +100,33 @@ def test_one_component_has_no_diversity_and_one_logarithm(adata, split, base, mo
     found = singlecell.bounds(singlecell.papers_model(adata, 1, base), split.test, 20)
     assert found["jsd"] == 0
     assert found["log_likelihood_eq17"] == pytest.approx(found["log_likelihood"], abs=1e-4)
+
+
+def test_passes_of_a_few_draws_are_all_the_draws_each_once(adata, base, monkeypatch):
+    model = singlecell.papers_model(adata, 1, base)
+    batch = next(iter(model._make_data_loader(adata=adata, indices=range(16), batch_size=16)))
+    monkeypatch.setattr(singlecell, "MAX_ELEMENTS", 16 * 23 * 3)
+    with torch.inference_mode():
+        log_lik, log_prior, log_q_all = singlecell._log_terms(model.module, batch, 7)
+    assert log_lik.shape == log_prior.shape == (7, 1, 16)
+    assert log_q_all.shape == (7, 1, 1, 16)
+    assert len(log_prior.unique(dim=0)) == 7
+
+
+def test_every_step_of_the_papers_training_has_the_whole_kl(adata, split, base, monkeypatch):
+    weights, loss = [], MixtureVAE.loss
+
+    @wraps(loss)
+    def spy(*arguments, kl_weight=1.0, **keywords):
+        weights.append(float(kl_weight))
+        return loss(*arguments, kl_weight=kl_weight, **keywords)
+
+    monkeypatch.setattr(MixtureVAE, "loss", spy)
+    long = replace(QUICK, max_epochs=8)  # MixtureSCVI warms up in a quarter of the epochs
+    singlecell.train_mixture(adata, split, long, 2)
+    singlecell.train_member(adata, split, long, base)
+    assert len(weights) > 8
+    assert set(weights) == {1.0}
 
 
 def test_stock_scvi_becomes_a_mixture_of_one(adata, split):

@@ -29,6 +29,15 @@ def test_bernoulli_against_torch():
     torch.testing.assert_close(bernoulli(logits).log_prob(x), expected)
 
 
+def test_gradients_of_bernoulli_pixels_are_those_of_finite_differences():
+    """With respect to the logits of every draw, and to images that all the draws share."""
+    logits = torch.randn(2, 3, 5, 1, 1, 7, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(5, 1, 1, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda *given: bernoulli(given[0]).log_prob(given[1]), (logits, x)
+    )
+
+
 @pytest.mark.parametrize(("n_channels", "n_levels"), [(1, 256), (1, 2), (2, 5), (3, 3)])
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_probabilities_of_all_levels_sum_to_1(n_channels, n_levels, scale):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._evidence import evidence, variational_gaps
 
 
 def trained(n_components=2, n_epochs=15, **kwargs):
@@ -45,6 +47,34 @@ def test_the_gap_is_what_the_bound_leaves(kwargs):
     assert (found["gap"] > -0.05).all()
     assert (found["effective_share"] > 0.1).all()
     assert abs(found["still_rising"].mean()) < 0.05
+
+
+def test_components_count_in_the_bound_by_their_weights(first_batch):
+    """One of them is far from the posterior, so that its terms are many nats below the other's."""
+    model = trained(n_epochs=1, mixture_weights=[0.9, 0.1])
+    module, batch = model.module, first_batch(model)
+    with torch.no_grad():
+        module.z_encoder_1.mean_encoder.bias += 3.0
+        draws = torch.stack([-module(batch)[2].loss for _ in range(200)])
+        found = variational_gaps(module, batch, 400, n_rounds=1, n_draws=50, n_final=100)
+    error = draws.std().item() / 200**0.5
+    assert found["miselbo"].mean().item() == pytest.approx(draws.mean().item(), abs=6 * error)
+
+
+def test_the_evidence_of_a_gaussian_needs_few_draws_and_more_would_add_little():
+    """Log p(x, z) = log N(z; 1, 0.5^2 I) - 7, from an encoder that is somewhat off."""
+    torch.manual_seed(0)
+    target, encoder = Normal(1.0, 0.5), Normal(0.8, 0.6)
+
+    def log_densities(z):
+        return target.log_prob(z).sum(-1) - 7, encoder.log_prob(z).sum(-1)
+
+    found = evidence(log_densities, lambda n: encoder.sample((n, 4, 2)), n_draws=200, n_final=3000)
+    torch.testing.assert_close(
+        found.log_likelihood.float(), torch.full((4,), -7.0), rtol=0, atol=0.1
+    )
+    assert ((found.effective > 0.7) & (found.effective <= 1)).all()
+    assert ((found.still_rising > 0) & (found.still_rising < 0.01)).all(), "Jensen"
 
 
 def test_worse_encoders_have_a_wider_gap_below_the_same_evidence():

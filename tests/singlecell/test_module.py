@@ -10,8 +10,7 @@ from torch.distributions import Normal
 
 import laws
 from scmixvi import MixtureSCVI
-from scmixvi.core import miselbo
-from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY
+from scmixvi.singlecell._inference import SCORES_KEY
 from scmixvi.singlecell._streaming import DISPERSION_KEY
 
 OPTIONS = {
@@ -26,6 +25,7 @@ OPTIONS = {
     "embedding, encoded": {
         "batch_representation": "embedding",
         "batch_key": "batch",
+        "continuous_covariate_keys": ["age"],
         "encode_covariates": True,
     },
     "covariates": {
@@ -99,42 +99,24 @@ def test_queries_have_one_draw_a_cell_or_as_many_as_asked(make_model, first_batc
     torch.testing.assert_close(one["px"].mean, generative["px"].mean)
 
 
-@pytest.mark.parametrize("weights", ["uniform", "learned", "amortized", (0.2, 0.3, 0.5)])
-@pytest.mark.parametrize("n_samples", [1, 2])
-def test_loss_is_miselbo_worked_out_from_scvis_distributions(
-    make_model, first_batch, weights, n_samples
-):
-    model = make_model(n_components=3, n_importance_samples=n_samples, mixture_weights=weights)
-    module, batch = model.module.eval(), first_batch(model)
-    inference, generative, output = module(batch)
-    qz, u = inference["qz"], inference[UNTRANSFORMED_KEY]
-    log_lik = generative["px"].log_prob(batch["X"]).sum(-1)
-    log_prior = Normal(0.0, 1.0).log_prob(u).sum(-1)
-    log_ratio = log_lik + log_prior - qz.log_prob(u).squeeze(-1)
-    strata = log_ratio.reshape(n_samples, 3, 60).logsumexp(0) - math.log(n_samples)
-    expected = (qz.c_log_weights.exp().T * strata).sum(0)
-    found = -sum(output.kl_local.values()) - output.reconstruction_loss["reconstruction_loss"]
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(output.loss, -expected.mean())
-    by_component = log_lik.reshape(n_samples, 3, 60).mean(0)
-    reconstruction = (qz.c_log_weights.exp().T * by_component).sum(0)
-    torch.testing.assert_close(-output.reconstruction_loss["reconstruction_loss"], reconstruction)
-
-
-@pytest.mark.parametrize("n_samples", [1, 2])
-def test_kl_weight_below_1_weighs_single_sample_terms(make_model, first_batch, n_samples):
-    model = make_model(n_components=3, n_importance_samples=n_samples)
-    module, batch = model.module.eval(), first_batch(model)
-    inference, generative, output = module(batch, loss_kwargs={"kl_weight": 0.3})
-    log_lik = generative["px"].log_prob(batch["X"]).sum(-1).reshape(n_samples, 3, 60)
-    log_prior = Normal(0.0, 1.0).log_prob(inference[UNTRANSFORMED_KEY]).sum(-1)
-    log_prior = log_prior.reshape(n_samples, 3, 60)
-    scores = inference[SCORES_KEY]
-    single = [
-        miselbo(log_lik[k : k + 1], log_prior[k : k + 1], scores[k : k + 1], beta=0.3)
-        for k in range(n_samples)
-    ]
-    torch.testing.assert_close(output.loss, -torch.stack(single).mean())
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_encodes_and_decodes_as_scvi(make_model, first_batch, option):
+    model = make_model(n_components=3, **OPTIONS[option])
+    stock, batch, module = model.to_scvi(1).module, first_batch(model), model.module.eval()
+    encoded = stock.inference(**stock._get_inference_input(batch))["qz"]
+    components = module.inference(**module._get_inference_input(batch))["qz"]
+    torch.testing.assert_close(components.c_loc[:, 1], encoded.loc)
+    torch.testing.assert_close(components.c_scale[:, 1], encoded.scale)
+    drawn, x = {"z": torch.randn(60, 3), "library": 3 + torch.rand(60, 1)}, batch["X"]
+    for other in [{}, {"transform_batch": 1}] if "batch_key" in OPTIONS[option] else [{}]:
+        ours, theirs = (
+            m.generative(**m._get_generative_input(batch, drawn), **other) for m in (module, stock)
+        )
+        torch.testing.assert_close(ours["px"].mean, theirs["px"].mean)
+        torch.testing.assert_close(ours["px"].log_prob(x), theirs["px"].log_prob(x))
+        if theirs["pl"] is not None:
+            torch.testing.assert_close(ours["pl"].mean, theirs["pl"].mean)
+            torch.testing.assert_close(ours["pl"].scale, theirs["pl"].scale)
 
 
 def exact_log_likelihood(module, batch, reach=9.0, n_points=601):
