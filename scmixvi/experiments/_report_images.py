@@ -55,7 +55,7 @@ def latents_tables(runs: Runs, smoke: bool) -> str:
             _latents_table(own, dataset, "jsd", jsd, digits=3),
             f"**{label}: test negative log-likelihood, nats (Eq. 17)**\n",
             _latents_table(own, dataset, "nll", {}, digits=2),
-            f"**{label}: the same, all draws inside one logarithm, nats**\n",
+            f"**{label}: the same, all S L draws inside one logarithm, nats**\n",
             _latents_table(own, dataset, "nll_pooled", {}, digits=2),
             note(own, smoke),
         ]
@@ -94,7 +94,7 @@ def path_gradients_tables(runs: Runs, smoke: bool) -> str:
     known = sorted({int(name.split("S=")[1].split("/")[0]) for name in runs}) or [1, 2, 4]
     rows = []
     for key, label in (
-        ("nll_pooled", "NLL, all draws inside one logarithm"),
+        ("nll_pooled", "NLL, all S L draws inside one logarithm"),
         ("nll", "NLL by Eq. 17"),
         ("val_bound", "best MISELBO on validation images"),
     ):
@@ -134,7 +134,7 @@ def big_iwae_tables(runs: Runs, smoke: bool) -> str:
         rows += [
             [f"{label}: NLL, nats", *nll],
             [f"{label}: NLL, paper", *TABLE_7[name]],
-            [f"{label}: NLL, all draws inside one logarithm", *pooled],
+            [f"{label}: NLL, all S L draws inside one logarithm", *pooled],
             [f"{label}: hidden layers", *map(_layers, hidden)],
             [f"{label}: encoder weights", *map(_thousands, encoder)],
             [f"{label}: encoder weights, paper", *map(_thousands, TABLE_7_ENCODER[name])],

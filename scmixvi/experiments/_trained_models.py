@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from functools import partial
+from typing import Any
 
 import anndata as ad
 import torch
@@ -52,14 +53,24 @@ class TrainedModels:
 
     def default(self, size: int) -> tuple[MixtureSCVI, int]:
         """MixtureSCVI with its own defaults, and the epochs it was trained for."""
+        return self._by_default(f"default/S={size}", None, n_components=size)
 
+    def longer(self, max_epochs: int, use_batch_norm: str) -> tuple[MixtureSCVI, int]:
+        """One encoder with the defaults, but for the number of epochs and where batch norm is."""
+        name = f"longer/{max_epochs} epochs, batch norm {use_batch_norm}"
+        options = {"n_components": 1, "use_batch_norm": use_batch_norm}
+        return self._by_default(name, max_epochs, **options)
+
+    def _by_default(
+        self, name: str, max_epochs: int | None, **options: Any
+    ) -> tuple[MixtureSCVI, int]:
         def train() -> dict:
-            model = MixtureSCVI(self.adata, n_components=size)
-            epochs = 2 if self.arguments.smoke else None
+            model = MixtureSCVI(self.adata, **options)
+            epochs = 2 if self.arguments.smoke else max_epochs
             return singlecell.train_default(model, self.split, epochs, latent_key=None)
 
-        weights = trained(self.arguments, f"{self.prefix}default/S={size}", train)
-        model = MixtureSCVI(self.adata, n_components=size)
+        weights = trained(self.arguments, f"{self.prefix}{name}", train)
+        model = MixtureSCVI(self.adata, **options)
         return singlecell.with_weights(model, weights["state"]), weights["n_epochs"]
 
     def _mixture(self, size: int) -> dict:
