@@ -441,7 +441,8 @@ def test_what_is_said_of_eq_17_with_the_papers_draws_is_so():
 def runs_of_decoders():
     """Those that the text compares: not Eq. 17 alone, nor longer training."""
     runs = read(EXPERIMENTS / "decoders.json", {})["runs"]
-    return {name: run for name, run in runs.items() if "Eq. 17" not in name and "longer" not in name}
+    others = ("Eq. 17", "longer")
+    return {name: run for name, run in runs.items() if not any(other in name for other in others)}
 
 
 def test_what_is_said_of_decoders_and_posteriors_is_so():
