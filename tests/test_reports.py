@@ -393,6 +393,13 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
     assert len(weighted) == 5 * len(report.DATASETS)
     counts = [len(shares), sum(s > 0 for s in shares), sum(s > 0.5 for s in shares)]
     assert counts == [75, 22, 8]
+    by_cell = {n: run for n, run in runs.items() if "/null, importance_by_cell/" in n}
+    assert len(by_cell) == 5 * len(report.DATASETS)
+    for name, run in by_cell.items():
+        assert max(run["0.05"] + run["0.1"] + run["0.2"]) == 0
+        uniform = runs[name.replace("null, importance_by_cell", "null")]
+        for key in ("median", "p95", "largest"):
+            np.testing.assert_allclose(run[key], uniform[key], atol=0.07)
     for data in report.DATASETS:
         auroc = {
             method: [run for name, run in runs.items() if f"{data}/{method}/ambiguous/" in name]

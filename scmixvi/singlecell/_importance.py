@@ -145,7 +145,7 @@ def probabilities(log_weights: Tensor, truncation: bool = False) -> np.ndarray:
         logger.warning(
             "the importance weights rest on the equivalent of %.0f of %d draws: expression is that "
             "of few cells, and a comparison of groups finds genes that do not differ. Compare with "
-            "weights='uniform'.",
+            "weights='importance_by_cell' or 'uniform'.",
             effective,
             len(p),
         )
