@@ -324,16 +324,19 @@ def test_what_is_said_of_monotone_likelihoods_is_so():
     gain, half = over_one("sc_mixology", 5, "log_likelihood")
     assert 3 < gain - half < 4 < gain < gain + half < 6
     images = read(EXPERIMENTS / "monotone_images.json", {})["runs"]
-    fallen, rises = [], []
-    for seed in (0, 1):
+    rises = []
+    for seed in (0, 1, 2):
         by_size = [images[f"mnist/S={size}/seed={seed}"] for size in range(1, 6)]
         nlls, gaps = ([run[key] for run in by_size] for key in ("nll", "gap"))
-        fallen.append(round(nlls[0] - nlls[4], 1))
+        assert nlls[4] < nlls[0]
         rises.append([size for size in range(1, 5) if nlls[size] > nlls[size - 1]])
         assert gaps[4] < gaps[0]
-    assert len(images) == 10
-    assert fallen == [0.8, 1.2]
-    assert rises == [[4], [3]]
+    assert len(images) == 15
+    assert rises == [[4], [3], [3]]
+    for size, said in ((5, (1.0, 0.6)), (2, (0.6, 0.5))):
+        names = f"mnist/S={size}", "mnist/S=1"
+        gain, half = differences("monotone_images.json", *names, "nll", n_seeds=3)
+        assert (round(-gain, 1), round(half, 1)) == said
 
 
 def integration(data, first, second, job, *keys):

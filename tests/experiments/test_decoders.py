@@ -87,8 +87,12 @@ def test_smoke_run_resumes_and_is_reported(tmp_path, capsys):
     path = tmp_path / "decoders.json"
     decoders.main(["--smoke", "--result", str(path)])
     runs = json.loads(path.read_text())["runs"]
-    names = ("mixture/S=1", "mixture/S=4", "ensemble/S=4", "default/S=1", "default/S=4")
+    names = ["mixture/S=1", "mixture/S=4", "ensemble/S=4", "default/S=1", "default/S=4"]
+    names += ["longer, batch norm both", "longer, batch norm none"]
+    eq17 = {s: runs.pop(f"cortex/mixture/S={s}/Eq. 17/seed=0")["eq17"] for s in (1, 4)}
     assert set(runs) == {f"cortex/{name}/seed=0" for name in names}
+    for s, bound in eq17.items():
+        assert bound < runs[f"cortex/mixture/S={s}/seed=0"]["test"]["log_p"] + 1
     for run in runs.values():
         for found in (run["test"], run["training"]):
             assert found["gap"] == pytest.approx(found["log_p"] - found["miselbo"])
