@@ -494,6 +494,23 @@ def test_what_is_said_of_decoders_and_posteriors_is_so():
         assert run["test"]["still_rising"] < 0.15, name
 
 
+def test_what_is_said_of_longer_training_is_so():
+    def difference(first, second, *keys):
+        names = f"sc_mixology/{first}", f"sc_mixology/{second}"
+        return tuple(round(n, 1) for n in differences("decoders.json", *names, *keys))
+
+    both, none = "longer, batch norm both", "longer, batch norm none"
+    assert difference("default/S=1", "mixture/S=1", "test", "log_p") == (-29.5, 1.1)
+    training = difference("default/S=1", "mixture/S=1", "training", "log_p")
+    assert [round(n) for n in training] == [-20, 3]
+    assert difference(both, "mixture/S=1", "test", "log_p") == (-11.6, 3.9)
+    assert difference(none, "mixture/S=1", "test", "log_p") == (0.2, 3.4)
+    assert [round(n) for n in difference(none, both, "test", "log_p")] == [12, 2]
+    assert [round(n) for n in difference(both, "default/S=1", "test", "log_p")] == [18, 4]
+    assert [round(n) for n in difference(both, "default/S=1", "test", "gap")] == [13, 2]
+    assert difference(both, "default/S=1", "test", "miselbo") == (4.5, 5.6)
+
+
 def test_what_is_said_of_own_draws_is_so():
     runs = runs_of_decoders()
 

@@ -99,14 +99,16 @@ def rank_agreement(first: np.ndarray, second: np.ndarray, n_top: int) -> dict[st
     }
 
 
-def called(probability: np.ndarray, level: float) -> float:
-    """Share of genes called at an expected false discovery rate.
+def called(probability: np.ndarray, level: float) -> np.ndarray:
+    """Which genes are called at an expected false discovery rate, `[G]`.
 
     The longest list by descending probability whose average of 1 - probability is within `level`.
     """
-    errors = np.sort(1 - probability)
-    expected = np.cumsum(errors) / np.arange(1, len(errors) + 1)
-    return float((expected <= level).mean())
+    order = np.argsort(1 - probability, kind="stable")
+    expected = np.cumsum((1 - probability)[order]) / np.arange(1, len(order) + 1)
+    calls = np.zeros(len(order), dtype=bool)
+    calls[order[: int((expected <= level).sum())]] = True
+    return calls
 
 
 def null_calls(
@@ -142,7 +144,7 @@ def null_calls(
             idx1=first, idx2=second, mode="change", silent=True, weights=weights
         )
         probability = table["proba_de"].to_numpy()
-        shares = {str(level): called(probability, level) for level in FDR_LEVELS}
+        shares = {str(level): called(probability, level).mean() for level in FDR_LEVELS}
         quantiles = np.quantile(probability, (0.5, 0.95, 1))
         rows.append(shares | dict(zip(("median", "p95", "largest"), quantiles, strict=True)))
     return {name: [round(float(row[name]), 5) for row in rows] for name in rows[0]}

@@ -23,6 +23,7 @@ from scmixvi.experiments._report_monotone import (
     monotone_figure,
     monotone_tables,
 )
+from scmixvi.experiments._report_planted import planted_figure, planted_tables
 from scmixvi.experiments._report_refinement import refinement_figure, refinement_tables
 from scmixvi.experiments._tables import load
 
@@ -33,6 +34,7 @@ REPORTS = {
     "decoders": (decoders_tables, decoders_figure),
     "refinement": (refinement_tables, refinement_figure),
     "integration": (integration_tables, integration_figure),
+    "planted": (planted_tables, planted_figure),
 }
 """An experiment whose report is of its own JSON alone, its tables and its figure."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from scmixvi.singlecell._checks import check_indices, check_whole
 from scmixvi.singlecell._data_checks import check_groups
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
-from scmixvi.singlecell._expression import CHOICES, weighted_expression
+from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
@@ -27,7 +27,6 @@ WEIGHTED_EXPRESSION_ARGUMENTS = (
     "return_numpy",
     "data_loader_kwargs",
 )
-WEIGHTS = ("uniform", *CHOICES)
 
 
 class Estimates:

@@ -18,6 +18,7 @@ from scmixvi.singlecell._importance import Chosen, pooled_draws
 from scmixvi.singlecell._passes import rows_of
 
 CHOICES = {"importance": pooled_draws, "importance_by_cell": draws_by_cell}
+WEIGHTS = ("uniform", *CHOICES)
 
 
 @torch.inference_mode()
