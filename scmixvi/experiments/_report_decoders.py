@@ -104,8 +104,9 @@ def decoders_tables(runs: Runs) -> str:
         difference_table(runs, "test"),
         "**Cells that the model was trained on**, 81 of each run.",
         difference_table(runs, "training"),
-        "**MixtureSCVI's defaults minus the paper's scheme**, S = 1, log p(x): batches of 128, KL "
-        "warm-up, scvi-tools' 400 epochs or as many as the paper's scheme takes at most.",
+        "**MixtureSCVI's defaults minus the paper's scheme**, S = 1, log p(x): batch norm, batches "
+        "of 128, KL warm-up and scvi-tools' 400 epochs, or as many epochs as the paper's scheme "
+        "takes at most, with batch norm and without.",
         schemes_table(runs),
         "**Eq. 17 of the paper**, test cells, 1000 draws of each component whatever S.",
         eq17_table(runs),

@@ -96,21 +96,15 @@ class ImageCLI(LightningCLI):
         """
         config = self.config[self.config.subcommand]
         trainer = config.trainer
-        if trainer.default_root_dir is None and config.ckpt_path not in (None, "last"):
-            trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         if trainer.default_root_dir is None:
-            name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
-            trainer.default_root_dir = f"runs/{name}_seed{config.seed_everything}"
+            beside = config.ckpt_path and Path(config.ckpt_path).parent
+            trainer.default_root_dir = str(beside or self._default_folder(config))
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
         if self.config.subcommand == "test":
             config.report.name = config.report.name or f"test_{Path(config.ckpt_path).stem}"
-        else:
-            if config.ckpt_path == "last":
-                last = Path(config.last_checkpoint.folder) / "last.ckpt"
-                config.ckpt_path = str(last) if last.exists() else None
-            if not trainer.fast_dev_run:
-                self._keep_other_runs(config)
+        elif not trainer.fast_dev_run:
+            self._check_folders(config)
         if trainer.logger is None:
             trainer.logger = _part(
                 "loggers.CSVLogger", save_dir=trainer.default_root_dir, name="logs"
@@ -149,7 +143,16 @@ class ImageCLI(LightningCLI):
             print(f"No epoch was validated: the last weights are tested, {path}.")
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path)
 
-    def _keep_other_runs(self, config: Namespace) -> None:
+    @staticmethod
+    def _default_folder(config: Namespace) -> str:
+        name = f"{config.model.recipe}_{config.data.dataset}_S{config.model.n_components}"
+        return f"runs/{name}_seed{config.seed_everything}"
+
+    def _last_folder(self, config: Namespace) -> str:
+        named = config.last_checkpoint.folder or config.trainer.default_root_dir
+        return named or self._default_folder(config)
+
+    def _check_folders(self, config: Namespace) -> None:
         """Refuse folders that hold another training than the one to go on with."""
         own = Path(config.ckpt_path).parent if config.ckpt_path else None
         checkpoints = (config.best_checkpoint, config.last_checkpoint)
@@ -204,10 +207,13 @@ class ImageCLI(LightningCLI):
 
     def _check_checkpoint(self) -> None:
         config = self.config[self.config.subcommand]
+        if self.config.subcommand == "fit" and config.get("ckpt_path") == "last":
+            last = Path(self._last_folder(config)) / "last.ckpt"
+            config.ckpt_path = str(last) if last.exists() else None
         path = config.get("ckpt_path")
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
-        if path and not (self.config.subcommand == "fit" and path == "last"):
+        if path:
             settings = read_checkpoint(path).get("settings", {})
             if self.config.subcommand == "fit" and settings.get("fit_seed") is not None:
                 config.seed_everything = settings["fit_seed"]

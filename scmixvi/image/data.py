@@ -58,7 +58,7 @@ class ImageDataModule(L.LightningDataModule):
         self._train: Tensor | None = None
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def training_settings(self) -> dict[str, Any]:
         """What a training on these batches goes by: kept in its checkpoints and reports."""
         return {"dataset": self.dataset, "batch_size": self.batch_size}
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -93,7 +94,7 @@ class VAETraining(L.LightningModule):
         path_gradient: bool | None = None,
     ) -> None:
         super().__init__()
-        _check_settings(
+        _check_arguments(
             objective,
             warmup_epochs,
             learning_rate,
@@ -132,7 +133,7 @@ class VAETraining(L.LightningModule):
         run = {} if self._trainer is None else run_settings(self._trainer)
         return plain(
             {
-                "objective": getattr(self.objective, "__name__", repr(self.objective)),
+                "objective": _name_of(self.objective),
                 "n_importance_samples": self.n_importance_samples,
                 "estimator": self.estimator,
                 "n_drawn": self.n_drawn if some else None,
@@ -352,14 +353,14 @@ def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
         Its data module; None is the one that the trainer has taken up.
     """
     data = getattr(trainer, "datamodule", None) if data is None else data
-    return getattr(data, "settings", {}) | {
+    return getattr(data, "training_settings", {}) | {
         "patience": getattr(trainer.early_stopping_callback, "patience", None),
         "precision": trainer.precision,
         "fit_seed": run_seed(),
     }
 
 
-def _check_settings(
+def _check_arguments(
     objective: Callable[..., Tensor], warmup_epochs: int, learning_rate: float, **samples: int
 ) -> None:
     for name, n_samples in samples.items():
@@ -370,13 +371,23 @@ def _check_settings(
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, but it is {learning_rate}.")
     if warmup_epochs and "beta" not in inspect.signature(objective).parameters:
-        name = getattr(objective, "__name__", repr(objective))
         raise ValueError(
-            f"the objective {name} takes no KL weight (beta): pass warmup_epochs=0 with it."
+            f"the objective {_name_of(objective)} takes no KL weight (beta): pass "
+            "warmup_epochs=0 with it."
         )
 
 
+def _name_of(objective: Callable[..., Tensor]) -> str:
+    """The same in every process: a function's name, with what a partial fixes, or a class's."""
+    if isinstance(objective, partial):
+        fixed = [*map(repr, objective.args)]
+        fixed += [f"{name}={value!r}" for name, value in sorted(objective.keywords.items())]
+        return f"{_name_of(objective.func)}({', '.join(fixed)})"
+    return getattr(objective, "__name__", type(objective).__name__)
+
+
 def _answers_at_once(device: torch.device) -> bool:
+    """Whether asking a tensor there for its value waits for nothing."""
     return device.type == "cpu"
 
 

@@ -95,7 +95,7 @@ def mlp(
     n_latent
         D.
     encoder_hidden, decoder_hidden
-        Units of every hidden layer, at least one.
+        Units of every hidden layer; the decoder has at least one.
     encoder_gated, decoder_gated
         Gated layers, or ReLUs. Table 7 has an encoder without gates and a gated decoder.
     weights
@@ -107,13 +107,13 @@ def mlp(
     Raises
     ------
     ValueError
-        If S, D or a layer is below 1, there is no hidden layer, the weights do not fit, or the
-        sharing is unknown.
+        If S, D or a layer is below 1, the decoder has no hidden layer, the weights do not fit, or
+        the sharing is unknown.
     """
     _check(image_size, n_components=n_components)
     trunk = _is_trunk(encoder_sharing)
     (n_latent,) = _level_sizes(n_latent, 1)
-    _check_layers("encoder_hidden", encoder_hidden)
+    _check_layers("encoder_hidden", encoder_hidden, at_least=0)
     _check_layers("decoder_hidden", decoder_hidden)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]
@@ -321,14 +321,16 @@ def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
     return sizes
 
 
-def _check_layers(name: str, sizes: Sequence[int], n_layers: int | None = None) -> None:
-    """Refuse sizes of layers that are not whole numbers from 1: so many, or at least one."""
-    found = list(sizes) if isinstance(sizes, Iterable) else []
-    fits = len(found) == n_layers if n_layers else bool(found)
+def _check_layers(
+    name: str, sizes: Sequence[int], n_layers: int | None = None, at_least: int = 1
+) -> None:
+    """Refuse sizes of layers that are not whole numbers from 1: so many, or at least so many."""
+    found = list(sizes) if isinstance(sizes, Iterable) else [0]
+    fits = len(found) == n_layers if n_layers else len(found) >= at_least
     if not fits or not all(isinstance(size, Integral) and size >= 1 for size in found):
         raise ValueError(
-            f"{name} must be {n_layers or 'one or more'} whole numbers, one a layer, each at least "
-            f"1, but it is {sizes!r}."
+            f"{name} must be {n_layers or f'{at_least} or more'} whole numbers, one a layer, each "
+            f"at least 1, but it is {sizes!r}."
         )
 
 

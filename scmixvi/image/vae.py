@@ -33,7 +33,7 @@ from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, Pr
 Representation = Literal["mean", "components", "params"]
 
 
-N = TypeVar("N", float, Tensor)
+Number = TypeVar("Number", float, Tensor)
 
 
 class BoundTerms(NamedTuple):
@@ -423,7 +423,7 @@ class _Scores(nn.Module):
         return posterior.log_prob_all(zs), posterior.log_weights
 
 
-def bits_per_dim(nll: N, n_dims: int) -> N:
+def bits_per_dim(nll: Number, n_dims: int) -> Number:
     """Bits a dimension: -log p(x) / (d log 2), Eq. 14 with the sign that makes it positive.
 
     Parameters
@@ -448,7 +448,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def eq_17_and_pooled(
+    nll_by_component: Tensor, log_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Both estimates of :meth:`ImageVAE.nll` from one set of draws.
 
     With :math:`n_{sb}` for what component s estimates of image b, Eq. 17 is
@@ -457,7 +459,7 @@ def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple
 
     Parameters
     ----------
-    strata
+    nll_by_component
         `[S, B]` in nats, from :meth:`ImageVAE.nll_by_component`.
     log_weights
         Of the mixture, `[S]` or `[S, B]`; None is uniform.
@@ -466,8 +468,9 @@ def eq_17_and_pooled(strata: Tensor, log_weights: Tensor | None = None) -> tuple
     -------
     Each `[B]`, in nats.
     """
+    n_components = len(nll_by_component)
     if log_weights is None:
-        log_weights = strata.new_full((len(strata),), -math.log(len(strata)))
-    log_weights = log_weights.reshape(len(strata), -1)
-    strata = torch.where(log_weights.isneginf(), 0.0, strata)  # of weight 0, whatever they say
-    return (log_weights.exp() * strata).sum(0), -(log_weights - strata).logsumexp(0)
+        log_weights = nll_by_component.new_full((n_components,), -math.log(n_components))
+    log_weights = log_weights.reshape(n_components, -1)
+    nll = torch.where(log_weights.isneginf(), 0.0, nll_by_component)  # weight 0: whatever it says
+    return (log_weights.exp() * nll).sum(0), -(log_weights - nll).logsumexp(0)

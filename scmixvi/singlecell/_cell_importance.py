@@ -1,13 +1,14 @@
 r"""Draws of cells, weighted by how well they explain their own cell.
 
-Of K draws z of a cell with counts x, stratified over the components, one is chosen with
+Of many draws z of a cell with counts x, stratified over the components, one is chosen with
 probability in proportion to
 
 .. math:: \frac{p(x | z) p(z)}{\sum_s \pi_s q_s(z | x)}
 
-which is self-normalised importance sampling: with growing K the chosen draws follow the exact
-posterior p(z | x) of the model instead of q(z | x). Every cell has as many of them, so that a
-group of cells is its cells' posteriors side by side, of which no cell can take over the rest.
+which is self-normalised importance sampling: with more and more to choose from, the chosen draws
+follow the exact posterior p(z | x) of the model instead of q(z | x). Every cell has as many of
+them, so that a group of cells is its cells' posteriors side by side, of which no cell can take over
+the rest.
 """
 
 from typing import Any
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
+from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
 from scmixvi.singlecell._checks import check_whole
 from scmixvi.singlecell._importance import Chosen
+from scmixvi.singlecell._inference import UNTRANSFORMED_KEY
 from scmixvi.singlecell._passes import cells_in_passes
 
 
@@ -32,7 +35,7 @@ def draws_by_cell(
     n_mc_samples: int = 500,
     n_mc_samples_per_pass: int | None = None,
 ) -> Chosen:
-    """As many draws of every cell (or one more), each chosen among K of that cell.
+    """As many draws of every cell (or one more), each chosen among many of that cell.
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ def draws_by_cell(
     batch
         Not looked at: a cell's posterior is that in its own batch.
     n_mc_samples
-        K, rounded up to a multiple of S.
+        Draws of a cell to choose from, rounded up to a multiple of S.
     n_mc_samples_per_pass
         Draws decoded at once.
     """
@@ -58,10 +61,11 @@ def draws_by_cell(
             here = needed[start : start + u.shape[1]]
             start += len(here)
             picked = torch.multinomial(log_weights.double().softmax(0).T, share + 1, True)
-            for of_cell, (cell, number) in enumerate(zip(here, how_many[here], strict=True)):
-                found.append(u[picked[of_cell, :number], of_cell].cpu())
-                cells += [cell] * number
-    u, cells = torch.cat(found), np.array(cells)
+            wanted = torch.arange(share + 1) < torch.from_numpy(how_many[here]).unsqueeze(1)
+            of_cell = wanted.nonzero()[:, 0]
+            found.append(u[picked[wanted.to(u.device)], of_cell.to(u.device)].cpu())
+            cells.append(here[of_cell])
+    u, cells = torch.cat(found), np.concatenate(cells)
     _, first, places = np.unique(
         np.column_stack([cells, u.numpy()]), axis=0, return_index=True, return_inverse=True
     )
@@ -71,12 +75,12 @@ def draws_by_cell(
 def _weighted(
     module: nn.Module, tensors: dict[str, Tensor], n_draws: int, a_pass: int | None
 ) -> tuple[Tensor, Tensor]:
-    """K draws of some cells `[K, n, D]` and their log weights `[K, n]`."""
+    """Draws of some cells `[L * S, n, D]` and their log weights `[L * S, n]`."""
     encoded = module._encoded_whole(tensors)
-    log_share = encoded["qz"].c_log_weights.T
+    log_share = encoded[MODULE_KEYS.QZ_KEY].c_log_weights.T
     per_component = -(-n_draws // module.n_components)
     us, found = [], []
     for log_ratio, drawn in module._log_ratios(tensors, encoded, per_component, a_pass):
-        us.append(drawn["u"])
+        us.append(drawn[UNTRANSFORMED_KEY])
         found.append((log_ratio + log_share).flatten(0, 1))
     return torch.cat(us), torch.cat(found)

@@ -12,6 +12,7 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.utils import track
 from torch import Tensor
 
+from scmixvi._messages import listing
 from scmixvi.singlecell._checks import check_indices, check_whole
 from scmixvi.singlecell._data_checks import check_groups
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
@@ -19,6 +20,7 @@ from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
+BY_CELL_ARGUMENTS = ("n_mc_samples", "n_mc_samples_per_pass")
 WEIGHTED_EXPRESSION_ARGUMENTS = (
     "transform_batch",
     "gene_list",
@@ -145,9 +147,13 @@ class Estimates:
 
         Raises
         ------
+        TypeError
+            If "importance_by_cell" is given other arguments than `n_mc_samples` and
+            `n_mc_samples_per_pass`, as those of "importance" are.
         ValueError
-            If `weights` is unknown, "importance" is asked for and the likelihood is neither ZINB
-            nor NB, "importance_by_cell" for data minified without counts, or as in
+            If `weights` is unknown, `n_samples_overall` of weighted draws is not a whole number of
+            at least 1, "importance" is asked for and the likelihood is neither ZINB nor NB,
+            "importance_by_cell" for data minified without counts, or as in
             :meth:`get_latent_representation`.
         NotImplementedError
             If weighted draws are to be averaged over several batches, and for
@@ -177,17 +183,25 @@ class Estimates:
         weights = given.get("weights")
         if weights not in (None, *WEIGHTS):
             raise ValueError(f"weights must be one of {list(WEIGHTS)}, but it is {weights!r}.")
-        counted = given.get("n_samples_overall") is not None
+        if weights not in CHOICES or given.get("n_samples_overall") is None:
+            return
+        check_whole("n_samples_overall", given["n_samples_overall"])
         counts_alone = self.module.gene_likelihood in ("zinb", "nb")
-        if weights == "importance" and counted and not counts_alone:
+        if weights == "importance" and not counts_alone:
             raise ValueError(
                 "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
                 f"{self.module.gene_likelihood!r}: leave `weights` out, or use "
                 "'importance_by_cell'."
             )
-        if weights != "importance_by_cell":
+        if weights == "importance":
             return
-        if counted and self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+        unknown = given.get("importance_weighting_kwargs", {}).keys() - set(BY_CELL_ARGUMENTS)
+        if unknown:
+            raise TypeError(
+                f"weights='importance_by_cell' takes no {listing(sorted(unknown))}: its own "
+                f"arguments are {listing(BY_CELL_ARGUMENTS)}."
+            )
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             raise ValueError(
                 "the data are minified without counts, which weights='importance_by_cell' needs: "
                 "load the model with the full data, or leave `weights` out."
@@ -201,12 +215,16 @@ class Estimates:
     def differential_expression(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Compare groups of cells, as :meth:`scvi.model.SCVI.differential_expression` does.
 
+        `weights` may also be "importance_by_cell": see :meth:`get_normalized_expression`, which
+        draws for both groups, with `importance_weighting_kwargs`.
+
         Raises
         ------
         KeyError
             If there is no column `groupby`.
         ValueError
-            If a group has no cells, or `idx1` or `idx2` are neither positions nor a mask of cells.
+            If a group has no cells, `idx1` or `idx2` are neither positions nor a mask of cells, or
+            as in :meth:`get_normalized_expression`.
         """
         bound = inspect.signature(super().differential_expression).bind(*args, **kwargs)
         given = bound.arguments

@@ -35,7 +35,7 @@ class _MixtureInPasses(MixtureSameFamily):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of values `[..., D]`, `[...]`, nats."""
-        rows = value.flatten(0, -2)
+        rows = value.reshape(-1, value.shape[-1])
         at_once = max(1, _ELEMENTS_A_PASS // self.component_distribution.mean.numel())
         scores = torch.cat([super(_MixtureInPasses, self).log_prob(r) for r in rows.split(at_once)])
         return scores.reshape(value.shape[:-1])

@@ -60,13 +60,16 @@ def main() -> int:
     paths = os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "agg"}
     command = [sys.executable, "-m", "pytest", *options, *pytest_args]
-    chosen = any((folder / a.partition("::")[0]).exists() for a in pytest_args)
-    runs: list[list[str]] = [[]] if chosen else [TESTS, [*WITH_OPTIONAL, "--optional"]]
+    chosen = "-k" in pytest_args or any(
+        (folder / a.partition("::")[0]).exists() for a in pytest_args
+    )
+    tests = [] if any("/" in a for a in pytest_args) else TESTS
+    runs = [tests] if chosen else [TESTS, [*WITH_OPTIONAL, "--optional"]]
     codes = [
         subprocess.run([*command, *run], cwd=folder, env=environment, check=False).returncode
         for run in runs
     ]
-    return max(codes)
+    return next((code for code in codes if code != 0), 0)
 
 
 if __name__ == "__main__":

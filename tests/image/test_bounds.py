@@ -87,6 +87,10 @@ def given(x):
     return x.new_tensor([0.7, 0.1, 0.2]).log()
 
 
+def uniform(x):
+    return x.new_zeros(3).log_softmax(0)
+
+
 def amortised(x):
     """The more pixels are on, the more the last components count."""
     return (x.mean((1, 2, 3)) * x.new_tensor([[-3.0], [0.0], [3.0]])).log_softmax(0)
@@ -115,6 +119,11 @@ def test_the_weights_are_those_of_what_the_posterior_returns(log_weights):
     torch.testing.assert_close(model.encode(x), model.posterior(x).mean)
     path = torch.stack([miselbo(*model(x, path_gradient=True)) for _ in range(100)]).detach()
     laws.assert_bound(path, evidence)
+
+
+def test_uniform_weights_may_be_written_out():
+    model, x = weighted(uniform), images_for("mlp")
+    assert model(x, estimator="s2a", n_drawn=2).log_weights is not None
 
 
 @pytest.mark.parametrize("log_weights", [given, amortised])

@@ -119,6 +119,11 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     assert run(monkeypatch, *base, "2", "--ckpt_path=last").trainer.current_epoch == 2
     assert torch.load(other / "last.ckpt", weights_only=True)["epoch"] == 1
 
+    named = f"--trainer.default_root_dir={mine}"
+    run(monkeypatch, *base, "3", "--ckpt_path=last", named)
+    record = json.loads((mine / "test.json").read_text())
+    assert (record["fit_epochs"], record["fit_seed"]) == (3, 3), "the last one keeps its seed"
+
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["--config", "configs/mlp_minst.yaml"], "no configuration configs/mlp_minst.yaml; shipped"),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+from functools import partial
 
 import lightning as L
 import pytest
@@ -113,6 +114,18 @@ def test_the_validation_bound_rises(tmp_path):
     before = fit.validate(module, held_out(), verbose=False)[0]["val_bound"]
     fit.fit(module, batches(), held_out())
     assert float(fit.callback_metrics["val_bound"]) > before + 0.3
+
+
+def test_an_objective_has_one_name_in_every_process():
+    """A partial's own text has an address, and would be of another training after a restart."""
+    bound = partial(miselbo, beta=0.5)
+    assert training(objective=bound, warmup_epochs=0).settings["objective"] == "miselbo(beta=0.5)"
+
+    class Bound:
+        def __call__(self, log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
+            return miselbo(log_lik, log_prior, log_q_all, log_weights, beta)
+
+    assert training(objective=Bound()).settings["objective"] == "Bound"
 
 
 def test_the_loss_is_minus_the_mean_objective():

@@ -119,3 +119,4 @@ def test_abundance_is_scored_in_passes(make_model, monkeypatch):
     monkeypatch.setattr("scmixvi.singlecell._posteriors._ELEMENTS_A_PASS", 4 * 60 * 3 * 3)
     torch.testing.assert_close(whole.log_prob(z), expected)
     assert sizes == [4, 4, 4, 2]
+    torch.testing.assert_close(whole.log_prob(z[1, 3]), expected[1, 3])
