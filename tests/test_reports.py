@@ -428,6 +428,50 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
             assert abs(gain) + half < 0.125
 
 
+def test_what_is_said_of_planted_changes_is_so():
+    runs = read(EXPERIMENTS / "planted.json", {})["runs"]
+
+    def of(data, job):
+        found = list(by_seed(runs, f"{data}/{job}").values())
+        assert len(found) == 5
+        return found
+
+    careful = [
+        run
+        for job in ("scvi/uniform", "mixture/uniform", "mixture/importance_by_cell")
+        for run in of("sc_mixology", job)
+    ]
+    assert {run["n_planted"] for run in careful} == {116}
+    assert min(run["auroc"] for run in careful) > 0.99
+    assert max(run["0.05"]["recall"] for run in careful) < 0.125
+    assert max(run["0.05"]["false"] for run in careful) == 0
+    recalls, false = ([run["0.2"][key] for run in careful] for key in ("recall", "false"))
+    assert (round(min(recalls), 2), round(max(recalls), 2)) == (0.86, 0.98)
+    assert (round(min(false), 2), round(max(false), 2)) == (0.02, 0.19)
+
+    def gained(*keys):
+        names = [f"sc_mixology/mixture/{w}" for w in ("importance_by_cell", "uniform")]
+        return differences("planted.json", *names, *keys)
+
+    for keys, said in ((("fold_change",), (0.05, 0.03)), (("0.2", "false"), (0.05, 0.04))):
+        assert tuple(round(n, 2) for n in gained(*keys)) == said
+    assert tuple(round(100 * n, 1) for n in gained("0.05", "recall")) == (2.8, 2.4)
+    means = [
+        sum(run["fold_change"] for run in of("sc_mixology", f"mixture/{w}")) / 5
+        for w in ("importance_by_cell", "uniform")
+    ]
+    assert [round(mean, 2) for mean in means] == [0.79, 0.75]
+    pooled = of("sc_mixology", "mixture/importance")
+    assert sum(run["0.05"]["false"] > 0.5 for run in pooled) == 3
+    assert min(run["0.2"]["false"] for run in pooled) > 0.66
+    for job in ("scvi/uniform", "mixture/uniform", "mixture/importance_by_cell"):
+        for run in of("pbmc68k", job):
+            assert run["n_planted"] == 30
+            assert run["0.05"]["recall"] == run["0.2"]["recall"] == run["0.2"]["false"] == 0
+    for run in of("pbmc68k", "mixture/importance"):
+        assert run["0.2"]["false"] == 0 or run["0.2"]["false"] > 0.9
+
+
 def test_what_is_said_of_fast_and_plain_training_is_so():
     runs = read(RESULTS / "same_bounds.json", {})["runs"]
     for first, second in (("fast", "plain"), ("bf16", "fast")):
