@@ -28,14 +28,14 @@ def planted_tables(runs: Runs) -> str:
                 values = list(pick(runs, f"{data}/{job}", *path).values())
                 share = len(path) == 2
                 row.append(cell(values, 1 if share else 3, 100 if share else 1))
-            rows.append(row)
+            rows.append([*row, len(values)])
     columns = [
         f"{what} at FDR {level}, %" for level in LEVELS for what in ("planted called", "false")
     ]
     parts = [
         f"{seeds(runs)} Mean ± half the 95 % t-interval over seeds. The planted log2 fold change "
         "is 1; *by cell* and *importance* are MixtureSCVI with these weights.",
-        markdown(["", "", *columns, "AUROC", "log2 fold change"], rows),
+        markdown(["", "", *columns, "AUROC", "log2 fold change", "seeds"], rows),
     ]
     return joined(parts)
 
