@@ -1,7 +1,9 @@
 """The data sets and methods of the integration experiment; every model is trained once."""
 
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anndata as ad
@@ -50,6 +52,16 @@ def pbmc68k(n_cells: int | None = None) -> ad.AnnData:
         return adata
     largest = adata.obs[LABEL].value_counts().index[:3]
     return adata[adata.obs[LABEL].isin(largest)][:n_cells, :60].copy()
+
+
+DATA = {"pbmc68k": pbmc68k, "sc_mixology": sc_mixology, "cortex": cortex}
+
+
+def data_sets(protocol: Protocol, names: Iterable[str] = tuple(DATA)) -> dict[str, Callable]:
+    """Name to what loads a data set; a smoke run has a corner of pbmc68k alone."""
+    if protocol.n_cells is not None:
+        return {"pbmc68k": partial(pbmc68k, protocol.n_cells)}
+    return {name: DATA[name] for name in names}
 
 
 @dataclass

@@ -64,15 +64,7 @@ from scmixvi.experiments._common import (
     run_missing,
     trained,
 )
-from scmixvi.experiments._methods import (
-    BATCH,
-    LABEL,
-    Methods,
-    Protocol,
-    cortex,
-    pbmc68k,
-    sc_mixology,
-)
+from scmixvi.experiments._methods import BATCH, LABEL, Methods, Protocol, data_sets
 from scmixvi.singlecell._expression import CHOICES
 
 RESULT = Path(__file__).parent / "results" / "integration.json"
@@ -200,10 +192,7 @@ def main(argv: list[str] | None = None) -> None:
             "this experiment scores with scib-metrics: pip install 'scmixvi[experiments]'."
         )
     singlecell.quiet()
-    data = {"pbmc68k": pbmc68k, "sc_mixology": sc_mixology, "cortex": cortex}
-    if arguments.smoke:
-        data = {"pbmc68k": partial(pbmc68k, protocol.n_cells)}
-    for name, load in data.items():
+    for name, load in data_sets(protocol).items():
         methods = Methods(arguments, name, load(), protocol)
         before = by_seed(
             recorded(arguments.result, arguments.smoke)["runs"], f"{name}/ensemble/outcome"

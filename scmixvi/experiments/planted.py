@@ -33,20 +33,12 @@ from scipy.sparse import csr_matrix
 from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import parser, run_missing
-from scmixvi.experiments._methods import (
-    LABEL,
-    Methods,
-    Protocol,
-    cortex,
-    pbmc68k,
-    sc_mixology,
-)
+from scmixvi.experiments._methods import DATA, LABEL, Methods, Protocol, data_sets
 from scmixvi.singlecell._expression import WEIGHTS
 
 RESULT = Path(__file__).parent / "results" / "planted.json"
 PAPER, SMOKE = Protocol(), Protocol(2, 150)
 SHARE, THINNED, MEAN_COUNT = 0.1, 0.5, 0.5
-DATA = {"sc_mixology": sc_mixology, "pbmc68k": pbmc68k, "cortex": cortex}
 COMPARED = [("scvi", "uniform"), *(("mixture", weights) for weights in WEIGHTS)]
 
 
@@ -112,10 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = made.parse_args(argv)
     protocol = SMOKE if arguments.smoke else PAPER
     singlecell.quiet()
-    data = {name: DATA[name] for name in arguments.data}
-    if arguments.smoke:
-        data = {"pbmc68k": partial(pbmc68k, protocol.n_cells)}
-    for name, load in data.items():
+    for name, load in data_sets(protocol, arguments.data).items():
         planted = plant(load(), LABEL, arguments.seed)
         methods = Methods(arguments, name, planted.adata, protocol)
         run_missing(arguments, jobs(methods, planted))

@@ -122,7 +122,8 @@ class ImageCLI(LightningCLI):
             super().instantiate_classes()
             self._check_sizes()
             if path:  # Lightning does it later
-                self._check_loaded(read_checkpoint(path))
+                self._check_loaded(self._checkpoint)
+                del self._checkpoint  # its weights
         except (FileNotFoundError, ValueError) as error:
             self.parser.error(str(error))
         if torch.cuda.is_available():
@@ -214,7 +215,8 @@ class ImageCLI(LightningCLI):
         if self.config.subcommand == "test" and not path:
             raise ValueError("say which weights to test: --ckpt_path runs/NAME/best.ckpt.")
         if path:
-            settings = read_checkpoint(path).get("settings", {})
+            self._checkpoint = read_checkpoint(path)
+            settings = self._checkpoint.get("settings", {})
             if self.config.subcommand == "fit" and settings.get("fit_seed") is not None:
                 config.seed_everything = settings["fit_seed"]
 
