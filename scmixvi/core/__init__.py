@@ -4,6 +4,7 @@ Everything here is torch and the standard library. One letter has one meaning:
 L importance samples a component, S components, B inputs (cells or images), D latent dimensions.
 """
 
+from scmixvi.core.fitting import fit_posterior, fitted_gaussians
 from scmixvi.core.objectives import (
     component_elbos,
     jsd,
@@ -41,6 +42,8 @@ __all__ = [
     "component_elbos",
     "diagonal_normal",
     "draw_components",
+    "fit_posterior",
+    "fitted_gaussians",
     "jsd",
     "linear_warmup",
     "log_mixture",

@@ -94,12 +94,14 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     }
 
 
-def looked_at(split: Split, seed: int) -> dict[str, np.ndarray]:
+def looked_at(
+    split: Split, seed: int, n_test: int = N_TEST, n_training: int = N_TRAINING
+) -> dict[str, np.ndarray]:
     """Indices of some test cells and of some that the model was trained on."""
     rng = np.random.default_rng(seed)
     return {
-        "test": np.sort(rng.permutation(split.test)[:N_TEST]),
-        "training": np.sort(rng.permutation(split.train)[:N_TRAINING]),
+        "test": np.sort(rng.permutation(split.test)[:n_test]),
+        "training": np.sort(rng.permutation(split.train)[:n_training]),
     }
 
 

@@ -29,11 +29,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import cortex
+from scmixvi.experiments._singlecell import Split
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
@@ -65,6 +67,14 @@ def trained_on(model: MixtureSCVI, stage: str, n_epochs: int, data: object) -> M
     return model
 
 
+def scores_of(means: np.ndarray, split: Split, seed: int, smoke: bool) -> dict[str, float]:
+    """A linear classifier and k-means on the means of cortex's cells, scored on the test cells."""
+    protocol = cortex.SMOKE if smoke else replace(cortex.PAPER, n_repeats=N_REPEATS)
+    _, labels = cortex.load(smoke)
+    scorer = cortex.Scorer(labels, split, protocol, seed)
+    return scorer.fixed(means[split.train], means[split.test])
+
+
 def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     """Name to job for every model on one data set."""
     smoke, seed = arguments.smoke, arguments.seed
@@ -72,13 +82,6 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     n_epochs = 2 if smoke else round(REFINEMENT_SHARE * get_max_epochs_heuristic(adata.n_obs))
     groups = looked_at(split, seed)
     models = TrainedModels(arguments, adata, split, training, f"{name}/")
-
-    def scores(model: MixtureSCVI) -> dict:
-        protocol = cortex.SMOKE if smoke else replace(cortex.PAPER, n_repeats=N_REPEATS)
-        _, labels = cortex.load(smoke)
-        scorer = cortex.Scorer(labels, split, protocol, seed)
-        means = model.get_latent_representation()
-        return scorer.fixed(means[split.train], means[split.test])
 
     def job(model_of: ModelOf, size: int, stage: str) -> dict:
         model, _ = model_of(size)
@@ -92,7 +95,11 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
                 "jsd": bounds["jsd"],
                 "n_cells": len(indices),
             }
-        return found | ({"scores": scores(model)} if name == "cortex" else {})
+        return found | (
+            {"scores": scores_of(model.get_latent_representation(), split, seed, smoke)}
+            if name == "cortex"
+            else {}
+        )
 
     makers: dict[str, ModelOf] = {}
     if "mixture" in arguments.models:

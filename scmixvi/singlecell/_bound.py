@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from scmixvi.core import jsd, miselbo
-from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY
+from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY, repeated
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._streaming import DISPERSION_KEY, LOG_LIK_KEY
 
@@ -115,6 +115,19 @@ class Bound:
             "labels": tensors[REGISTRY_KEYS.LABELS_KEY],
         }
 
+    def _log_joint(self, tensors: dict, encoded: dict, u: Tensor) -> Tensor:
+        """Log p(x, z) of draws u `[K, n, D]` before a logistic-normal transformation: `[K, n]`.
+
+        Library sizes that are latent are drawn from q(l | x), and count as given.
+        """
+        ql, library = encoded[MODULE_KEYS.QL_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
+        library = repeated(library, ql, len(u))
+        outputs = self._outputs(encoded[MODULE_KEYS.QZ_KEY], ql, library, u)
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
+        log_prior = _standard_normal(u)
+        return _log_likelihood(tensors, decoded).reshape(log_prior.shape) + log_prior
+
     def _bound_terms(
         self, tensors: dict, inference_outputs: dict, generative_outputs: dict
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -125,13 +138,7 @@ class Bound:
         """
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         u, scores = inference_outputs[UNTRANSFORMED_KEY], inference_outputs[SCORES_KEY]
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        if LOG_LIK_KEY in generative_outputs:
-            log_lik = generative_outputs[LOG_LIK_KEY]
-        else:
-            px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
-            log_lik = log_likelihood(px, x, theta)
-        log_prior = _standard_normal(u)
+        log_lik, log_prior = _log_likelihood(tensors, generative_outputs), _standard_normal(u)
         if scores is None:
             log_q = qz.log_prob(u).squeeze(-1)
             shape = (-1, 1, log_q.shape[-1])
@@ -144,6 +151,14 @@ class Bound:
         log_weights = None if self.mixture_weights == "uniform" else qz.c_log_weights.T
         shape = (scores.shape[0], scores.shape[1], -1)
         return log_lik.reshape(shape), log_prior.reshape(shape), scores, log_weights
+
+
+def _log_likelihood(tensors: dict, generative_outputs: dict) -> Tensor:
+    """Log p(x | z) of every draw, summed over genes."""
+    if LOG_LIK_KEY in generative_outputs:
+        return generative_outputs[LOG_LIK_KEY]
+    px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
+    return log_likelihood(px, tensors[REGISTRY_KEYS.X_KEY], theta)
 
 
 def _standard_normal(u: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ def draws_by_cell(
     loading: dict[str, Any],
     n_mc_samples: int = 500,
     n_mc_samples_per_pass: int | None = None,
+    n_refinement_steps: int = 0,
 ) -> Chosen:
     """As many draws of every cell (or one more), each chosen among many of that cell.
 
@@ -47,8 +48,11 @@ def draws_by_cell(
         Draws of a cell to choose from, rounded up to a multiple of S.
     n_mc_samples_per_pass
         Draws decoded at once.
+    n_refinement_steps
+        Gradient steps of each cell's own posterior before it is drawn from.
     """
     check_whole("n_mc_samples", n_mc_samples)
+    check_whole("n_refinement_steps", n_refinement_steps, least=0)
     share, rest = divmod(n_draws, len(indices))
     how_many = np.full(len(indices), share)
     how_many[np.random.permutation(len(indices))[:rest]] += 1  # noqa: NPY002
@@ -57,7 +61,10 @@ def draws_by_cell(
     for tensors in model._make_data_loader(indices=indices[needed], **loading):
         tensors = {k: v if v is None else v.to(model.device) for k, v in tensors.items()}
         for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY]):
-            u, log_weights = _weighted(model.module, part, n_mc_samples, n_mc_samples_per_pass)
+            encoded = model.module._encoded_whole(part, n_refinement_steps)
+            u, log_weights = _weighted(
+                model.module, part, encoded, n_mc_samples, n_mc_samples_per_pass
+            )
             here = needed[start : start + u.shape[1]]
             start += len(here)
             picked = torch.multinomial(log_weights.double().softmax(0).T, share + 1, True)
@@ -73,10 +80,13 @@ def draws_by_cell(
 
 
 def _weighted(
-    module: nn.Module, tensors: dict[str, Tensor], n_draws: int, a_pass: int | None
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    encoded: dict[str, Any],
+    n_draws: int,
+    a_pass: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Draws of some cells `[L * S, n, D]` and their log weights `[L * S, n]`."""
-    encoded = module._encoded_whole(tensors)
     log_share = encoded[MODULE_KEYS.QZ_KEY].c_log_weights.T
     per_component = -(-n_draws // module.n_components)
     us, found = [], []

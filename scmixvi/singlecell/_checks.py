@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from scvi.data._constants import ADATA_MINIFY_TYPE
 from torch import Tensor
 
 from scmixvi.core import check_estimator, log_weights_from
@@ -40,10 +41,20 @@ def check_mixture_arguments(
         )
 
 
-def check_whole(name: str, value: Any) -> None:
-    """Raise ValueError unless an argument is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, but it is {value!r}.")
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise ValueError unless an argument is a whole number that is not too small."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
+
+
+def check_refinement_steps(n_steps: Any, minified_data_type: str | None) -> None:
+    """Raise ValueError unless each cell's posterior can be refined by that many steps."""
+    check_whole("n_refinement_steps", n_steps, least=0)
+    if n_steps > 0 and minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+        raise ValueError(
+            "the data are minified without counts, which n_refinement_steps needs: load the model "
+            "with the full data, or refine when you minify, minify_adata(n_refinement_steps=...)."
+        )
 
 
 def check_jitter(jitter: Any) -> None:

@@ -20,7 +20,7 @@ from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
-BY_CELL_ARGUMENTS = ("n_mc_samples", "n_mc_samples_per_pass")
+BY_CELL_ARGUMENTS = ("n_mc_samples", "n_mc_samples_per_pass", "n_refinement_steps")
 WEIGHTED_EXPRESSION_ARGUMENTS = (
     "transform_batch",
     "gene_list",
@@ -61,6 +61,7 @@ class Estimates:
         n_samples: int = 1000,
         batch_size: int | None = None,
         progress: bool = True,
+        n_refinement_steps: int = 0,
     ) -> pd.DataFrame:
         r"""How far each cell's posterior is from the exact one of this decoder, in nats.
 
@@ -81,6 +82,8 @@ class Estimates:
             Cells at a time; None fits them into some 100 MB a tensor.
         progress
             Show a progress bar.
+        n_refinement_steps
+            Look at posteriors that are refined as in :meth:`get_latent_representation`.
 
         Returns
         -------
@@ -93,7 +96,8 @@ class Estimates:
         ------
         ValueError
             If library sizes are latent, the data are minified without counts, `n_samples` is not a
-            whole number of at least 1, or as in :meth:`get_latent_representation`.
+            whole number of at least 1, `n_refinement_steps` not one of at least 0, or as in
+            :meth:`get_latent_representation`.
 
         References
         ----------
@@ -101,6 +105,7 @@ class Estimates:
         """
         self._check_if_trained(warn=False)
         check_whole("n_samples", n_samples)
+        check_whole("n_refinement_steps", n_refinement_steps, least=0)
         adata = self._validate_anndata(adata)
         if not self.module.use_observed_lib_size:
             raise ValueError(
@@ -117,7 +122,10 @@ class Estimates:
         batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
         found = [
             variational_gaps(
-                self.module, {k: v.to(self.device) for k, v in tensors.items()}, n_samples
+                self.module,
+                {k: v.to(self.device) for k, v in tensors.items()},
+                n_samples,
+                n_refinement_steps,
             )
             for tensors in track(batches, "cells", disable=not progress)
         ]
@@ -137,9 +145,10 @@ class Estimates:
         "importance_by_cell"
             as many draws of every cell, each one of `n_mc_samples` (500) of that cell in proportion
             to :math:`p(x | z) p(z) / q(z | x)`, so that they follow the model's exact posterior
-            more closely than q. No cell counts for more than another. The posterior is that in a
-            cell's own batch, whatever `transform_batch` is; library sizes that are latent are drawn
-            from theirs without weights.
+            more closely than q; with `n_refinement_steps` (0) q is refined first. No cell counts
+            for more than another. The posterior is that in a cell's own batch, whatever
+            `transform_batch` is; library sizes that are latent are drawn from theirs without
+            weights.
 
         Memory holds a minibatch, the latents and what is returned. Weights do nothing without
         `n_samples_overall`, there as here. In a DataFrame of chosen draws the index names the cell
@@ -148,8 +157,8 @@ class Estimates:
         Raises
         ------
         TypeError
-            If "importance_by_cell" is given other arguments than `n_mc_samples` and
-            `n_mc_samples_per_pass`, as those of "importance" are.
+            If "importance_by_cell" is given other arguments than `n_mc_samples`,
+            `n_mc_samples_per_pass` and `n_refinement_steps`, as those of "importance" are.
         ValueError
             If `weights` is unknown, `n_samples_overall` of weighted draws is not a whole number of
             at least 1, "importance" is asked for and the likelihood is neither ZINB nor NB,

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import MultivariateStudentT
-from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
@@ -49,7 +48,11 @@ class Evidence(NamedTuple):
 
 
 def variational_gaps(
-    module: nn.Module, tensors: dict[str, Tensor], n_samples: int, **sizes: int
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    n_samples: int,
+    n_refinement_steps: int = 0,
+    **sizes: int,
 ) -> dict[str, Tensor]:
     """Log p(x), MISELBO and the gap between them for every cell of a minibatch.
 
@@ -61,6 +64,8 @@ def variational_gaps(
         A minibatch of n cells.
     n_samples
         Draws a cell for MISELBO, spread evenly over the components.
+    n_refinement_steps
+        Gradient steps of each cell's own posterior before that.
     **sizes
         Passed on to :func:`evidence`.
 
@@ -68,7 +73,7 @@ def variational_gaps(
     -------
     `log_likelihood`, `miselbo`, `gap`, `effective_share` and `still_rising`, `[n]` each.
     """
-    encoded = module._encoded_whole(tensors)
+    encoded = module._encoded_whole(tensors, n_refinement_steps)
     found = cell_evidence(module, tensors, encoded, **sizes)
     per_component = -(-n_samples // module.n_components)
     ratios = module._log_ratios(tensors, encoded, per_component)
@@ -87,14 +92,10 @@ def cell_evidence(
     module: nn.Module, tensors: dict[str, Tensor], encoded: dict[str, Any], **sizes: int
 ) -> Evidence:
     """:func:`evidence` of every cell of an encoded minibatch; observed library sizes."""
-    qz, library = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
+    qz = encoded[MODULE_KEYS.QZ_KEY]
 
     def log_densities(u: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = module._outputs(qz, None, library.expand(len(u), *library.shape), u)
-        inputs = module._get_generative_input(tensors, drawn)
-        decoded = module.generative(**inputs, counts=tensors[REGISTRY_KEYS.X_KEY])
-        log_lik, log_prior, log_q, _ = module._bound_terms(tensors, drawn, decoded)
-        return (log_lik + log_prior)[:, 0], log_q[:, 0, 0]
+        return module._log_joint(tensors, encoded, u), qz.log_prob(u).squeeze(-1)
 
     return evidence(log_densities, lambda n: qz.sample((n,)), **sizes)
 

@@ -151,7 +151,7 @@ class Inference:
         if n_samples == 1:
             return self._outputs(qz, ql, library, qz.sample())
         u = qz.sample((n_samples + skip,))[skip:]
-        return self._outputs(qz, ql, _repeated(library, ql, n_samples), u)
+        return self._outputs(qz, ql, repeated(library, ql, n_samples), u)
 
     def _draw_stratified(
         self,
@@ -164,7 +164,7 @@ class Inference:
         """Draw L times from every component: z `[L * S, n, D]`, with every component's scores."""
         (u,), scores = qz.posterior.sample_stratified(n_draws, drawn)
         u = u.flatten(0, 1)
-        return self._outputs(qz, ql, _repeated(library, ql, len(u)), u, scores)
+        return self._outputs(qz, ql, repeated(library, ql, len(u)), u, scores)
 
     def _outputs(
         self,
@@ -184,7 +184,7 @@ class Inference:
         }
 
 
-def _repeated(library: Tensor, ql: Distribution | None, n_draws: int) -> Tensor:
+def repeated(library: Tensor, ql: Distribution | None, n_draws: int) -> Tensor:
     """Log library sizes for that many draws: the observed one, or one of its own for each."""
     return library.expand(n_draws, *library.shape) if ql is None else ql.rsample((n_draws,))
 

@@ -18,7 +18,7 @@ an encoder on draws of the model as a whole.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,6 +98,19 @@ def _only_draw_in_training(module: nn.Module) -> None:
 
 
 @contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let weights require no gradient for a while; what did not before does not after."""
+    held = [p for p in parameters if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def encoders_alone(module: nn.Module) -> Iterator[None]:
     """Freeze all but the posterior's weights: no dropout, and batch norm keeps its statistics.
 
@@ -119,19 +132,14 @@ def encoders_alone(module: nn.Module) -> Iterator[None]:
             "the encoder weights of this model are frozen, as load_query_data leaves them: there "
             "is nothing to refine. Refine the reference, or load the query with unfrozen=True."
         )
-    others = [p for p in others if p.requires_grad]
     _only_draw_in_training(module)
-    for parameter in others:
-        parameter.requires_grad_(False)
     try:
-        with warnings.catch_warnings():
+        with frozen(others), warnings.catch_warnings():
             # Lightning finds modules in evaluation mode, which is meant.
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
             yield
     finally:
         module.eval()
-        for parameter in others:
-            parameter.requires_grad_(True)
 
 
 def own_split(model: SCVI, arguments: dict[str, Any]) -> dict[str, Any]:

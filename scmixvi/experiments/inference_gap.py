@@ -1,0 +1,188 @@
+"""What mixtures could win and what encoders lose: the gap of each cell, split (not in the paper).
+
+The variational gap log p(x) - MISELBO has two parts (Cremer et al. 2018). The *family's* is what
+the best posterior that the family has for that cell leaves: here more components can help. The
+*amortisation's* is how far the encoders, which answer for all cells at once, stay behind that best.
+With models as :mod:`scmixvi.experiments.decoders` trains them, every cell gets posteriors of its
+own by gradient ascent on its MISELBO (:func:`scmixvi.core.fit_posterior`), of three families: one
+Gaussian with diagonal covariance, one with full covariance, and a mixture of four diagonal ones.
+Log p(x) is that of :mod:`scmixvi.singlecell._evidence`.
+
+Beside them stand the model's own family after 25 and 100 steps, as
+`get_latent_representation(n_refinement_steps=...)` takes them, and how honest its uncertainty is:
+the share of the exact posterior inside the region, or the interval of a gene's expression, that
+holds 90 % of q. The exact posterior is weighted draws of the fitted Gaussian with full covariance.
+
+On cortex also the scores of the means of all cells, before and after 100 steps.
+
+    python -m scmixvi.experiments.inference_gap --seed 0
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scvi.module._constants import MODULE_KEYS
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from scmixvi import MixtureSCVI
+from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, log_mixture
+from scmixvi.experiments._trained_models import TrainedModels
+from scmixvi.experiments.decoders import (
+    COMPONENTS,
+    WITH_DEFAULTS,
+    by_data,
+    cells,
+    looked_at,
+    run_by_data,
+)
+from scmixvi.experiments.refinement import scores_of
+from scmixvi.singlecell._cell_refinement import log_joint_of, refined
+from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._evidence import cell_evidence, effective_draws
+from scmixvi.singlecell._refinement import frozen
+
+RESULT = Path(__file__).parent / "results" / "inference_gap.json"
+MODELS = ("mixture", "default")
+FAMILIES = ("one Gaussian", "full covariance", "four Gaussians")
+STEPS = (25, 100)
+N_TEST, N_TRAINING, AT_ONCE = 101, 81, 27
+N_STEPS, N_DRAWS, LEVEL = 400, 400, 0.9
+
+
+def gaussians(loc: Tensor, scale: Tensor) -> MixturePosterior:
+    """Uniform mixture of diagonal Gaussians `[S, B, D]`."""
+    cells_first = (part.transpose(0, 1) for part in (loc, scale))
+    return MixtureOfNormals(*cells_first, validate_args=False).posterior
+
+
+def best(
+    family: str, qz: MixtureOfNormals, log_joint: Callable[[Tensor], Tensor], n_steps: int
+) -> MixturePosterior:
+    """The posterior of a family that is fitted to every cell, from where the encoders start it."""
+    loc, scale = qz.c_loc.transpose(0, 1), qz.c_scale.transpose(0, 1)
+    if family != "full covariance":
+        start = [s % len(loc) for s in range(4 if family == "four Gaussians" else 1)]
+        loc, scale = loc[start], scale[start]
+        if len(start) > qz.c_loc.shape[1]:  # several at one place would stay together
+            loc = loc + 0.5 * scale * torch.randn_like(loc)
+        return gaussians(*fitted_gaussians(loc, scale, log_joint, n_steps))
+    loc, log_scale = loc[:1].clone().requires_grad_(), scale[:1].log().requires_grad_()
+    lower = torch.zeros(*loc.shape, loc.shape[-1], requires_grad=True)
+
+    def posterior() -> MixturePosterior:
+        triangle = lower.tril(-1) + torch.diag_embed(log_scale.exp())
+        base = MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
+        return MixturePosterior([Stage(lambda: base)])
+
+    fit_posterior(posterior, [loc, log_scale, lower], log_joint, n_steps)
+    return posterior()
+
+
+def bound_of(
+    posterior: MixturePosterior, log_joint: Callable[[Tensor], Tensor], n_draws: int
+) -> Tensor:
+    """MISELBO at L = 1 with uniform weights, the mean over draws, `[B]`."""
+    (z,), log_q_all = posterior.sample_stratified(n_draws)
+    return (log_joint(z) - log_mixture(log_q_all)).mean((0, 1))
+
+
+def covered(posterior: MixturePosterior, z: Tensor, weights: Tensor, n_draws: int) -> Tensor:
+    """Weight of draws z `[n, B, D]` where q is at least as dense as in its densest 90 %, `[B]`."""
+    threshold = posterior.log_prob(posterior.sample(n_draws)).quantile(1 - LEVEL, dim=0)
+    return (weights * (posterior.log_prob([z]) >= threshold)).sum(0)
+
+
+def expression_covered(
+    module: nn.Module, tensors: dict, encoded: dict, own: Tensor, z: Tensor, weights: Tensor
+) -> Tensor:
+    """Weight of draws z inside the central 90 % of draws `own`, mean over genes, `[B]`."""
+
+    def scales(u: Tensor) -> Tensor:
+        library = encoded[MODULE_KEYS.LIBRARY_KEY].expand(len(u), -1, -1)
+        outputs = module._outputs(encoded[MODULE_KEYS.QZ_KEY], None, library, u)
+        decoded = module.generative(**module._get_generative_input(tensors, outputs))
+        return decoded[MODULE_KEYS.PX_KEY].get_normalized("scale")
+
+    low, high = scales(own).quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2]), dim=0)
+    exact = scales(z)
+    inside = ((exact >= low) & (exact <= high)).float().mean(-1)
+    return (weights * inside).sum(0)
+
+
+def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, Any]:
+    """Gaps by family, and what 90 % of q cover, means over cells."""
+    module, n_draws = model.module, 40 if smoke else N_DRAWS
+    sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {}
+    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
+    found: list[dict[str, Tensor]] = []
+    for tensors in batches:
+        with torch.no_grad():
+            encoded = module._encoded_whole(tensors)
+            evidence = cell_evidence(module, tensors, encoded, **sizes)
+        log_joint, qz = log_joint_of(module, tensors, encoded), encoded[MODULE_KEYS.QZ_KEY]
+        own = {"encoders": qz.posterior}
+        for n_steps in STEPS:
+            own[f"{n_steps} steps"] = refined(module, tensors, 2 if smoke else n_steps).posterior
+        with frozen(module.parameters()):
+            fits = {f: best(f, qz, log_joint, 2 if smoke else N_STEPS) for f in FAMILIES}
+        with torch.no_grad():
+            log_p = evidence.log_likelihood
+            row = {"log_p": log_p, "effective_share": evidence.effective}
+            for name, posterior in (own | fits).items():
+                row[f"gap/{name}"] = log_p - bound_of(posterior, log_joint, n_draws)
+            (z,), log_q_all = fits["full covariance"].sample_stratified(n_draws)
+            log_w = (log_joint(z) - log_q_all[:, :, 0])[:, 0].double()
+            z, weights = z[:, 0], log_w.softmax(0)
+            row["effective_share_exact"] = effective_draws(log_w) / n_draws
+            for name in ("encoders", f"{STEPS[-1]} steps"):
+                row[f"covered/{name}"] = covered(own[name], z, weights, n_draws)
+                (draws,) = own[name].sample(n_draws)
+                row[f"expression/{name}"] = expression_covered(
+                    module, tensors, encoded, draws, z, weights
+                )
+        found.append(row)
+    return {k: torch.cat([row[k] for row in found]).double().mean().item() for k in found[0]}
+
+
+def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
+    """Name to job for every model on one data set."""
+    smoke, seed = arguments.smoke, arguments.seed
+    adata, split, training = cells(name, seed, smoke)
+    groups = looked_at(split, seed, N_TEST, N_TRAINING)
+    models = TrainedModels(arguments, adata, split, training, f"{name}/")
+
+    def job(model_of: Callable[[int], tuple[MixtureSCVI, int]], size: int) -> dict:
+        model, n_epochs = model_of(size)
+        found: dict[str, Any] = {"n_epochs": n_epochs}
+        for group, indices in groups.items():
+            found[group] = figures(model, indices, smoke) | {"n_cells": len(indices)}
+        if name == "cortex":
+            for label, n_steps in (("encoders", 0), (f"{STEPS[-1]} steps", STEPS[-1])):
+                means = model.get_latent_representation(n_refinement_steps=n_steps)
+                found[f"scores/{label}"] = scores_of(means, split, seed, smoke)
+        return found
+
+    kinds = {"mixture": models.mixture}
+    if name in WITH_DEFAULTS:
+        kinds["default"] = models.default
+    return {
+        f"{name}/{kind}/S={size}": partial(job, kinds[kind], size)
+        for kind in kinds
+        if kind in arguments.models
+        for size in COMPONENTS
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fit and compare what is not yet in the JSON for this seed."""
+    run_by_data(by_data(__doc__, RESULT, MODELS).parse_args(argv), jobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Posteriors of each input's own: they climb to log p(x) where the family has it, never above."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal
+
+from laws import LinearGaussian, gaussian_mixture
+from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, miselbo
+
+
+def log_joint_of(model):
+    def log_joint(z):
+        log_lik = Normal(z @ model.weight.T, model.noise).log_prob(model.x).sum(-1)
+        return log_lik + Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    return log_joint
+
+
+@pytest.mark.parametrize("weights", [None, [0.7, 0.3]], ids=str)
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_the_exact_posterior_of_every_input_is_found(n_components, weights):
+    """Inputs have optima of their own: a fit that mixed them would miss all."""
+    torch.manual_seed(0)
+    model = LinearGaussian()
+    log_weights = torch.tensor(weights).double().log() if weights and n_components == 2 else None
+    shape = (n_components, *model.mean.shape)
+    start = torch.randn(shape).double(), torch.full(shape, 0.5).double()
+    loc, scale = fitted_gaussians(*start, log_joint_of(model), 600, log_weights)
+    found = gaussian_mixture(loc, scale, log_weights)
+    off = (found.mean - model.mean) / model.variance.sqrt()
+    assert off.abs().max() < 0.3, "standard deviations, beside a start that is some away"
+    torch.testing.assert_close(found.variance, model.variance, rtol=0.35, atol=0)
+    bound = miselbo_of(model, found)
+    assert (bound <= model.log_evidence + 0.01).all()
+    torch.testing.assert_close(bound, model.log_evidence, rtol=0, atol=0.05)
+
+
+def draws_of_miselbo(log_p, log_q_all, log_weights=None):
+    """The mean of MISELBO at L = 1 over many draws, `[B]`."""
+    zeros = torch.zeros_like(log_p[:1])
+    pairs = zip(log_p.split(1), log_q_all.split(1), strict=True)
+    return torch.stack([miselbo(p, zeros, q, log_weights) for p, q in pairs]).mean(0)
+
+
+def miselbo_of(model, posterior, n_draws=2000):
+    log_lik, log_prior, log_q_all = model.terms(posterior, n_draws)
+    return draws_of_miselbo(log_lik + log_prior, log_q_all, posterior.log_weights)
+
+
+def test_the_bound_of_what_is_fitted_stays_below_the_evidence_and_rises():
+    """A few steps from a start that is off: between the start's bound and log p(x)."""
+    torch.manual_seed(0)
+    model = LinearGaussian()
+    before = model.imperfect_posterior(3)
+    base = before.stages[0].conditional().base_dist
+    bounds = [miselbo_of(model, before)]
+    for n_steps in (10, 40, 160):
+        fitted = fitted_gaussians(base.loc, base.scale, log_joint_of(model), n_steps)
+        bounds.append(miselbo_of(model, gaussian_mixture(*fitted)))
+    for lower, upper in zip(bounds, bounds[1:], strict=False):
+        assert (upper > lower - 0.02).all()
+    assert (bounds[-1] <= model.log_evidence + 0.02).all()
+    assert (bounds[-1] - bounds[0]).mean() > 0.1
+
+
+def test_components_share_two_modes_which_one_gaussian_cannot():
+    """p(x, z) of two modes with evidence 1: the best Gaussian covers one, log 2 below."""
+    torch.manual_seed(0)
+
+    def log_joint(z):
+        modes = [Normal(m, 0.3).log_prob(z).sum(-1) for m in (-2.0, 2.0)]
+        return torch.logaddexp(*modes) - math.log(2)
+
+    def bound(n_components):
+        loc = torch.tensor([1.0, -1.0])[:n_components].reshape(-1, 1, 1)
+        start = loc, torch.full((n_components, 1, 1), 0.5)
+        found = gaussian_mixture(*fitted_gaussians(*start, log_joint, 400))
+        (z,), log_q_all = found.sample_stratified(2000)
+        return draws_of_miselbo(log_joint(z), log_q_all).item(), found
+
+    one, _ = bound(1)
+    two, found = bound(2)
+    assert one == pytest.approx(-math.log(2), abs=0.03)
+    assert two == pytest.approx(0, abs=0.03)
+    means = found.stages[0].conditional().base_dist.loc.flatten().sort().values
+    torch.testing.assert_close(means, torch.tensor([-2.0, 2.0]), rtol=0, atol=0.1)
+
+
+def test_other_families_are_fitted_by_their_own_parameters():
+    """A Gaussian with full covariance finds correlations that no diagonal one has."""
+    torch.manual_seed(0)
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+    target = MultivariateNormal(torch.tensor([1.0, -1.0]), covariance)
+    loc, lower = torch.zeros(1, 1, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
+
+    def posterior():
+        scale = lower.tril(-1) + torch.diag_embed(lower.diagonal().exp())
+        base = MultivariateNormal(loc, scale_tril=scale.expand(1, 1, 2, 2))
+        return MixturePosterior([Stage(lambda: base)])
+
+    fit_posterior(posterior, [loc, lower], target.log_prob, 600)
+    found = posterior().stages[0].conditional()
+    torch.testing.assert_close(found.mean[0, 0], target.mean, rtol=0, atol=0.1)
+    torch.testing.assert_close(found.covariance_matrix[0, 0], covariance, rtol=0, atol=0.15)
+
+
+def test_no_steps_leave_the_start_and_the_start_is_never_changed():
+    loc, scale = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+    found = fitted_gaussians(loc, scale, lambda z: -z.square().sum(-1), 0)
+    torch.testing.assert_close(found, (loc, scale), rtol=0, atol=0)
+    moved, _ = fitted_gaussians(loc, scale, lambda z: -(z - 9).square().sum(-1), 5)
+    assert (moved > 0).all()
+    assert not moved.requires_grad
+    assert (loc == 0).all()
