@@ -51,8 +51,8 @@ RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")
 FAMILIES = ("one Gaussian", "full covariance", "four Gaussians")
 STEPS = (25, 100)
-N_TEST, N_TRAINING, AT_ONCE = 101, 81, 27
-N_STEPS, N_DRAWS, LEVEL = 400, 400, 0.9
+N_TEST, N_TRAINING, AT_ONCE = 101, 81, 51
+N_STEPS, SMALL_STEPS, N_DRAWS, LEVEL = 400, 0.03, 400, 0.9
 
 
 def gaussians(loc: Tensor, scale: Tensor) -> MixturePosterior:
@@ -71,16 +71,16 @@ def best(
         loc, scale = loc[start], scale[start]
         if len(start) > qz.c_loc.shape[1]:  # several at one place would stay together
             loc = loc + 0.5 * scale * torch.randn_like(loc)
-        return gaussians(*fitted_gaussians(loc, scale, log_joint, n_steps))
+        return gaussians(*fitted_gaussians(loc, scale, log_joint, n_steps, None, SMALL_STEPS))
     loc, log_scale = loc[:1].clone().requires_grad_(), scale[:1].log().requires_grad_()
     lower = torch.zeros(*loc.shape, loc.shape[-1], requires_grad=True)
 
     def posterior() -> MixturePosterior:
-        triangle = lower.tril(-1) + torch.diag_embed(log_scale.exp())
+        triangle = (lower.tril(-1) + torch.eye(loc.shape[-1])) * log_scale.exp().unsqueeze(-1)
         base = MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
         return MixturePosterior([Stage(lambda: base)])
 
-    fit_posterior(posterior, [loc, log_scale, lower], log_joint, n_steps)
+    fit_posterior(posterior, [loc, log_scale, lower], log_joint, n_steps, SMALL_STEPS)
     return posterior()
 
 

@@ -15,6 +15,7 @@ from scmixvi.experiments import _report_images
 from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
 from scmixvi.experiments._report_decoders import decoders_figure, decoders_tables
 from scmixvi.experiments._report_density2d import density2d_figure, density2d_tables
+from scmixvi.experiments._report_inference_gap import inference_gap_figure, inference_gap_tables
 from scmixvi.experiments._report_integration import integration_figure, integration_tables
 from scmixvi.experiments._report_monotone import (
     ESTIMATORS,
@@ -33,6 +34,7 @@ REPORTS = {
     "cortex": (cortex_tables, cortex_figure),
     "decoders": (decoders_tables, decoders_figure),
     "refinement": (refinement_tables, refinement_figure),
+    "inference_gap": (inference_gap_tables, inference_gap_figure),
     "integration": (integration_tables, integration_figure),
     "planted": (planted_tables, planted_figure),
 }

@@ -1,0 +1,113 @@
+"""The variational gap, split into what families leave and what encoders lose."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from scmixvi.experiments._common import cell, markdown, paired
+from scmixvi.experiments._report_decoders import DATASETS
+from scmixvi.experiments._report_refinement import GROUPS, SCORES
+from scmixvi.experiments._tables import Runs, Values, errorbars, joined, pick, seeds
+from scmixvi.experiments.decoders import COMPONENTS, WITH_DEFAULTS
+from scmixvi.experiments.inference_gap import FAMILIES, STEPS
+
+MODELS = {
+    **{f"{data}/mixture": data for data in DATASETS},
+    **{f"{data}/default": f"{data}, defaults" for data in WITH_DEFAULTS},
+}
+OWN_FAMILY = {1: FAMILIES[0], 4: FAMILIES[2]}
+COLUMNS = ("encoders", *(f"{n} steps" for n in STEPS), *FAMILIES)
+COMPARED = ("encoders", f"{STEPS[-1]} steps")
+
+
+def rows() -> Iterator[tuple[str, int, str]]:
+    """Model's label, S and the name of its job."""
+    for model, label in MODELS.items():
+        for size in COMPONENTS:
+            yield label, size, f"{model}/S={size}"
+
+
+def amortisation(runs: Runs, job: str, size: int, group: str) -> tuple[list[float], list[float]]:
+    """What encoders lose against the best of their family, nats, and as a share of the gap."""
+    whole = pick(runs, job, group, "gap/encoders")
+    lost = paired(whole, pick(runs, job, group, f"gap/{OWN_FAMILY[size]}"))
+    return lost, [part / gap for part, gap in zip(lost, whole.values(), strict=True)]
+
+
+def inference_gap_tables(runs: Runs) -> str:
+    """Gaps by family, what 90 % of q cover, and scores of refined means."""
+    parts = [
+        f"{seeds(runs)} Nats a cell, mean ± half the 95 % t-interval over seeds.",
+    ]
+    for group, label in GROUPS.items():
+        table = []
+        for name, size, job in rows():
+            gaps = [list(pick(runs, job, group, f"gap/{c}").values()) for c in COLUMNS]
+            lost, share = amortisation(runs, job, size, group)
+            won = paired(*(pick(runs, job, group, f"gap/{FAMILIES[family]}") for family in (0, 2)))
+            row = [name, size, *map(cell, gaps), cell(lost), cell(share, 0, 100), cell(won)]
+            table.append(row)
+        header = [*COLUMNS, "amortisation", "its share, %", "four in place of one"]
+        parts += [f"**The gap, {label}.**", markdown(["", "S", *header], table)]
+    parts += [
+        "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent, "
+        "held-out cells: the densest region of z, and the central interval of a gene's "
+        "expression, mean over genes.",
+        covered_table(runs),
+        "**Scores of the means, cortex, held-out cells**, as in Tables 6 and 9, and what 100 "
+        "steps add.",
+        scores_table(runs),
+    ]
+    return joined(parts)
+
+
+def covered_table(runs: Runs) -> str:
+    """What 90 % of the encoders' q and of the refined one cover."""
+    table = []
+    for name, size, job in rows():
+        row: list[object] = [name, size]
+        for what in ("covered", "expression"):
+            for stage in COMPARED:
+                found = pick(runs, job, "test", f"{what}/{stage}")
+                row.append(cell(list(found.values()), 1, 100))
+        table.append(row)
+    header = [f"{what}, {stage}" for what in ("z", "expression") for stage in COMPARED]
+    return markdown(["", "S", *header], table)
+
+
+def scores_table(runs: Runs) -> str:
+    """Classifier and clusters, before and what refinement adds."""
+    table = []
+    for name, size, job in rows():
+        if not name.startswith("cortex"):
+            continue
+        before, added = [], []
+        for score in SCORES:
+            first, second = (pick(runs, job, f"scores/{stage}", score) for stage in COMPARED)
+            before.append(cell(list(first.values()), 3))
+            added.append(cell(paired(second, first), 3, sign=True))
+        table += [[name, size, "encoders", *before], [name, size, COMPARED[1], *added]]
+    return markdown(["", "S", "", "SVM", "SVM, train to test", "ARI", "NMI"], table)
+
+
+def inference_gap_figure(runs: Runs, path: Path) -> None:
+    """The gap as the encoders leave it, after some steps, and at the best of each family."""
+    fig, axes = plt.subplots(1, len(GROUPS), figsize=(9, 3.4), sharey=True)
+    for ax, (group, title) in zip(axes, GROUPS.items(), strict=True):
+        for shift, (name, size, job) in enumerate(rows()):
+            found: dict[float, Values] = {
+                place + 0.07 * (shift - 4.5): pick(runs, job, group, f"gap/{column}")
+                for place, column in enumerate(COLUMNS)
+            }
+            errorbars(ax, found, f"{name}, S = {size}", linestyle="none", capsize=1.5)
+        ax.set(title=title, xticks=range(len(COLUMNS)), yscale="log")
+        ax.set_xticklabels(COLUMNS, rotation=20, ha="right", fontsize=8)
+    axes[0].set_ylabel("log p(x) - MISELBO (nats a cell)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, fontsize=7, loc="center right")
+    for ax in axes:
+        ax.grid(axis="y", color="0.9")
+    fig.tight_layout(rect=(0, 0, 0.82, 1))
+    fig.savefig(path, dpi=80)
+    plt.close(fig)
