@@ -6,11 +6,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import cell, markdown, paired
+from scmixvi.experiments._families import FAMILIES
 from scmixvi.experiments._report_decoders import DATASETS
 from scmixvi.experiments._report_refinement import GROUPS, SCORES
 from scmixvi.experiments._tables import Runs, Values, errorbars, joined, pick, seeds
 from scmixvi.experiments.decoders import COMPONENTS, WITH_DEFAULTS
-from scmixvi.experiments.inference_gap import FAMILIES, STEPS
+from scmixvi.experiments.inference_gap import STEPS
 
 MODELS = {
     **{f"{data}/mixture": data for data in DATASETS},

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
 
 from scmixvi import MixtureSCVI
-from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, log_mixture
+from scmixvi.core import MixturePosterior
+from scmixvi.experiments._families import FAMILIES, best, bound_of
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
@@ -43,53 +43,14 @@ from scmixvi.experiments.decoders import (
 )
 from scmixvi.experiments.refinement import scores_of
 from scmixvi.singlecell._cell_refinement import log_joint_of, refined
-from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._evidence import cell_evidence, effective_draws
 from scmixvi.singlecell._refinement import frozen
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")
-FAMILIES = ("one Gaussian", "full covariance", "four Gaussians")
 STEPS = (25, 100)
 N_TEST, N_TRAINING, AT_ONCE = 101, 81, 51
-N_STEPS, SMALL_STEPS, N_DRAWS, LEVEL = 400, 0.03, 400, 0.9
-
-
-def gaussians(loc: Tensor, scale: Tensor) -> MixturePosterior:
-    """Uniform mixture of diagonal Gaussians `[S, B, D]`."""
-    cells_first = (part.transpose(0, 1) for part in (loc, scale))
-    return MixtureOfNormals(*cells_first, validate_args=False).posterior
-
-
-def best(
-    family: str, qz: MixtureOfNormals, log_joint: Callable[[Tensor], Tensor], n_steps: int
-) -> MixturePosterior:
-    """The posterior of a family that is fitted to every cell, from where the encoders start it."""
-    loc, scale = qz.c_loc.transpose(0, 1), qz.c_scale.transpose(0, 1)
-    if family != "full covariance":
-        start = [s % len(loc) for s in range(4 if family == "four Gaussians" else 1)]
-        loc, scale = loc[start], scale[start]
-        if len(start) > qz.c_loc.shape[1]:  # several at one place would stay together
-            loc = loc + 0.5 * scale * torch.randn_like(loc)
-        return gaussians(*fitted_gaussians(loc, scale, log_joint, n_steps, None, SMALL_STEPS))
-    loc, log_scale = loc[:1].clone().requires_grad_(), scale[:1].log().requires_grad_()
-    lower = torch.zeros(*loc.shape, loc.shape[-1], requires_grad=True)
-
-    def posterior() -> MixturePosterior:
-        triangle = (lower.tril(-1) + torch.eye(loc.shape[-1])) * log_scale.exp().unsqueeze(-1)
-        base = MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
-        return MixturePosterior([Stage(lambda: base)])
-
-    fit_posterior(posterior, [loc, log_scale, lower], log_joint, n_steps, SMALL_STEPS)
-    return posterior()
-
-
-def bound_of(
-    posterior: MixturePosterior, log_joint: Callable[[Tensor], Tensor], n_draws: int
-) -> Tensor:
-    """MISELBO at L = 1 with uniform weights, the mean over draws, `[B]`."""
-    (z,), log_q_all = posterior.sample_stratified(n_draws)
-    return (log_joint(z) - log_mixture(log_q_all)).mean((0, 1))
+N_STEPS, N_DRAWS, LEVEL = 400, 400, 0.9
 
 
 def covered(posterior: MixturePosterior, z: Tensor, weights: Tensor, n_draws: int) -> Tensor:
@@ -129,8 +90,9 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
         own = {"encoders": qz.posterior}
         for n_steps in STEPS:
             own[f"{n_steps} steps"] = refined(module, tensors, 2 if smoke else n_steps).posterior
+        loc, scale = qz.c_loc.transpose(0, 1), qz.c_scale.transpose(0, 1)
         with frozen(module.parameters()):
-            fits = {f: best(f, qz, log_joint, 2 if smoke else N_STEPS) for f in FAMILIES}
+            fits = {f: best(f, loc, scale, log_joint, 2 if smoke else N_STEPS) for f in FAMILIES}
         with torch.no_grad():
             log_p = evidence.log_likelihood
             row = {"log_p": log_p, "effective_share": evidence.effective}
