@@ -2,10 +2,13 @@
 
     python -m benchmarks.inference --queries marginal_ll --rounds 7
     python -m benchmarks.inference --queries latents --n-cells 1000000 --rounds 3
+    python -m benchmarks.inference --queries refined
     python -m benchmarks.inference --queries importance --n-cells 100000
 
 "marginal_ll": get_marginal_ll with 1000 samples a cell, both with their defaults, on `--some`
 cells of cortex, and SCVI again in passes of 100 samples, where its default takes one a pass.
+"refined": get_latent_representation(n_refinement_steps=100) of all cells of cortex, beside 20
+epochs of SCVI's training on them.
 "latents": get_latent_representation, and "importance":
 get_normalized_expression(weights="importance", n_samples_overall=5000), on synthetic counts of
 2000 genes. Models alternate within a round. Seconds of "importance" grow with cells times anchors,
@@ -21,7 +24,8 @@ What queries of cortex cost against S is a part of :mod:`benchmarks.singlecell`.
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +44,25 @@ RESULT = RESULTS / "inference.json"
 N_DRAWS, ANCHORS = 5000, 1024
 
 
-def models(adata: Any) -> dict[str, scvi.model.SCVI]:
-    """SCVI, and MixtureSCVI with S = 4, after an epoch on 3000 cells at most."""
+def models(adata: Any, sizes: Sequence[int] = (4,)) -> dict[str, scvi.model.SCVI]:
+    """SCVI, and MixtureSCVI of the sizes S, after an epoch on 3000 cells at most."""
     found = {}
     some = adata[:3000].copy() if adata.n_obs > 3000 else adata
-    for name, cls in (("SCVI", scvi.model.SCVI), ("S = 4", scmixvi.MixtureSCVI)):
+    for size in (None, *sizes):
         scvi.settings.seed = 0
-        is_mixture = cls is scmixvi.MixtureSCVI
-        kwargs = {"latent_key": None} if is_mixture else {}
-        sizes = {"n_components": 4} if is_mixture else {}
+        cls = scvi.model.SCVI if size is None else scmixvi.MixtureSCVI
+        kwargs = {} if size is None else {"latent_key": None}
+        arguments = {} if size is None else {"n_components": size}
         cls.setup_anndata(some)
-        model = cls(some, **sizes)
+        model = cls(some, **arguments)
         model.train(1, accelerator="cpu", enable_progress_bar=False, **kwargs)
         if some is not adata:
             cls.setup_anndata(adata)
-            whole = cls(adata, **sizes)
+            whole = cls(adata, **arguments)
             whole.module.load_state_dict(model.module.state_dict())
             whole.module.eval()
             whole.is_trained_, model = True, whole
-        found[name] = model
+        found["SCVI" if size is None else f"S = {size}"] = model
     return found
 
 
@@ -67,7 +71,20 @@ def calls(query: str, arguments: argparse.Namespace) -> tuple[int, dict[str, Cal
     if query == "latents":
         found = models(synthetic(arguments.n_cells))
         return arguments.n_cells, {n: m.get_latent_representation for n, m in found.items()}
-    found = models(scmixvi.datasets.cortex())
+    cortex = scmixvi.datasets.cortex()
+    if query == "refined":
+        scvi_model, *mixtures = models(cortex, (1, 4)).values()
+        training = {"accelerator": "cpu", "enable_progress_bar": False}
+        return cortex.n_obs, {
+            "SCVI, 20 epochs of training": lambda: scvi_model.train(20, **training),
+            **{
+                f"S = {m.module.n_components}": partial(
+                    m.get_latent_representation, n_refinement_steps=100
+                )
+                for m in mixtures
+            },
+        }
+    found = models(cortex)
     some = {"indices": np.arange(arguments.some), "n_mc_samples": 1000}
     scvi_model, mixture = found.values()
     return arguments.some, {
@@ -164,7 +181,7 @@ def with_others(rows: list[dict], before: list[dict]) -> list[dict]:
 def main() -> None:
     """Run the queries and add them to the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    queries = ("marginal_ll", "latents", "importance")
+    queries = ("marginal_ll", "refined", "latents", "importance")
     parser.add_argument("--queries", nargs="+", choices=queries, default=list(queries))
     parser.add_argument("--n-cells", type=int, default=100_000, help="of the synthetic data")
     parser.add_argument("--some", type=int, default=128, help="cells where few suffice")

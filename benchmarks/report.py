@@ -374,7 +374,11 @@ def scale() -> str:
     return markdown(header, rows)
 
 
-QUERY_NAMES = {"marginal_ll": "get_marginal_ll, 1000 samples", "latents": "latents"}
+QUERY_NAMES = {
+    "marginal_ll": "get_marginal_ll, 1000 samples",
+    "refined": "latents, 100 refinement steps",
+    "latents": "latents",
+}
 
 
 def inference() -> str:
@@ -387,7 +391,7 @@ def inference() -> str:
             rows.append(
                 [
                     f"{label}, {measured['cells']:,} cells",
-                    name.replace("SCVI", "scvi.model.SCVI").replace("S = 4", "MixtureSCVI, S = 4"),
+                    name.replace("SCVI", "scvi.model.SCVI").replace("S = ", "MixtureSCVI, S = "),
                     f"{taken['clock']['median']:.1f}",
                     f"{taken['processor']['median']:.1f}",
                     _with_quartiles(ratio, 1),

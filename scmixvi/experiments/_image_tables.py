@@ -44,8 +44,9 @@ def note(
         lines.append(_scheme_note(scheme, [t for t in trainings if t["scheme"] == scheme], paper))
     if len(seeds) < 3 and not smoke and all(_shorter_on_cpu(t, paper) for t in trainings):
         lines.append(_seeds_note(runs, len(seeds), paper, paper_runs))
-    samples = sorted({run["n_test_samples"] for run in runs.values()})
-    lines.append(f"L = {' and '.join(map(str, samples))} in the test.")
+    samples = sorted({run["n_test_samples"] for run in runs.values() if "n_test_samples" in run})
+    if samples:
+        lines.append(f"L = {' and '.join(map(str, samples))} in the test.")
     return " ".join(lines) + "\n"
 
 

@@ -27,6 +27,7 @@ from scmixvi.experiments._report_image_nll import (
     image_nll_tables,
     paper_table_1,
 )
+from scmixvi.experiments._report_inference_gap import image_gap_tables
 from scmixvi.experiments._tables import Runs, pick
 from scmixvi.records import read
 
@@ -164,6 +165,7 @@ TABLES: dict[str, Callable[[Runs, bool], str]] = {
     "latents": latents_tables,
     "path_gradients": path_gradients_tables,
     "big_iwae": big_iwae_tables,
+    "inference_gap_images": image_gap_tables,
     "image_nll": image_nll_tables,
 }
 FIGURES: dict[str, tuple[str, Callable[[Runs, Path], None]]] = {

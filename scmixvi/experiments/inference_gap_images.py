@@ -11,6 +11,7 @@ by draws of the fitted Gaussian with full covariance, and from below. Checkpoint
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{dataset}/mixture/S={s}": partial(figures, models, s, sizes, options.smoke)
                 for s in COMPONENTS
             }
-            _common.run_missing(options, jobs, chosen_device(), models.settings)
+            _common.run_missing(options, jobs, chosen_device(), asdict(models.scheme))
 
 
 if __name__ == "__main__":
