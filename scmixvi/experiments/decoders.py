@@ -43,7 +43,7 @@ from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import run_missing
 from scmixvi.experiments._singlecell import Split, Training
 from scmixvi.experiments._trained_models import TrainedModels
-from scmixvi.singlecell._evidence import Evidence, cell_evidence
+from scmixvi.singlecell._evidence import Evidence, cell_evidence, started
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"
 COMPONENTS = (1, 4)
@@ -82,7 +82,7 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=BATCH)
     with torch.inference_mode():
         found = [
-            cell_evidence(model.module, tensors, model.module._encoded_whole(tensors), **sizes)
+            cell_evidence(model.module, tensors, started(model.module, tensors), **sizes)
             for tensors in batches
         ]
     whole = Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True)))

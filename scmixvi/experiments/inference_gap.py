@@ -43,7 +43,7 @@ from scmixvi.experiments.decoders import (
 )
 from scmixvi.experiments.refinement import scores_of
 from scmixvi.singlecell._cell_refinement import log_joint_of, refined
-from scmixvi.singlecell._evidence import cell_evidence, effective_draws
+from scmixvi.singlecell._evidence import START_STEPS, cell_evidence, effective_draws, started
 from scmixvi.singlecell._refinement import frozen
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
@@ -85,7 +85,8 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
     for tensors in batches:
         with torch.no_grad():
             encoded = module._encoded_whole(tensors)
-            evidence = cell_evidence(module, tensors, encoded, **sizes)
+            start = started(module, tensors, 2 if smoke else START_STEPS)
+            evidence = cell_evidence(module, tensors, start, **sizes)
         log_joint, qz = log_joint_of(module, tensors, encoded), encoded[MODULE_KEYS.QZ_KEY]
         own = {"encoders": qz.posterior}
         for n_steps in STEPS:

@@ -69,7 +69,8 @@ class Estimates:
 
         Importance-sampled :meth:`get_marginal_ll` depends on the encoders, which are its proposal.
         Here log p(x) is estimated by a proposal of each cell's own, which adaptive importance
-        sampling fits to its exact posterior; the encoders are only where it starts.
+        sampling fits to its exact posterior; it starts from the encoders' q and from where 100
+        gradient steps bring that.
 
         Parameters
         ----------

@@ -20,7 +20,11 @@ from pyro.distributions import MultivariateStudentT
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
+from scmixvi.singlecell._distributions import MixtureOfNormals
+
 N_ROUNDS, N_DRAWS, N_FINAL = 16, 400, 1600
+# Gradient steps of a cell's own posterior, where its proposal starts.
+START_STEPS = 100
 DEGREES_OF_FREEDOM, ENCODER_SHARE, ENOUGH = 8.0, 0.1, 0.2
 SMALLEST_VARIANCE = 1e-6
 
@@ -74,7 +78,7 @@ def variational_gaps(
     `log_likelihood`, `miselbo`, `gap`, `effective_share` and `still_rising`, `[n]` each.
     """
     encoded = module._encoded_whole(tensors, n_refinement_steps)
-    found = cell_evidence(module, tensors, encoded, **sizes)
+    found = cell_evidence(module, tensors, started(module, tensors), **sizes)
     per_component = -(-n_samples // module.n_components)
     ratios = module._log_ratios(tensors, encoded, per_component)
     by_component = sum(log_ratio.sum(0) for log_ratio, _ in ratios) / per_component
@@ -86,6 +90,22 @@ def variational_gaps(
         "effective_share": found.effective,
         "still_rising": found.still_rising,
     }
+
+
+def started(module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS) -> dict:
+    """Where :func:`cell_evidence` starts: the encoders' posterior and a refined one, half and half.
+
+    Each may lie where the other does not find the mass of a cell.
+    """
+    encoded = module._encoded_whole(tensors)
+    own = encoded[MODULE_KEYS.QZ_KEY]
+    both = own, module._encoded_whole(tensors, n_steps)[MODULE_KEYS.QZ_KEY]
+    loc, scale, log_weights = (
+        torch.cat([getattr(qz, name) for qz in both], dim=1)
+        for name in ("c_loc", "c_scale", "c_log_weights")
+    )
+    qz = MixtureOfNormals(loc, scale, log_weights - math.log(2), validate_args=False)
+    return encoded | {MODULE_KEYS.QZ_KEY: qz}
 
 
 def cell_evidence(
