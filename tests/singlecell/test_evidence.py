@@ -7,6 +7,7 @@ from torch.distributions import Normal
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell import _cell_refinement, _evaluation
 from scmixvi.singlecell._evidence import evidence, variational_gaps
 
 
@@ -47,6 +48,28 @@ def test_the_gap_is_what_the_bound_leaves(kwargs):
     assert (found["gap"] > -0.05).all()
     assert (found["effective_share"] > 0.1).all()
     assert abs(found["still_rising"].mean()) < 0.05
+
+
+@pytest.mark.parametrize("far", ["encoders", "refined"])
+def test_log_p_is_found_from_either_of_its_two_starts(far, monkeypatch):
+    """Where one lies far from a cell's mass, the draws of the other find it."""
+    model = trained(n_components=1)
+    asked = {"indices": CELLS, "progress": False}
+    torch.manual_seed(1)
+    known = model.get_variational_gap(**asked)["log_likelihood"]
+    if far == "encoders":
+        with torch.no_grad():
+            model.module.z_encoder.mean_encoder.bias += 5
+    else:
+        refined = _cell_refinement.refined
+
+        def astray(*args, **kwargs):
+            qz = refined(*args, **kwargs)
+            return type(qz)(qz.c_loc + 9, qz.c_scale, qz.c_log_weights)
+
+        monkeypatch.setattr(_evaluation, "refined", astray)
+    found = model.get_variational_gap(**asked)["log_likelihood"]
+    np.testing.assert_allclose(found, known, atol=0.2)
 
 
 def test_components_count_in_the_bound_by_their_weights(first_batch):
