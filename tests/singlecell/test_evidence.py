@@ -7,8 +7,8 @@ from torch.distributions import Normal
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _cell_refinement, _evaluation
-from scmixvi.singlecell._evidence import evidence, variational_gaps
+from scmixvi.singlecell import _evaluation
+from scmixvi.singlecell._evidence import START_STEPS, evidence, started, variational_gaps
 
 
 def trained(n_components=2, n_epochs=15, **kwargs):
@@ -50,26 +50,24 @@ def test_the_gap_is_what_the_bound_leaves(kwargs):
     assert abs(found["still_rising"].mean()) < 0.05
 
 
-@pytest.mark.parametrize("far", ["encoders", "refined"])
-def test_log_p_is_found_from_either_of_its_two_starts(far, monkeypatch):
-    """Where one lies far from a cell's mass, the draws of the other find it."""
-    model = trained(n_components=1)
-    asked = {"indices": CELLS, "progress": False}
-    torch.manual_seed(1)
-    known = model.get_variational_gap(**asked)["log_likelihood"]
-    if far == "encoders":
-        with torch.no_grad():
-            model.module.z_encoder.mean_encoder.bias += 5
-    else:
-        refined = _cell_refinement.refined
+def test_a_cells_proposal_starts_half_at_the_encoders_and_half_refined(first_batch, monkeypatch):
+    model = trained(mixture_weights=[0.8, 0.2])
+    module, batch = model.module, first_batch(model)
+    steps = []
 
-        def astray(*args, **kwargs):
-            qz = refined(*args, **kwargs)
-            return type(qz)(qz.c_loc + 9, qz.c_scale, qz.c_log_weights)
+    def moved(module, tensors, n_steps, full_forward_pass):
+        steps.append(n_steps)
+        qz = module.inference(**module._get_inference_input(tensors, full_forward_pass))["qz"]
+        return type(qz)(qz.c_loc + 1, 0.5 * qz.c_scale, qz.c_log_weights)
 
-        monkeypatch.setattr(_evaluation, "refined", astray)
-    found = model.get_variational_gap(**asked)["log_likelihood"]
-    np.testing.assert_allclose(found, known, atol=0.2)
+    monkeypatch.setattr(_evaluation, "refined", moved)
+    with torch.inference_mode():
+        own, half = module._encoded_whole(batch)["qz"], started(module, batch)["qz"]
+        other = moved(module, batch, 0, True)
+        u = own.sample((5,)) + 0.5
+        expected = torch.logaddexp(own.log_prob(u), other.log_prob(u)) - np.log(2)
+        torch.testing.assert_close(half.log_prob(u), expected)
+    assert steps[0] == START_STEPS
 
 
 def test_components_count_in_the_bound_by_their_weights(first_batch):
