@@ -59,6 +59,7 @@ class Posteriors:
         dataloader: Iterator[dict[str, Tensor | None]] | None = None,
         representation: Representation = "mean",
         n_refinement_steps: int = 0,
+        progress: bool = True,
         **data_loader_kwargs: Any,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Latent representation of every cell.
@@ -79,6 +80,8 @@ class Posteriors:
         n_refinement_steps
             Gradient steps that every cell's own posterior takes from where the encoders put it, the
             decoder as it is; 0 leaves it there, 100 bring it close to the best of its family.
+        progress
+            Show a progress bar while cells are refined.
 
         Returns
         -------
@@ -127,7 +130,13 @@ class Posteriors:
         if batch_size is None and n_refinement_steps == 0:
             batch_size = max(settings.batch_size, CELLS_A_PASS)
         for qz in self._posteriors(
-            adata, indices, batch_size, dataloader, n_refinement_steps, **data_loader_kwargs
+            adata,
+            indices,
+            batch_size,
+            dataloader,
+            n_refinement_steps,
+            progress,
+            **data_loader_kwargs,
         ):
             if sampled:
                 draws = qz.sample((mc_samples if give_mean else 1,))
@@ -228,6 +237,7 @@ class Posteriors:
         use_latent_qzm_key: str = "X_latent_qzm",
         use_latent_qzv_key: str = "X_latent_qzv",
         n_refinement_steps: int = 0,
+        progress: bool = True,
     ) -> None:
         """Replace the counts by every component's posterior parameters, `(n, S*D)` each.
 
@@ -248,7 +258,7 @@ class Posteriors:
         """
         check_refinement_steps(n_refinement_steps, self.minified_data_type)
         with torch.inference_mode():
-            posteriors = self._posteriors(n_refinement_steps=n_refinement_steps)
+            posteriors = self._posteriors(n_refinement_steps=n_refinement_steps, progress=progress)
             packed = [self.module.pack_posterior(qz) for qz in posteriors]
         means, variances = (torch.cat(part).cpu().numpy() for part in zip(*packed, strict=True))
         own = {"_scmixvi_qzm": means, "_scmixvi_qzv": variances}
@@ -268,6 +278,7 @@ class Posteriors:
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor | None]] | None = None,
         n_refinement_steps: int = 0,
+        progress: bool = False,
         **data_loader_kwargs: Any,
     ) -> Iterator[MixtureOfNormals]:
         """q(z|x) of every minibatch, refined or as the encoders give it."""
@@ -281,7 +292,7 @@ class Posteriors:
                 adata=adata, indices=indices, batch_size=batch_size, **data_loader_kwargs
             )
         if n_refinement_steps > 0:
-            for tensors in track(dataloader, "cells"):
+            for tensors in track(dataloader, "cells", disable=not progress):
                 yield refined(self.module, tensors, n_refinement_steps)
             return
         for tensors in dataloader:
