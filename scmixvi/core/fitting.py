@@ -17,50 +17,71 @@ from torch.distributions import Independent, Normal
 from scmixvi.core.objectives import miselbo
 from scmixvi.core.posterior import MixturePosterior, Stage
 
-# Of the first step, where the prior has a standard deviation of 1.
-LEARNING_RATE = 0.06
+# The highest, where the prior has a standard deviation of 1, and the steps until it is reached.
+LEARNING_RATE, WARMUP_STEPS = 0.06, 10
 
 LogJoint = Callable[[Tensor], Tensor]
 """From z `[1, S, B, D]` to log p(x, z) `[1, S, B]`, in nats, with a gradient."""
 
 
 def fit_posterior(
-    posterior: Callable[[], MixturePosterior],
+    posterior: Callable[..., MixturePosterior],
     parameters: Sequence[Tensor],
     log_joint: LogJoint,
     n_steps: int,
     learning_rate: float = LEARNING_RATE,
 ) -> None:
-    """Maximise the MISELBO of every input over parameters of its own, in place, by Adam.
+    r"""Maximise the MISELBO of every input over parameters of its own, in place, by Adam.
 
     Inputs do not mix: the objective is the sum of their bounds, and Adam scales every number by
-    itself. The learning rate falls linearly to 0, so that the noise of the draws averages out.
+    itself. The gradient is that of the path alone: draws carry it, the densities under which they
+    are scored do not. What is left out has expectation 0, for
+
+    .. math:: \sum_s \pi_s E_{q_s} \nabla \log q_\pi(z | x) = \nabla \int q_\pi(z | x) dz = 0
+
+    and without it no noise is left where q is the exact posterior. The learning rate rises over the
+    first ten steps and falls linearly to 0.
 
     Parameters
     ----------
     posterior
-        Makes the posterior, of one level, from the parameters as they are.
+        From the parameters, each an argument, to the posterior, of one level. Weights, if any, are
+        constants.
     parameters
-        Leaves that require gradients; every number belongs to one input.
+        Leaves that require gradients; every number belongs to one input. What has no finite
+        gradient stays where it is.
     log_joint
-        From z `[1, S, B, D]` to log p(x, z) `[1, S, B]`, in nats. The model's own weights need not
-        require gradients, and a step is faster where they do not.
+        From z `[1, S, B, D]` to log p(x, z) `[1, S, B]`, in nats. The model's own weights get no
+        gradient, and a step is faster where they do not require one.
     n_steps
         Steps, each with one draw of every component.
     learning_rate
-        Of the first step.
+        The highest.
+
+    References
+    ----------
+    Roeder et al. 2017, "Sticking the landing".
     """
+
+    def schedule(step: int) -> float:
+        return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / max(1, n_steps))
+
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=n_steps)
-    for _ in range(n_steps):
-        fitted = posterior()
-        (z,), log_q_all = fitted.sample_stratified()
-        log_p = log_joint(z)
-        bounds = miselbo(log_p, torch.zeros_like(log_p), log_q_all, fitted.log_weights)
-        optimizer.zero_grad()
-        (-bounds.sum()).backward()
-        optimizer.step()
-        schedule.step()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    with torch.inference_mode(False), torch.enable_grad():
+        for _ in range(n_steps):
+            (z,), _ = posterior(*parameters).sample_stratified()
+            constant = posterior(*(p.detach() for p in parameters))
+            log_p = log_joint(z)
+            scores = constant.log_prob_all((z,))
+            bounds = miselbo(log_p, torch.zeros_like(log_p), scores, constant.log_weights)
+            optimizer.zero_grad()
+            (-bounds.sum()).backward(inputs=list(parameters))
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+            optimizer.step()
+            scheduler.step()
 
 
 def fitted_gaussians(
@@ -96,13 +117,14 @@ def fitted_gaussians(
     >>> round(loc.item(), 1), round(scale.square().item(), 1)
     (1.0, 0.5)
     """
-    loc = loc.detach().clone().requires_grad_()
-    log_scale = scale.detach().log().requires_grad_()
+    with torch.inference_mode(False):
+        loc, log_scale = loc.detach().clone(), scale.detach().clone().log()
 
-    def posterior() -> MixturePosterior:
-        normal = Normal(loc, log_scale.exp(), validate_args=False)
-        base = Independent(normal, 1, validate_args=False)
-        return MixturePosterior([Stage(lambda: base)], log_weights)
+        def posterior(loc: Tensor, log_scale: Tensor) -> MixturePosterior:
+            normal = Normal(loc, log_scale.exp(), validate_args=False)
+            base = Independent(normal, 1, validate_args=False)
+            return MixturePosterior([Stage(lambda: base)], log_weights)
 
-    fit_posterior(posterior, [loc, log_scale], log_joint, n_steps, learning_rate)
-    return loc.detach(), log_scale.detach().exp()
+        parameters = [loc.requires_grad_(), log_scale.requires_grad_()]
+        fit_posterior(posterior, parameters, log_joint, n_steps, learning_rate)
+        return loc.detach(), log_scale.detach().exp()

@@ -52,16 +52,16 @@ def _full_covariance(
     loc: Tensor, scale: Tensor, log_joint: LogJoint, n_steps: int
 ) -> MixturePosterior:
     parameters = [loc.clone(), scale.log(), loc.new_zeros(*loc.shape, loc.shape[-1])]
-    loc, log_scale, lower = (p.requires_grad_() for p in parameters)
+    parameters = [p.requires_grad_() for p in parameters]
 
-    def posterior() -> MixturePosterior:
+    def posterior(loc: Tensor, log_scale: Tensor, lower: Tensor) -> MixturePosterior:
         unit = lower.tril(-1) + torch.eye(loc.shape[-1]).to(lower)
         triangle = unit * log_scale.exp().unsqueeze(-1)
         base = MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
         return MixturePosterior([Stage(lambda: base)])
 
     fit_posterior(posterior, parameters, log_joint, n_steps, LEARNING_RATE)
-    return posterior()
+    return posterior(*(p.detach() for p in parameters))
 
 
 def bound_of(posterior: MixturePosterior, log_joint: LogJoint, n_draws: int) -> Tensor:

@@ -11,7 +11,8 @@ Log p(x) is that of :mod:`scmixvi.singlecell._evidence`.
 Beside them stand the model's own family after 25 and 100 steps, as
 `get_latent_representation(n_refinement_steps=...)` takes them, and how honest its uncertainty is:
 the share of the exact posterior inside the region, or the interval of a gene's expression, that
-holds 90 % of q. The exact posterior is weighted draws of the fitted Gaussian with full covariance.
+holds 90 % of q. The exact posterior is weighted draws of a Student distribution with the location
+and scale of the fitted Gaussian with full covariance.
 
 On cortex also the scores of the means of all cells, before and after 100 steps.
 
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.distributions import MultivariateStudentT
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
@@ -43,7 +45,13 @@ from scmixvi.experiments.decoders import (
 )
 from scmixvi.experiments.refinement import scores_of
 from scmixvi.singlecell._cell_refinement import log_joint_of, refined
-from scmixvi.singlecell._evidence import START_STEPS, cell_evidence, effective_draws, started
+from scmixvi.singlecell._evidence import (
+    DEGREES_OF_FREEDOM,
+    START_STEPS,
+    cell_evidence,
+    effective_draws,
+    started,
+)
 from scmixvi.singlecell._refinement import frozen
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
@@ -83,6 +91,7 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
     batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
     found: list[dict[str, Tensor]] = []
     for tensors in batches:
+        tensors = {key: value.to(model.device) for key, value in tensors.items()}
         with torch.no_grad():
             encoded = module._encoded_whole(tensors)
             start = started(module, tensors, 2 if smoke else START_STEPS)
@@ -99,9 +108,13 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
             row = {"log_p": log_p, "effective_share": evidence.effective}
             for name, posterior in (own | fits).items():
                 row[f"gap/{name}"] = log_p - bound_of(posterior, log_joint, n_draws)
-            (z,), log_q_all = fits["full covariance"].sample_stratified(n_draws)
-            log_w = (log_joint(z) - log_q_all[:, :, 0])[:, 0].double()
-            z, weights = z[:, 0], log_w.softmax(0)
+            fitted = fits["full covariance"].stages[0].conditional()
+            wider = MultivariateStudentT(
+                torch.tensor(DEGREES_OF_FREEDOM).to(fitted.loc), fitted.loc[0], fitted.scale_tril[0]
+            )
+            z = wider.sample((n_draws,))
+            log_w = log_joint(z.unsqueeze(1))[:, 0].double() - wider.log_prob(z)
+            weights = log_w.softmax(0)
             row["effective_share_exact"] = effective_draws(log_w) / n_draws
             for name in ("encoders", f"{STEPS[-1]} steps"):
                 row[f"covered/{name}"] = covered(own[name], z, weights, n_draws)

@@ -3,7 +3,7 @@
 What :mod:`scmixvi.experiments.inference_gap` does for cells, for the mixtures of
 :mod:`scmixvi.experiments.latents` with one and four encoders: every image gets posteriors of its
 own, of three families, and what these leave is the family's part of the gap. Log p(x) is estimated
-by draws of the fitted Gaussian with full covariance, and from below. Checkpoints are those of
+by draws of a Student distribution like the fitted Gaussian with full covariance, from below. Checkpoints are those of
 `latents`, so what was trained there is not trained again.
 
     python -m scmixvi.experiments.inference_gap_images --seed 0 --epochs 50 --learning-rate 1e-3
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.distributions import MultivariateStudentT
 from torch import Tensor
 
 from scmixvi.core import fitted_gaussians
@@ -34,11 +35,11 @@ from scmixvi.experiments._image_training import (
 )
 from scmixvi.image import ImageVAE
 from scmixvi.image.batches import binarise_once
-from scmixvi.singlecell._evidence import effective_draws
+from scmixvi.singlecell._evidence import DEGREES_OF_FREEDOM, effective_draws
 
 RESULT = Path(__file__).parent / "results" / "inference_gap_images.json"
 COMPONENTS, STEPS = (1, 4), 100
-N_IMAGES, N_STEPS, N_DRAWS, N_FINAL = 100, 600, 300, 5000
+N_IMAGES, N_STEPS, N_DRAWS, N_FINAL = 100, 400, 300, 5000
 
 
 def log_joint_of(vae: ImageVAE, x: Tensor) -> LogJoint:
@@ -62,11 +63,14 @@ def gaps(vae: ImageVAE, x: Tensor, smoke: bool) -> dict[str, float]:
     for family in FAMILIES:
         posteriors[family] = best(family, loc, scale, log_joint, 2 if smoke else N_STEPS)
     with torch.no_grad():
+        fitted = posteriors["full covariance"].stages[0].conditional()
+        degrees = torch.tensor(DEGREES_OF_FREEDOM).to(fitted.loc)
+        wider = MultivariateStudentT(degrees, fitted.loc[0], fitted.scale_tril[0])
         log_w = []
         for _ in range(-(-(n_draws if smoke else N_FINAL) // n_draws)):
-            (z,), log_q_all = posteriors["full covariance"].sample_stratified(n_draws)
-            log_w.append((log_joint(z) - log_q_all[:, :, 0])[:, 0])
-        log_w = torch.cat(log_w).double()
+            z = wider.sample((n_draws,))
+            log_w.append(log_joint(z.unsqueeze(1))[:, 0].double() - wider.log_prob(z))
+        log_w = torch.cat(log_w)
         log_p = log_w.logsumexp(0) - math.log(len(log_w))
         found = {
             "log_p": log_p,

@@ -61,7 +61,7 @@ def draws_by_cell(
     for tensors in model._make_data_loader(indices=indices[needed], **loading):
         tensors = {k: v if v is None else v.to(model.device) for k, v in tensors.items()}
         for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY]):
-            encoded = model.module._encoded_whole(part, n_refinement_steps)
+            encoded = model.module._encoded(part, n_refinement_steps)
             u, log_weights = _weighted(
                 model.module, part, encoded, n_mc_samples, n_mc_samples_per_pass
             )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scmixvi.core import fitted_gaussians
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._passes import rows_of
-from scmixvi.singlecell._refinement import frozen
+from scmixvi.singlecell._refinement import evaluating, frozen
 
 # Elements of one likelihood tensor in a step.
 _ELEMENTS_A_STEP, _ELEMENTS_A_STEP_ON_CPU = 2**24, 2**19
@@ -44,10 +44,12 @@ def refined(
     n_cells, n_genes = counts.shape
     on_cpu = module.device.type == "cpu"
     elements = _ELEMENTS_A_STEP_ON_CPU if on_cpu else _ELEMENTS_A_STEP
-    at_once = max(1, elements // (n_genes * module.n_components))
+    n_components = module.n_components
+    widest = max(n_genes, n_components * module.n_latent)  # decoded, or scored by every component
+    at_once = max(1, elements // (n_components * widest))
     found: list[MixtureOfNormals] = []
     # No gradient can flow through what was made in inference mode, but it can through copies.
-    with torch.inference_mode(False), torch.enable_grad(), frozen(module.parameters()):
+    with torch.inference_mode(False), frozen(module.parameters()), evaluating(module):
         for start in range(0, n_cells, at_once):
             rows = slice(start, start + at_once)
             part = {k: _copied(rows_of(v, rows, n_cells), module) for k, v in tensors.items()}

@@ -57,6 +57,20 @@ def check_refinement_steps(n_steps: Any, minified_data_type: str | None) -> None
         )
 
 
+def check_minification(minified_data_type: Any, use_observed_lib_size: bool) -> None:
+    """Raise what scvi-tools' `minify_adata` raises, before posteriors are computed for it."""
+    if minified_data_type not in ADATA_MINIFY_TYPE:
+        raise NotImplementedError(
+            f"minified_data_type must be one of {list(ADATA_MINIFY_TYPE)}, but it is "
+            f"{minified_data_type!r}."
+        )
+    if not use_observed_lib_size:
+        raise ValueError(
+            "minify_adata needs observed library sizes, and this model's are latent: make it "
+            "with use_observed_lib_size=True, or keep the full data."
+        )
+
+
 def check_jitter(jitter: Any) -> None:
     """Raise ValueError unless the relative size of the noise is a finite number of at least 0."""
     is_number = isinstance(jitter, Real) and not isinstance(jitter, bool)

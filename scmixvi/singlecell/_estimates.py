@@ -118,7 +118,8 @@ class Estimates:
                 "the data are minified without counts, which log p(x) is of: load the model with "
                 "the full data."
             )
-        batch_size = batch_size or max(1, MAX_DECODED // (N_FINAL * adata.n_vars))
+        widest = max(adata.n_vars, 2 * self.module.n_components * self.module.n_latent)
+        batch_size = batch_size or max(1, MAX_DECODED // (N_FINAL * widest))
         rows = check_indices(indices, adata.n_obs)
         batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
         found = [

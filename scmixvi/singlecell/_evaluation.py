@@ -116,9 +116,16 @@ class Evaluation:
 
     def _encoded_whole(self, tensors: dict, n_refinement_steps: int = 0) -> dict[str, Any]:
         """What inference gives for counts, also where minified data hold these."""
-        encoded = self.inference(**self._get_inference_input(tensors, full_forward_pass=True))
+        return self._encoded(tensors, n_refinement_steps, full_forward_pass=True)
+
+    def _encoded(
+        self, tensors: dict, n_refinement_steps: int = 0, full_forward_pass: bool = False
+    ) -> dict[str, Any]:
+        """What inference gives, with q(z | x) refined or as it is."""
+        encoded = self.inference(**self._get_inference_input(tensors, full_forward_pass))
         if n_refinement_steps > 0:
-            encoded[MODULE_KEYS.QZ_KEY] = refined(self, tensors, n_refinement_steps, True)
+            qz = refined(self, tensors, n_refinement_steps, full_forward_pass)
+            encoded[MODULE_KEYS.QZ_KEY] = qz
         return encoded
 
     def _log_ratios(

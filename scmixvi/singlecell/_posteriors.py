@@ -21,7 +21,7 @@ from torch.distributions import (
 )
 
 from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._checks import check_refinement_steps, check_whole
+from scmixvi.singlecell._checks import check_minification, check_refinement_steps, check_whole
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
@@ -253,10 +253,13 @@ class Posteriors:
         Raises
         ------
         ValueError
-            If `n_refinement_steps` is not a whole number of at least 0, or the data are minified
-            without counts already.
+            If `n_refinement_steps` is not a whole number of at least 0, or not 0 for data that are
+            minified without counts already, or if library sizes are latent.
+        NotImplementedError
+            If the kind of minified data is unknown.
         """
         check_refinement_steps(n_refinement_steps, self.minified_data_type)
+        check_minification(minified_data_type, self.module.use_observed_lib_size)
         with torch.inference_mode():
             posteriors = self._posteriors(n_refinement_steps=n_refinement_steps, progress=progress)
             packed = [self.module.pack_posterior(qz) for qz in posteriors]

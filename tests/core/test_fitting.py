@@ -93,15 +93,15 @@ def test_other_families_are_fitted_by_their_own_parameters():
     torch.manual_seed(0)
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     target = MultivariateNormal(torch.tensor([1.0, -1.0]), covariance)
-    loc, lower = torch.zeros(1, 1, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
+    parameters = torch.zeros(1, 1, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
 
-    def posterior():
+    def posterior(loc, lower):
         scale = lower.tril(-1) + torch.diag_embed(lower.diagonal().exp())
         base = MultivariateNormal(loc, scale_tril=scale.expand(1, 1, 2, 2))
         return MixturePosterior([Stage(lambda: base)])
 
-    fit_posterior(posterior, [loc, lower], target.log_prob, 600)
-    found = posterior().stages[0].conditional()
+    fit_posterior(posterior, parameters, target.log_prob, 600)
+    found = posterior(*parameters).stages[0].conditional()
     torch.testing.assert_close(found.mean[0, 0], target.mean, rtol=0, atol=0.1)
     torch.testing.assert_close(found.covariance_matrix[0, 0], covariance, rtol=0, atol=0.15)
 
