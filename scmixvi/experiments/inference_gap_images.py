@@ -3,8 +3,8 @@
 What :mod:`scmixvi.experiments.inference_gap` does for cells, for the mixtures of
 :mod:`scmixvi.experiments.latents` with one and four encoders: every image gets posteriors of its
 own, of three families, and what these leave is the family's part of the gap. Log p(x) is estimated
-by draws of a Student distribution like the fitted Gaussian with full covariance, from below. Checkpoints are those of
-`latents`, so what was trained there is not trained again.
+from below, by draws of a Student distribution like the fitted Gaussian with full covariance.
+Checkpoints are those of `latents`, so what was trained there is not trained again.
 
     python -m scmixvi.experiments.inference_gap_images --seed 0 --epochs 50 --learning-rate 1e-3
 """

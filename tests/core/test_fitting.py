@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from laws import LinearGaussian, gaussian_mixture
 from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, miselbo
@@ -114,3 +114,38 @@ def test_no_steps_leave_the_start_and_the_start_is_never_changed():
     assert (moved > 0).all()
     assert not moved.requires_grad
     assert (loc == 0).all()
+
+
+def test_no_noise_is_left_at_the_exact_posterior():
+    """Draws of one step differ, yet from the optimum nothing moves that far: the path gradient."""
+    torch.manual_seed(0)
+    sd, loc = 0.1, torch.randn(1, 50, 10)
+    target = Normal(loc, sd)
+    start = loc.clone(), torch.full_like(loc, sd)
+    found = fitted_gaussians(*start, lambda z: target.log_prob(z).sum(-1), 100)
+    divergence = kl_divergence(Normal(*found), target).sum(-1)
+    assert divergence.max() < 0.01
+
+
+def test_the_models_weights_get_no_gradient_whatever_context_it_is_called_in():
+    weight = torch.ones(3, requires_grad=True)
+    start = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+
+    def fitted():
+        torch.manual_seed(0)
+        return fitted_gaussians(*start, lambda z: -(z * weight - 1).square().sum(-1), 20)
+
+    expected = fitted()
+    assert weight.grad is None
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            torch.testing.assert_close(fitted(), expected, rtol=0, atol=0)
+
+
+def test_an_input_without_a_finite_gradient_stays_and_the_others_move():
+    start = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+    nothing = torch.tensor([1.0, float("nan")]).reshape(1, 1, 2, 1)
+    loc, scale = fitted_gaussians(*start, lambda z: -(nothing * (z - 1)).square().sum(-1), 20)
+    assert (loc[0, 0] > 0.1).all()
+    assert (loc[0, 1] == 0).all()
+    assert torch.isfinite(scale).all()

@@ -5,6 +5,9 @@ import pytest
 import torch
 
 from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
+from scmixvi.singlecell import _cell_refinement, _posteriors
+from scmixvi.singlecell._cell_refinement import refined
 
 CELLS = np.arange(0, 60, 5)
 WITH_COUNTS = "latent_posterior_parameters_with_counts"
@@ -108,16 +111,78 @@ def test_every_form_of_the_latents(trained, latent_distribution):
         np.testing.assert_allclose(mean.sum(1), 1, rtol=1e-5)
 
 
-def test_a_draw_is_one_of_the_refined_posterior(trained):
-    """Of one cell many times: its draws have the refined mean and spread, not the encoders'."""
+def test_draws_are_of_the_refined_posterior(trained):
+    """Of one cell many times: they have the refined mean and spread, not the encoders'."""
     model = trained(n_components=1)
-    cell = {"indices": [7], "n_refinement_steps": 60}
-    draws = np.concatenate(
-        [model.get_latent_representation(give_mean=False, **cell) for _ in range(12)]
+    cell = {"indices": [7] * 300, "n_refinement_steps": 100, "batch_size": 300}
+    draws = model.get_latent_representation(give_mean=False, **cell)
+    mean, variance = (
+        part.mean(0) for part in model.get_latent_representation(return_dist=True, **cell)
     )
-    mean, variance = model.get_latent_representation(return_dist=True, **cell)
-    error = np.sqrt(variance[0] / len(draws)) + 0.03
-    assert (np.abs(draws.mean(0) - mean[0]) < 4 * error).all()
+    np.testing.assert_allclose(draws.mean(0), mean, atol=5 * np.sqrt(variance.max() / 300))
+    np.testing.assert_allclose(draws.var(0), variance, rtol=0.5)
+
+
+@pytest.mark.parametrize("weights", ["amortized", [0.98, 0.02]], ids=str)
+def test_mixture_weights_are_the_encoders(trained, monkeypatch, weights):
+    model = trained(mixture_weights=weights)
+    fitted, seen = _cell_refinement.fitted_gaussians, []
+
+    def looked_at(*args):
+        seen.append(args[4])
+        return fitted(*args)
+
+    monkeypatch.setattr(_cell_refinement, "fitted_gaussians", looked_at)
+    model.get_latent_representation(indices=CELLS, n_refinement_steps=2)
+    (log_weights,) = seen
+    expected = model.get_component_weights(indices=CELLS)
+    np.testing.assert_allclose(log_weights.exp().T, expected, rtol=1e-5)
+
+
+def test_a_query_models_frozen_weights_stay_frozen_and_modes_come_back(trained):
+    reference = trained(batch_key="batch", encode_covariates=True)
+    query_data = make_adata(20, seed=3)
+    query_data.obs["batch"] = "new"
+    MixtureSCVI.prepare_query_anndata(query_data, reference)
+    query = MixtureSCVI.load_query_data(query_data, reference)
+    query.is_trained_ = True
+    flags = [p.requires_grad for p in query.module.parameters()]
+    assert True in flags
+    assert False in flags
+    query.module.train()
+    modes = [part.training for part in query.module.modules()]
+    state = {name: value.clone() for name, value in query.module.state_dict().items()}
+    with torch.inference_mode():
+        encoded = query.module.z_encoder.training
+        refined(query.module, next(iter(query._make_data_loader(query.adata))), 3)
+    assert encoded
+    assert [p.requires_grad for p in query.module.parameters()] == flags
+    assert [part.training for part in query.module.modules()] == modes
+    for name, value in query.module.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_an_empty_cell_of_a_poisson_model_stays_where_it_is(trained):
+    model = trained(batch_key=None, gene_likelihood="poisson")
+    data = make_adata(20, seed=3)
+    data.X[4] = 0
+    data.X.eliminate_zeros()
+    raw = model.get_latent_representation(data)
+    moved = model.get_latent_representation(data, n_refinement_steps=5)
+    assert np.isfinite(moved).all()
+    np.testing.assert_allclose(moved[4], raw[4], rtol=1e-4, atol=1e-5)
+    assert np.abs(moved - raw).max() > 0.02
+
+
+def test_minify_looks_at_its_arguments_before_it_refines(trained, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("it refined")
+
+    monkeypatch.setattr(_posteriors, "refined", never)
+    with pytest.raises(NotImplementedError, match=r"minified_data_type must be one of.*'other'"):
+        trained().minify_adata("other", n_refinement_steps=5)
+    with pytest.raises(ValueError, match="needs observed library sizes"):
+        trained(use_observed_lib_size=False).minify_adata(n_refinement_steps=5)
 
 
 def test_latent_library_sizes_are_drawn_and_left(trained):
@@ -141,16 +206,21 @@ def test_minified_data_hold_what_was_refined(trained, kind):
     model = trained()
     raw = model.get_latent_representation()
     torch.manual_seed(1)
-    refined = model.get_latent_representation(representation="params", n_refinement_steps=100)
+    found = model.get_latent_representation(representation="params", n_refinement_steps=100)
     torch.manual_seed(1)
     model.minify_adata(kind, n_refinement_steps=100)
     stored = model.get_latent_representation(representation="params")
-    np.testing.assert_allclose(stored, refined, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stored, found, rtol=1e-4, atol=1e-5)
     assert np.abs(model.get_latent_representation() - raw).max() > 0.05
     assert model.get_normalized_expression(indices=CELLS).shape == (len(CELLS), 23)
     if kind == WITH_COUNTS:
         again = model.get_latent_representation(representation="components", n_refinement_steps=1)
         assert np.abs(again - stored[:, :6]).max() < 0.07, "it starts from what is stored"
+        module = model.module
+        (tensors,) = model._make_data_loader(adata=model.adata, indices=CELLS, batch_size=60)
+        stored_means = torch.as_tensor(stored[CELLS, :6]).reshape(len(CELLS), 2, 3)
+        torch.testing.assert_close(module._encoded(tensors)["qz"].c_loc, stored_means)
+        assert (module._encoded_whole(tensors)["qz"].c_loc - stored_means).abs().max() > 0.05
     else:
         with pytest.raises(ValueError, match=r"minified without counts.*n_refinement_steps"):
             model.get_latent_representation(n_refinement_steps=5)
@@ -215,6 +285,11 @@ def test_no_steps_are_as_before_and_bad_numbers_are_said(trained):
             model.minify_adata,
             lambda n_refinement_steps: model.get_marginal_ll(
                 n_mc_samples=5, n_refinement_steps=n_refinement_steps
+            ),
+            lambda n_refinement_steps: model.get_normalized_expression(
+                n_samples_overall=5,
+                weights="importance_by_cell",
+                n_refinement_steps=n_refinement_steps,
             ),
         ):
             with pytest.raises(ValueError, match="n_refinement_steps must be a whole number"):
