@@ -56,7 +56,7 @@ def inference_gap_tables(runs: Runs) -> str:
     parts += [
         "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent, "
         "held-out cells: the densest region of z, and the central interval of a gene's "
-        "expression, mean over genes. Effective draws: of 400, by which the exact posterior is known.",
+        "expression, mean over genes. Effective draws: of 400 of the exact posterior, in per cent.",
         covered_table(runs),
         "**Scores of the means, cortex, held-out cells**, as in Tables 6 and 9, and what 100 "
         "steps add.",
@@ -102,7 +102,7 @@ def covered_table(runs: Runs) -> str:
         effective = pick(runs, job, "test", "effective_share_exact")
         table.append([*row, cell(list(effective.values()), 0, 100)])
     header = [f"{what}, {stage}" for what in ("z", "expression") for stage in COMPARED]
-    header.append("effective draws")
+    header.append("effective draws, %")
     return markdown(["", "S", *header], table)
 
 
