@@ -792,3 +792,29 @@ def test_what_is_said_of_big_encoders_is_so():
         assert float(_paper_images.TABLE_7["iwae_units"][1]) > float(
             _paper_images.TABLE_7["mixture"][0]
         )
+
+
+def test_what_is_said_of_the_gap_of_images_is_so():
+    runs = read(EXPERIMENTS / "inference_gap_images.json", {})["runs"]
+
+    def of(size, key, group="test"):
+        found = by_seed(runs, f"mnist/mixture/S={size}")
+        return {seed: run[group][key] for seed, run in found.items()}
+
+    def less(first, second):
+        return tuple(round(number, 1) for number in interval(paired(first, second)))
+
+    for size in (1, 4):
+        won = interval(paired(of(size, "gap/one Gaussian"), of(size, "gap/four Gaussians")))
+        assert round(won[0], 2) == 0.54
+        assert won[1] < 0.1
+    assert less(of(1, "gap/encoders"), of(4, "gap/encoders")) == (0.9, 0.6)
+    assert less(of(1, "gap/100 steps"), of(4, "gap/100 steps")) == (0.7, 0.4)
+    for group in ("test", "training"):
+        for size, family in ((1, "one Gaussian"), (4, "four Gaussians")):
+            whole, best = of(size, "gap/encoders", group), of(size, f"gap/{family}", group)
+            shares = [1 - best[seed] / whole[seed] for seed in whole]
+            assert 0.59 < min(shares) < max(shares) < 0.69
+            left = interval(list(of(size, "gap/full covariance", group).values()))[0]
+            assert 0.7 < left < 0.85
+    assert all(0.09 < run["test"]["effective_share"] < 0.13 for run in runs.values())
