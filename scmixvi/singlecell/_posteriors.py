@@ -109,8 +109,8 @@ class Posteriors:
                 f"representation={representation!r} is one array of parameters: leave out "
                 "return_dist and give_mean, which go with representation='mean'."
             )
-        check_refinement_steps(n_refinement_steps, self.minified_data_type)
         self._check_if_trained(warn=False)
+        check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
         transformed = self.module.latent_distribution == "ln"
         sampled = not return_dist and representation == "mean" and (transformed or not give_mean)
         wrapped = not isinstance(self.module, MixtureVAE)
@@ -258,7 +258,8 @@ class Posteriors:
         NotImplementedError
             If the kind of minified data is unknown.
         """
-        check_refinement_steps(n_refinement_steps, self.minified_data_type)
+        self._check_if_trained(warn=False)
+        check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
         check_minification(minified_data_type, self.module.use_observed_lib_size)
         with torch.inference_mode():
             posteriors = self._posteriors(n_refinement_steps=n_refinement_steps, progress=progress)
