@@ -818,3 +818,71 @@ def test_what_is_said_of_the_gap_of_images_is_so():
             left = interval(list(of(size, "gap/full covariance", group).values()))[0]
             assert 0.7 < left < 0.85
     assert all(0.09 < run["test"]["effective_share"] < 0.13 for run in runs.values())
+
+
+def test_what_is_said_of_the_gap_of_cells_is_so():
+    runs = read(EXPERIMENTS / "inference_gap.json", {})["runs"]
+    data_sets = ("cortex", "sc_mixology", "pbmc68k")
+
+    def of(data, size, key, group="test"):
+        found = by_seed(runs, f"{data}/mixture/S={size}")
+        return {seed: run[group][key] for seed, run in found.items()}
+
+    def means(key, sizes=(1, 4), group="test", digits=1, scale=1):
+        found = [np.mean(list(of(d, s, key, group).values())) for d in data_sets for s in sizes]
+        return round(scale * min(found), digits), round(scale * max(found), digits)
+
+    assert means("gap/encoders", digits=0) == (13, 29)
+    assert means("gap/encoders", group="training", digits=0) == (2, 10)
+    assert means("gap/one Gaussian") == (0.8, 1.3)
+    assert means("gap/full covariance") == (0.2, 0.2)
+    assert means("gap/100 steps", [1]) == (0.9, 1.5)
+    assert means("gap/100 steps", [4]) == (0.6, 1.0)
+    assert means("gap/25 steps", digits=0) == (3, 5)
+    for group, least, most in (("test", 92, 98), ("training", 66, 95)):
+        shares = []
+        for data in data_sets:
+            for size, family in ((1, "one Gaussian"), (4, "four Gaussians")):
+                whole, left = (
+                    of(data, size, "gap/encoders", group),
+                    of(data, size, f"gap/{family}", group),
+                )
+                assert len(whole) == 5
+                shares += [100 * (1 - left[seed] / whole[seed]) for seed in whole]
+                pair = of(data, size, "gap/one Gaussian"), of(data, size, "gap/four Gaussians")
+                assert round(np.mean(paired(*pair)), 1) in (0.3, 0.4, 0.5)
+        assert (int(min(shares)), round(max(shares))) == (least, most)
+    per_cent = {"digits": 0, "scale": 100}
+    assert means("covered/encoders", [1], **per_cent) == (2, 12)
+    assert means("covered/encoders", [4], **per_cent) == (5, 13)
+    assert means("covered/100 steps", [1], **per_cent) == (55, 66)
+    assert means("covered/100 steps", [4], **per_cent) == (67, 76)
+    assert means("expression/encoders", [1], **per_cent) == (48, 62)
+    assert means("expression/encoders", [4], **per_cent) == (65, 66)
+    assert means("expression/100 steps", [1], **per_cent) == (86, 87)
+    assert means("expression/100 steps", [4], **per_cent) == (88, 88)
+
+    def ahead(data, key):
+        return interval(paired(of(data, 4, key), of(data, 1, key)))
+
+    said = {"cortex": (18, 1), "sc_mixology": (17, 2), "pbmc68k": (3, 2)}
+    for data in data_sets:
+        points = ahead(data, "expression/encoders")
+        assert tuple(round(100 * number) for number in points) == said[data]
+        closer, _ = ahead(data, "gap/100 steps")
+        assert round(-closer, 1) in (0.3, 0.4, 0.5)
+        for key in ("covered/100 steps", "expression/100 steps"):
+            gain, half = ahead(data, key)
+            assert gain > half
+    for size, expected in ((1, (1.4, 1.2)), (4, (0.8, 0.8))):
+        found = by_seed(runs, f"cortex/mixture/S={size}").values()
+        gained = {
+            score: interval(
+                [run["scores/100 steps"][score] - run["scores/encoders"][score] for run in found]
+            )
+            for score in ("svm_train_to_test", "svm", "ari", "nmi")
+        }
+        points = gained.pop("svm_train_to_test")
+        assert tuple(round(100 * number, 1) for number in points) == expected
+        assert points[0] > points[1]
+        assert all(abs(gain) < half for gain, half in gained.values())
