@@ -125,7 +125,8 @@ def inference_gap_figure(runs: Runs, path: Path) -> None:
     """The gap as the encoders leave it, after some steps, and at the best of each family."""
     fig, axes = plt.subplots(1, len(GROUPS), figsize=(9, 3.4), sharey=True)
     for ax, (group, title) in zip(axes, GROUPS.items(), strict=True):
-        for shift, (name, size, job) in enumerate(rows()):
+        run = [row for row in rows() if pick(runs, row[2], group)]
+        for shift, (name, size, job) in enumerate(run or rows()):
             found: dict[float, Values] = {
                 place + 0.07 * (shift - 4.5): pick(runs, job, group, f"gap/{column}")
                 for place, column in enumerate(COLUMNS)
