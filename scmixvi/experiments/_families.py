@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import torch
+from pyro.distributions import MultivariateStudentT
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, log_mixture
+from scmixvi.singlecell._evidence import DEGREES_OF_FREEDOM
 
 FAMILIES = ("one Gaussian", "full covariance", "four Gaussians")
 N_COMPONENTS = {"one Gaussian": 1, "four Gaussians": 4}
@@ -62,6 +64,20 @@ def _full_covariance(
 
     fit_posterior(posterior, parameters, log_joint, n_steps, LEARNING_RATE)
     return posterior(*(p.detach() for p in parameters))
+
+
+def weighted_draws(
+    full_covariance: MixturePosterior, log_joint: LogJoint, n_draws: int
+) -> tuple[Tensor, Tensor]:
+    """Draws `[n, B, D]` of a Student distribution like a fitted Gaussian, and log weights `[n, B]`.
+
+    Weighted, they are the exact posterior's; the mean of the weights is p(x).
+    """
+    fitted = full_covariance.stages[0].conditional()
+    degrees = torch.tensor(DEGREES_OF_FREEDOM).to(fitted.loc)
+    wider = MultivariateStudentT(degrees, fitted.loc[0], fitted.scale_tril[0])
+    z = wider.sample((n_draws,))
+    return z, log_joint(z.unsqueeze(1))[:, 0].double() - wider.log_prob(z)
 
 
 def bound_of(posterior: MixturePosterior, log_joint: LogJoint, n_draws: int) -> Tensor:

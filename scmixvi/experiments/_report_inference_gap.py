@@ -1,6 +1,6 @@
 """The variational gap, split into what families leave and what encoders lose."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +22,7 @@ MODELS = {
 }
 OWN_FAMILY = {1: FAMILIES[0], 4: FAMILIES[2]}
 COLUMNS = ("encoders", *(f"{n} steps" for n in STEPS), *FAMILIES)
+DERIVED = ("amortisation", "its share, %", "four in place of one")
 COMPARED = ("encoders", f"{STEPS[-1]} steps")
 
 
@@ -32,11 +33,18 @@ def rows() -> Iterator[tuple[str, int, str]]:
             yield label, size, f"{model}/S={size}"
 
 
-def amortisation(runs: Runs, job: str, size: int, group: str) -> tuple[list[float], list[float]]:
-    """What encoders lose against the best of their family, nats, and as a share of the gap."""
-    whole = pick(runs, job, group, "gap/encoders")
-    lost = paired(whole, pick(runs, job, group, f"gap/{OWN_FAMILY[size]}"))
-    return lost, [part / gap for part, gap in zip(lost, whole.values(), strict=True)]
+def gap_cells(runs: Runs, job: str, size: int, group: str, columns: Sequence[str]) -> list[str]:
+    """Cells of one model: its gaps, and what is derived from them.
+
+    That is what encoders lose against the best of their family, in nats and as a share of the gap,
+    and what the best four Gaussians win over the best one.
+    """
+    gaps = {c: pick(runs, job, group, f"gap/{c}") for c in (*columns, *FAMILIES)}
+    lost = paired(gaps["encoders"], gaps[OWN_FAMILY[size]])
+    share = [part / gap for part, gap in zip(lost, gaps["encoders"].values(), strict=True)]
+    won = paired(gaps[FAMILIES[0]], gaps[FAMILIES[2]])
+    own = [cell(list(gaps[c].values())) for c in columns]
+    return [*own, cell(lost), cell(share, 0, 100), cell(won)]
 
 
 def inference_gap_tables(runs: Runs) -> str:
@@ -47,12 +55,9 @@ def inference_gap_tables(runs: Runs) -> str:
     for group, label in GROUPS.items():
         table = []
         for name, size, job in rows():
-            gaps = [list(pick(runs, job, group, f"gap/{c}").values()) for c in COLUMNS]
-            lost, share = amortisation(runs, job, size, group)
-            row = [name, size, *map(cell, gaps), cell(lost), cell(share, 0, 100)]
-            table.append([*row, cell(four_for_one(runs, job, group))])
-        header = [*COLUMNS, "amortisation", "its share, %", "four in place of one"]
-        parts += [f"**The gap, {label}.**", markdown(["", "S", *header], table)]
+            table.append([name, size, *gap_cells(runs, job, size, group, COLUMNS)])
+        header = ["", "S", *COLUMNS, *DERIVED]
+        parts += [f"**The gap, {label}.**", markdown(header, table)]
     parts += [
         "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent, "
         "held-out cells: the densest region of z, and the central interval of a gene's "
@@ -71,23 +76,14 @@ def image_gap_tables(runs: Runs, smoke: bool) -> str:
     table = []
     for size, (group, label) in product(inference_gap_images.COMPONENTS, GROUPS.items()):
         job = f"mnist/mixture/S={size}"
-        gaps = [list(pick(runs, job, group, f"gap/{c}").values()) for c in columns]
-        lost, share = amortisation(runs, job, size, group)
         label = label.replace("cells", "images").replace("held-out", "test")
-        row = [size, label, *map(cell, gaps), cell(lost), cell(share, 0, 100)]
-        table.append([*row, cell(four_for_one(runs, job, group))])
-    header = [*columns, "amortisation", "its share, %", "four in place of one"]
+        table.append([size, label, *gap_cells(runs, job, size, group, columns)])
     parts = [
         "Nats an image, mean ± half the 95 % t-interval over seeds.",
-        markdown(["S", "", *header], table),
+        markdown(["S", "", *columns, *DERIVED], table),
         note(runs, smoke),
     ]
     return joined(parts)
-
-
-def four_for_one(runs: Runs, job: str, group: str) -> list[float]:
-    """What the best four Gaussians win over the best one."""
-    return paired(*(pick(runs, job, group, f"gap/{FAMILIES[i]}") for i in (0, 2)))
 
 
 def covered_table(runs: Runs) -> str:
@@ -125,10 +121,12 @@ def inference_gap_figure(runs: Runs, path: Path) -> None:
     """The gap as the encoders leave it, after some steps, and at the best of each family."""
     fig, axes = plt.subplots(1, len(GROUPS), figsize=(9, 3.4), sharey=True)
     for ax, (group, title) in zip(axes, GROUPS.items(), strict=True):
-        run = [row for row in rows() if pick(runs, row[2], group)]
-        for shift, (name, size, job) in enumerate(run or rows()):
+        shown = [row for row in rows() if pick(runs, row[2], group)] or list(rows())
+        for shift, (name, size, job) in enumerate(shown):
             found: dict[float, Values] = {
-                place + 0.07 * (shift - 4.5): pick(runs, job, group, f"gap/{column}")
+                place + 0.07 * (shift - (len(shown) - 1) / 2): pick(
+                    runs, job, group, f"gap/{column}"
+                )
                 for place, column in enumerate(COLUMNS)
             }
             errorbars(ax, found, f"{name}, S = {size}", linestyle="none", capsize=1.5)

@@ -27,13 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.distributions import MultivariateStudentT
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
 from scmixvi import MixtureSCVI
 from scmixvi.core import MixturePosterior
-from scmixvi.experiments._families import FAMILIES, best, bound_of
+from scmixvi.experiments._families import FAMILIES, best, bound_of, weighted_draws
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
@@ -46,7 +45,6 @@ from scmixvi.experiments.decoders import (
 from scmixvi.experiments.refinement import scores_of
 from scmixvi.singlecell._cell_refinement import log_joint_of, refined
 from scmixvi.singlecell._evidence import (
-    DEGREES_OF_FREEDOM,
     START_STEPS,
     cell_evidence,
     effective_draws,
@@ -108,12 +106,7 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
             row = {"log_p": log_p, "effective_share": evidence.effective}
             for name, posterior in (own | fits).items():
                 row[f"gap/{name}"] = log_p - bound_of(posterior, log_joint, n_draws)
-            fitted = fits["full covariance"].stages[0].conditional()
-            wider = MultivariateStudentT(
-                torch.tensor(DEGREES_OF_FREEDOM).to(fitted.loc), fitted.loc[0], fitted.scale_tril[0]
-            )
-            z = wider.sample((n_draws,))
-            log_w = log_joint(z.unsqueeze(1))[:, 0].double() - wider.log_prob(z)
+            z, log_w = weighted_draws(fits["full covariance"], log_joint, n_draws)
             weights = log_w.softmax(0)
             row["effective_share_exact"] = effective_draws(log_w) / n_draws
             for name in ("encoders", f"{STEPS[-1]} steps"):

@@ -17,25 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.distributions import MultivariateStudentT
 from torch import Tensor
 
 from scmixvi.core import fitted_gaussians
-from scmixvi.experiments import _common, latents
-from scmixvi.experiments._families import FAMILIES, LogJoint, best, bound_of, gaussians
-from scmixvi.experiments._image_training import (
-    Deadline,
-    Models,
-    checkpoints_beside,
-    chosen_device,
-    parser,
-    scheme_of,
-    start_random,
-    until_deadline,
+from scmixvi.experiments import latents
+from scmixvi.experiments._families import (
+    FAMILIES,
+    LogJoint,
+    best,
+    bound_of,
+    gaussians,
+    weighted_draws,
 )
+from scmixvi.experiments._image_training import Models, chosen_device, start_random
 from scmixvi.image import ImageVAE
 from scmixvi.image.batches import binarise_once
-from scmixvi.singlecell._evidence import DEGREES_OF_FREEDOM, effective_draws
+from scmixvi.singlecell._evidence import effective_draws
 
 RESULT = Path(__file__).parent / "results" / "inference_gap_images.json"
 COMPONENTS, STEPS = (1, 4), 100
@@ -63,14 +60,9 @@ def gaps(vae: ImageVAE, x: Tensor, smoke: bool) -> dict[str, float]:
     for family in FAMILIES:
         posteriors[family] = best(family, loc, scale, log_joint, 2 if smoke else N_STEPS)
     with torch.no_grad():
-        fitted = posteriors["full covariance"].stages[0].conditional()
-        degrees = torch.tensor(DEGREES_OF_FREEDOM).to(fitted.loc)
-        wider = MultivariateStudentT(degrees, fitted.loc[0], fitted.scale_tril[0])
-        log_w = []
-        for _ in range(-(-(n_draws if smoke else N_FINAL) // n_draws)):
-            z = wider.sample((n_draws,))
-            log_w.append(log_joint(z.unsqueeze(1))[:, 0].double() - wider.log_prob(z))
-        log_w = torch.cat(log_w)
+        full, n_passes = posteriors["full covariance"], 1 if smoke else -(-N_FINAL // n_draws)
+        passes = (weighted_draws(full, log_joint, n_draws) for _ in range(n_passes))
+        log_w = torch.cat([weights for _, weights in passes])
         log_p = log_w.logsumexp(0) - math.log(len(log_w))
         found = {
             "log_p": log_p,
@@ -93,22 +85,16 @@ def figures(models: Models, n_components: int, sizes: dict[str, Any], smoke: boo
     return found
 
 
+def jobs(models: Models, dataset: str, sizes: dict[str, Any], smoke: bool) -> latents.Jobs:
+    """Name to job for every mixture of one data set."""
+    return {
+        f"{dataset}/mixture/S={s}": partial(figures, models, s, sizes, smoke) for s in COMPONENTS
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Split the gap of what is not yet in the JSON."""
-    arguments = parser(__doc__, RESULT)
-    arguments.add_argument("--datasets", nargs="+", choices=latents.DATASETS, default=["mnist"])
-    options = arguments.parse_args(argv)
-    beside = options.result.with_name(latents.RESULT.name)
-    options.checkpoints = options.checkpoints or checkpoints_beside(beside, options.smoke)
-    sizes = latents.SMOKE_SIZES if options.smoke else {}
-    with until_deadline():
-        for dataset in options.datasets:
-            models = Models(dataset, options, scheme_of(options), Deadline(options.minutes))
-            jobs = {
-                f"{dataset}/mixture/S={s}": partial(figures, models, s, sizes, options.smoke)
-                for s in COMPONENTS
-            }
-            _common.run_missing(options, jobs, chosen_device(), asdict(models.scheme))
+    latents.run_on_mixtures(__doc__, RESULT, argv, jobs, lambda models: asdict(models.scheme))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from scmixvi.experiments import _common
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
+    checkpoints_beside,
     chosen_device,
     parser,
     scheme_of,
@@ -61,6 +62,7 @@ DATASETS = ("mnist", "fashion_mnist")
 MODELS = ("vae", "ensemble", "mixture")
 COMPONENTS = (1, 2, 3, 4, 5)
 N_COLUMNS, TEST_SHARE = 80, 0.25
+Jobs = dict[str, Callable[[], dict[str, Any]]]
 SMOKE_SIZES = {"n_latent": 4, "encoder_hidden": (16,), "decoder_hidden": (16,)}
 
 
@@ -170,6 +172,38 @@ def figures(
         **nll,
         "trainings": trainings,
     }
+
+
+def run_on_mixtures(
+    doc: str,
+    result: Path,
+    argv: Sequence[str] | None,
+    jobs_of: Callable[[Models, str, dict[str, Any], bool], Jobs],
+    settings_of: Callable[[Models], dict[str, Any]],
+) -> None:
+    """Run another experiment's jobs on the mixtures whose checkpoints are this one's.
+
+    Parameters
+    ----------
+    doc, result, argv
+        Of that experiment.
+    jobs_of
+        From models, the name of their data set, sizes of their parts and whether it is a smoke run
+        to jobs.
+    settings_of
+        What the figures depend on besides data set, model and seed.
+    """
+    arguments = parser(doc, result)
+    arguments.add_argument("--datasets", nargs="+", choices=DATASETS, default=["mnist"])
+    options = arguments.parse_args(argv)
+    beside = options.result.with_name(RESULT.name)
+    options.checkpoints = options.checkpoints or checkpoints_beside(beside, options.smoke)
+    sizes = SMOKE_SIZES if options.smoke else {}
+    with until_deadline():
+        for dataset in options.datasets:
+            models = Models(dataset, options, scheme_of(options), Deadline(options.minutes))
+            jobs = jobs_of(models, dataset, sizes, options.smoke)
+            _common.run_missing(options, jobs, chosen_device(), settings_of(models))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,16 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import _common, latents
-from scmixvi.experiments._image_training import (
-    Deadline,
-    Models,
-    checkpoints_beside,
-    chosen_device,
-    parser,
-    scheme_of,
-    until_deadline,
-)
+from scmixvi.experiments import latents
+from scmixvi.experiments._image_training import Models
 
 RESULT = Path(__file__).parent / "results" / "monotone_images.json"
 
@@ -35,21 +27,14 @@ def figures(models: Models, n_components: int, sizes: dict[str, Any]) -> dict[st
     return {**tested, "miselbo": bound, "gap": gap, "trainings": trainings}
 
 
+def jobs(models: Models, dataset: str, sizes: dict[str, Any], smoke: bool) -> latents.Jobs:
+    """Name to job for every mixture of one data set."""
+    return {f"{dataset}/S={s}": partial(figures, models, s, sizes) for s in latents.COMPONENTS}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and test what is not yet in the JSON."""
-    arguments = parser(__doc__, RESULT)
-    arguments.add_argument("--datasets", nargs="+", choices=latents.DATASETS, default=["mnist"])
-    options = arguments.parse_args(argv)
-    beside = options.result.with_name(latents.RESULT.name)
-    options.checkpoints = options.checkpoints or checkpoints_beside(beside, options.smoke)
-    sizes = latents.SMOKE_SIZES if options.smoke else {}
-    with until_deadline():
-        for dataset in options.datasets:
-            models = Models(dataset, options, scheme_of(options), Deadline(options.minutes))
-            jobs = {
-                f"{dataset}/S={s}": partial(figures, models, s, sizes) for s in latents.COMPONENTS
-            }
-            _common.run_missing(options, jobs, chosen_device(), models.settings)
+    latents.run_on_mixtures(__doc__, RESULT, argv, jobs, lambda models: models.settings)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ L importance samples a component, S components, B images `[B, C, H, W]` with val
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
@@ -21,6 +19,7 @@ from scmixvi.core import (
     draw_components,
     log_mixture,
 )
+from scmixvi.core.modes import evaluating
 from scmixvi.image._checks import (
     can_read,
     check_drawn_by,
@@ -434,18 +433,6 @@ def bits_per_dim(nll: Number, n_dims: int) -> Number:
         d, the number of pixels times channels.
     """
     return nll / (n_dims * math.log(2))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and afterwards every part of it back into its own."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def eq_17_and_pooled(

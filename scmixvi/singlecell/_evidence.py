@@ -20,6 +20,7 @@ from pyro.distributions import MultivariateStudentT
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
+from scmixvi.singlecell._cell_refinement import refined
 from scmixvi.singlecell._distributions import MixtureOfNormals
 
 N_ROUNDS, N_DRAWS, N_FINAL = 16, 400, 1600
@@ -99,7 +100,7 @@ def started(module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_
     """
     encoded = module._encoded_whole(tensors)
     own = encoded[MODULE_KEYS.QZ_KEY]
-    both = own, module._encoded_whole(tensors, n_steps)[MODULE_KEYS.QZ_KEY]
+    both = own, refined(module, tensors, n_steps, True)
     loc, scale, log_weights = (
         torch.cat([getattr(qz, name) for qz in both], dim=1)
         for name in ("c_loc", "c_scale", "c_log_weights")

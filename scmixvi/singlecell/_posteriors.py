@@ -112,20 +112,20 @@ class Posteriors:
         self._check_if_trained(warn=False)
         check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
         transformed = self.module.latent_distribution == "ln"
-        sampled = not return_dist and representation == "mean" and (transformed or not give_mean)
-        wrapped = not isinstance(self.module, MixtureVAE)
-        if not return_dist and representation == "mean" and n_refinement_steps == 0:
-            if sampled or wrapped:
-                return super().get_latent_representation(
-                    adata,
-                    indices,
-                    give_mean,
-                    mc_samples,
-                    batch_size,
-                    return_dist,
-                    dataloader,
-                    **data_loader_kwargs,
-                )
+        as_in_scvi = representation == "mean" and not return_dist
+        sampled = as_in_scvi and (transformed or not give_mean)
+        wrapped = as_in_scvi and not isinstance(self.module, MixtureVAE)
+        if n_refinement_steps == 0 and (sampled or wrapped):
+            return super().get_latent_representation(
+                adata,
+                indices,
+                give_mean,
+                mc_samples,
+                batch_size,
+                return_dist,
+                dataloader,
+                **data_loader_kwargs,
+            )
         rows = []
         if batch_size is None and n_refinement_steps == 0:
             batch_size = max(settings.batch_size, CELLS_A_PASS)

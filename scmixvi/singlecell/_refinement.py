@@ -111,18 +111,6 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while: no dropout, and batch norm keeps its statistics."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-@contextmanager
 def encoders_alone(module: nn.Module) -> Iterator[None]:
     """Freeze all but the posterior's weights: no dropout, and batch norm keeps its statistics.
 

@@ -7,7 +7,7 @@ from torch.distributions import Normal
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _evaluation
+from scmixvi.singlecell import _evidence
 from scmixvi.singlecell._evidence import START_STEPS, evidence, started, variational_gaps
 
 
@@ -60,7 +60,7 @@ def test_a_cells_proposal_starts_half_at_the_encoders_and_half_refined(first_bat
         qz = module.inference(**module._get_inference_input(tensors, full_forward_pass))["qz"]
         return type(qz)(qz.c_loc + 1, 0.5 * qz.c_scale, qz.c_log_weights)
 
-    monkeypatch.setattr(_evaluation, "refined", moved)
+    monkeypatch.setattr(_evidence, "refined", moved)
     with torch.inference_mode():
         own, half = module._encoded_whole(batch)["qz"], started(module, batch)["qz"]
         other = moved(module, batch, 0, True)
