@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from scmixvi.core import log_mixture
+from scmixvi.core import MixturePosterior, log_mixture
 from scmixvi.core.priors import GaussianConditional, Prior, StandardNormal, VampPrior
 from scmixvi.image import ImageVAE, recipes
 from scmixvi.image.decoders import Decoder, DiscretizedLogisticMixture, bernoulli, mlp_net
@@ -135,6 +135,32 @@ def all_images(image_size, levels=(0.0, 1.0)):
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     values = list(itertools.product(levels, repeat=n_pixels))
     return torch.tensor(values, dtype=torch.float64).reshape(-1, *image_size)
+
+
+def images_for(name):
+    if name == "cifar_vanilla":
+        return (torch.randint(0, 256, (3, 3, 2, 2)) / 255).double()
+    return all_images((1, 2, 2))[[0, 3, 9, 15]]
+
+
+class Weighted(nn.Module):
+    """A posterior with other weights, `[S]` or `[S, B]` for images: no attribute names them."""
+
+    def __init__(self, posterior, log_weights):
+        super().__init__()
+        self.inner, self.log_weights_of = posterior, log_weights
+        self.n_components, self.latent_sizes = posterior.n_components, posterior.latent_sizes
+        self.image_size, self.allows_path_gradients = posterior.image_size, True
+
+    def forward(self, x, *components):
+        if components:
+            return self.inner(x, *components)
+        return MixturePosterior(self.inner(x).stages, self.log_weights_of(x))
+
+
+def amortised(x):
+    """The more pixels are on, the more the last components count."""
+    return (x.mean((1, 2, 3)) * x.new_tensor([[-3.0], [0.0], [3.0]])).log_softmax(0)
 
 
 class Integrals(NamedTuple):

@@ -4,7 +4,7 @@ Everything here is torch and the standard library. One letter has one meaning:
 L importance samples a component, S components, B inputs (cells or images), D latent dimensions.
 """
 
-from scmixvi.core.fitting import fit_posterior, fitted_gaussians
+from scmixvi.core.fitting import fit_posterior, fitted_gaussians, refined_posterior
 from scmixvi.core.objectives import (
     component_elbos,
     jsd,
@@ -49,5 +49,6 @@ __all__ = [
     "log_mixture",
     "log_weights_from",
     "miselbo",
+    "refined_posterior",
     "siwelbo",
 ]

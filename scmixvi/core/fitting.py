@@ -9,13 +9,15 @@ networks"; Cremer et al. 2018, "Inference suboptimality in variational autoencod
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from scmixvi.core.objectives import miselbo
-from scmixvi.core.posterior import MixturePosterior, Stage
+from scmixvi.core.posterior import MixturePosterior, Stage, is_normal
 
 # The highest, where the prior has a standard deviation of 1, and the steps until it is reached.
 LEARNING_RATE, WARMUP_STEPS = 0.06, 10
@@ -63,25 +65,58 @@ def fit_posterior(
     Roeder et al. 2017, "Sticking the landing".
     """
 
-    def schedule(step: int) -> float:
-        return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / max(1, n_steps))
+    def bounds() -> Tensor:
+        (z,), _ = posterior(*parameters).sample_stratified()
+        constant = posterior(*(p.detach() for p in parameters))
+        return _bounds(log_joint(z), constant.log_prob_all((z,)), constant.log_weights)
 
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    with torch.inference_mode(False), torch.enable_grad():
-        for _ in range(n_steps):
-            (z,), _ = posterior(*parameters).sample_stratified()
-            constant = posterior(*(p.detach() for p in parameters))
-            log_p = log_joint(z)
-            scores = constant.log_prob_all((z,))
-            bounds = miselbo(log_p, torch.zeros_like(log_p), scores, constant.log_weights)
-            optimizer.zero_grad()
-            (-bounds.sum()).backward(inputs=list(parameters))
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-            optimizer.step()
-            scheduler.step()
+    _climb(bounds, parameters, n_steps, learning_rate)
+
+
+def refined_posterior(
+    posterior: MixturePosterior,
+    log_joint: Callable[..., Tensor],
+    n_steps: int,
+    learning_rate: float = LEARNING_RATE,
+) -> MixturePosterior:
+    r"""A posterior of any levels and flows after gradient steps of every input's own.
+
+    Every input b gets numbers of its own for component s of each level h, found as
+    :func:`fit_posterior` finds them, from 0:
+
+    .. math:: q_s(z^h | z^{>h}, x_b) = N(\mu_s(z^{>h}, x_b) + a_{sb},
+              \sigma_s^2(z^{>h}, x_b) \exp(2 c_{sb}))
+
+    and what is above the level moves its Gaussians as before. Flows and weights stay.
+
+    Parameters
+    ----------
+    posterior
+        Where it starts. Its tensors are constants.
+    log_joint
+        From latents `[1, S, B, D]`, one argument a level, top first, to log p(x, z) `[1, S, B]`, in
+        nats.
+    n_steps, learning_rate
+        As in :func:`fit_posterior`.
+
+    Raises
+    ------
+    ValueError
+        If a level is not one of Gaussians with diagonal covariance.
+    """
+    with torch.no_grad():
+        zs, _ = posterior.sample_stratified()
+    with torch.inference_mode(False):
+        offsets = [Offset(*(torch.zeros(z.shape[1:]).to(z) for _ in "ac")) for z in zs]
+        parameters = [number.requires_grad_() for offset in offsets for number in offset]
+    climbing = _moved(posterior, offsets, by_path=True)
+
+    def bounds() -> Tensor:
+        zs, log_q_all = climbing.sample_stratified()
+        return _bounds(log_joint(*zs), log_q_all, climbing.log_weights)
+
+    _climb(bounds, parameters, n_steps, learning_rate)
+    return _moved(posterior, [Offset(*(number.detach() for number in each)) for each in offsets])
 
 
 def fitted_gaussians(
@@ -118,13 +153,83 @@ def fitted_gaussians(
     (1.0, 0.5)
     """
     with torch.inference_mode(False):
-        loc, log_scale = loc.detach().clone(), scale.detach().clone().log()
+        start = Independent(Normal(loc.detach().clone(), scale.detach().clone()), 1)
+        posterior = MixturePosterior([Stage(lambda: start)], log_weights)
+        refined = refined_posterior(posterior, log_joint, n_steps, learning_rate)
+        found = refined.stages[0].conditional()
+        return found.mean, found.stddev
 
-        def posterior(loc: Tensor, log_scale: Tensor) -> MixturePosterior:
-            normal = Normal(loc, log_scale.exp(), validate_args=False)
-            base = Independent(normal, 1, validate_args=False)
-            return MixturePosterior([Stage(lambda: base)], log_weights)
 
-        parameters = [loc.requires_grad_(), log_scale.requires_grad_()]
-        fit_posterior(posterior, parameters, log_joint, n_steps, learning_rate)
-        return loc.detach(), log_scale.detach().exp()
+class Offset(NamedTuple):
+    """What is added to means, and to logarithms of standard deviations, `[S, B, D]` each."""
+
+    loc: Tensor
+    log_scale: Tensor
+
+    def applied_to(self, base: Normal) -> Normal:
+        """The moved Gaussians."""
+        scale = base.scale * self.log_scale.exp()
+        return Normal(base.loc + self.loc, scale, validate_args=False)
+
+
+class _ByPath(Normal):
+    """Moved Gaussians whose draws carry a gradient to the offset, and whose densities do not."""
+
+    def __init__(self, base: Normal, offset: Offset) -> None:
+        drawn_from = offset.applied_to(base)
+        super().__init__(drawn_from.loc, drawn_from.scale, validate_args=False)
+        self.scored_under = Offset(offset.loc.detach(), offset.log_scale.detach()).applied_to(base)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.scored_under.log_prob(value)
+
+
+def _moved(
+    posterior: MixturePosterior, offsets: Sequence[Offset], by_path: bool = False
+) -> MixturePosterior:
+    """The posterior with every level's Gaussians moved."""
+    make = _ByPath if by_path else (lambda base, offset: offset.applied_to(base))
+
+    def conditional(stage: Stage, offset: Offset, *above: Tensor) -> Independent:
+        base = stage.conditional(*above)
+        if not is_normal(base):
+            raise ValueError(
+                "every level of a posterior that is to be refined must be Independent(Normal(...), "
+                f"1), Gaussians with diagonal covariance, but there is {base}."
+            )
+        return Independent(make(base.base_dist, offset), 1, validate_args=False)
+
+    stages = [
+        Stage(partial(conditional, stage, offset), stage.flow)
+        for stage, offset in zip(posterior.stages, offsets, strict=True)
+    ]
+    return MixturePosterior(stages, posterior.log_weights)
+
+
+def _bounds(log_p: Tensor, log_q_all: Tensor, log_weights: Tensor | None) -> Tensor:
+    return miselbo(log_p, torch.zeros_like(log_p), log_q_all, log_weights)
+
+
+def _climb(
+    bounds: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    n_steps: int,
+    learning_rate: float,
+) -> None:
+    """Steps of :func:`fit_posterior`; `bounds` are those of fresh draws, `[B]`."""
+
+    def schedule(step: int) -> float:
+        return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / max(1, n_steps))
+
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    with torch.inference_mode(False), torch.enable_grad():
+        for _ in range(n_steps):
+            loss = -bounds().sum()
+            optimizer.zero_grad()
+            loss.backward(inputs=list(parameters))
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+            optimizer.step()
+            scheduler.step()

@@ -1,6 +1,6 @@
-"""Evaluation mode for a while, for modules of both families."""
+"""Evaluation mode, and weights without gradients, for a while; for modules of both families."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -16,3 +16,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let weights require no gradient for a while; what did not before does not after."""
+    held = [p for p in parameters if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

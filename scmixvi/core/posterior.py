@@ -126,13 +126,14 @@ def _check_places(drawn: Tensor | None, n_components: int) -> None:
 
 def _indexed(base: Distribution, index: tuple) -> Distribution | None:
     """The members of a batch of Gaussians at `index`; None for other distributions."""
-    if not _is_normal(base):
+    if not is_normal(base):
         return None
     loc, scale = (p.expand(base.batch_shape + base.event_shape)[index] for p in _normal(base))
     return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
 
 
-def _is_normal(base: Distribution) -> TypeGuard[Independent]:
+def is_normal(base: Distribution) -> TypeGuard[Independent]:
+    """Whether a distribution is one of Gaussians with diagonal covariance, written as here."""
     return (
         type(base) is Independent
         and type(base.base_dist) is Normal
@@ -148,7 +149,7 @@ def _log_prob_all(base: Distribution, z: Tensor) -> Tensor:
     """Scores `[L, A, S, B]` of z `[L, A, B, D]`; in passes over A where no gradient is needed."""
     n_components = base.batch_shape[-2]
     places = max(1, MAX_NUMBERS_A_PASS * z.shape[1] // max(1, z.numel() * n_components))
-    score = _normal_scorer(base) if _is_normal(base) else base.log_prob
+    score = _normal_scorer(base) if is_normal(base) else base.log_prob
     if torch.is_grad_enabled() or base.batch_shape[:-2] or places >= z.shape[1]:
         return score(z.unsqueeze(2))
     return torch.cat([score(part.unsqueeze(2)) for part in z.split(places, 1)], dim=1)

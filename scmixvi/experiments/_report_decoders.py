@@ -1,11 +1,12 @@
-"""Decoders and posteriors apart: log p(x) by adapted proposals, and the whole variational gap."""
+"""Decoders and posteriors apart: log p(x) by proposals of each cell's or image's own, and gaps."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from scmixvi.experiments import decoders
+from scmixvi.experiments import decoders, decoders_images, latents
 from scmixvi.experiments._common import NOT_RUN, cell, markdown, paired
+from scmixvi.experiments._image_tables import note
 from scmixvi.experiments._tables import Runs, Values, errorbars, finish, joined, pick, seeds
 from scmixvi.singlecell._evidence import N_FINAL
 
@@ -136,3 +137,33 @@ def decoders_figure(runs: Runs, path: Path) -> None:
         ax.set_xticklabels(labels, rotation=20, ha="right", fontsize=8)
     axes[0].set_ylabel("minus S = 1 (nats a cell)")
     finish(fig, axes, path)
+
+
+IMAGE_ESTIMATES = {
+    "nll": "own draws, Eq. 17",
+    "nll_pooled": "own draws, one logarithm",
+    "nll_refined": "refined",
+}
+"""Figure of a run, and how it is called."""
+
+
+def image_decoders_tables(runs: Runs, smoke: bool) -> str:
+    """NLL of images by each model's own draws and by refined posteriors, and beside S = 1."""
+    jobs = {f"mixture, S = {s}": f"mnist/mixture/S={s}" for s in latents.COMPONENTS}
+    size = decoders_images.ENSEMBLE_OF
+    jobs[f"ensemble, S = {size}"] = f"mnist/ensemble/S={size}"
+    one = {key: pick(runs, "mnist/mixture/S=1", key) for key in IMAGE_ESTIMATES}
+    table = []
+    for label, job in jobs.items():
+        found = {key: pick(runs, job, key) for key in IMAGE_ESTIMATES}
+        levels = [cell(list(values.values())) for values in found.values()]
+        beside = [cell(paired(found[key], one[key]), sign=True) for key in IMAGE_ESTIMATES]
+        table.append([label, *levels, *beside])
+    header = [*IMAGE_ESTIMATES.values(), *(f"{e}: over S = 1" for e in IMAGE_ESTIMATES.values())]
+    parts = [
+        "Test NLL in nats an image, mean ± half the 95 % t-interval over seeds; differences are "
+        "paired by seed.",
+        markdown(["MNIST", *header], table),
+        note(runs, smoke),
+    ]
+    return joined(parts)

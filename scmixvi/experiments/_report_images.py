@@ -21,6 +21,7 @@ from scmixvi.experiments._paper_images import (
     TABLE_7_TOTAL,
     TABLE_8,
 )
+from scmixvi.experiments._report_decoders import image_decoders_tables
 from scmixvi.experiments._report_image_nll import (
     figure_2,
     figure_3,
@@ -166,6 +167,7 @@ TABLES: dict[str, Callable[[Runs, bool], str]] = {
     "path_gradients": path_gradients_tables,
     "big_iwae": big_iwae_tables,
     "inference_gap_images": image_gap_tables,
+    "decoders_images": image_decoders_tables,
     "image_nll": image_nll_tables,
 }
 FIGURES: dict[str, tuple[str, Callable[[Runs, Path], None]]] = {

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from scmixvi import MixtureSCVI
 from scmixvi.core import MixturePosterior
+from scmixvi.core.modes import frozen
 from scmixvi.experiments._families import FAMILIES, best, bound_of, weighted_draws
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
@@ -50,7 +51,6 @@ from scmixvi.singlecell._evidence import (
     effective_draws,
     started,
 )
-from scmixvi.singlecell._refinement import frozen
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")

@@ -52,6 +52,14 @@ def check_support(x: Tensor, support: Constraint) -> None:
         )
 
 
+def check_steps(n_steps: int) -> None:
+    """Refuse a negative number of gradient steps."""
+    if n_steps < 0:
+        raise ValueError(
+            f"the number of refinement steps must not be negative, but it is {n_steps}."
+        )
+
+
 def check_drawn_by(log_weights: Tensor | None, found: Tensor | None) -> None:
     """Refuse a mixture of other weights than those that its components were drawn by.
 

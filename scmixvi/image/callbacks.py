@@ -159,6 +159,7 @@ def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
         "n_parameters": sum(p.numel() for p in module.vae.parameters()),
         "n_test_images": len(nll),
         "n_test_samples": module.n_test_samples,
+        "n_test_refinement_steps": module.n_test_refinement_steps,
         "test_nll_nats": round(float(nll.mean()), 4),
         "test_nll_pooled_nats": round(float(module.test_nll_pooled.mean()), 4),
         "test_nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
+from scmixvi.image._checks import check_steps
 from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
@@ -61,6 +62,9 @@ class VAETraining(L.LightningModule):
         Of Adam.
     n_test_samples
         L of the test log-likelihood (Eq. 17).
+    n_test_refinement_steps
+        Gradient steps of every test image's own posterior before that, see
+        :meth:`~scmixvi.image.ImageVAE.nll`.
     origin
         How the model was made: `recipe`, `n_components` and `sizes`, kept in checkpoints for
         :func:`scmixvi.image.checkpoints.load_vae`. None for a model put together by hand.
@@ -92,8 +96,10 @@ class VAETraining(L.LightningModule):
         estimator: Literal["all", "s2a", "s2s"] = "all",
         n_drawn: int = 2,
         path_gradient: bool | None = None,
+        n_test_refinement_steps: int = 0,
     ) -> None:
         super().__init__()
+        check_steps(n_test_refinement_steps)
         _check_arguments(
             objective,
             warmup_epochs,
@@ -113,6 +119,7 @@ class VAETraining(L.LightningModule):
         self.estimator, self.n_drawn = estimator, n_drawn
         self.vae, self.objective = vae, objective
         self.n_importance_samples, self.n_test_samples = n_importance_samples, n_test_samples
+        self.n_test_refinement_steps = n_test_refinement_steps
         self.warmup_epochs, self.learning_rate = warmup_epochs, learning_rate
         self.origin = plain(origin)
         self.compile_mode: str | None = None
@@ -196,7 +203,9 @@ class VAETraining(L.LightningModule):
 
     def test_step(self, x: Tensor, batch_idx: int) -> None:
         """Log the mean negative log-likelihood, Eq. 17 and pooled, and its bits a dimension."""
-        nll, pooled = self.vae.nll_estimates(x, self.n_test_samples)
+        nll, pooled = self.vae.nll_estimates(
+            x, self.n_test_samples, n_refinement_steps=self.n_test_refinement_steps
+        )
         self._test_batches.append(torch.stack([nll, pooled]).cpu())
         figures = {
             "test_nll": nll,
@@ -299,6 +308,7 @@ def recipe_training(
     estimator: Literal["all", "s2a", "s2s"] = "all",
     n_drawn: int = 2,
     path_gradient: bool | None = None,
+    n_test_refinement_steps: int = 0,
 ) -> VAETraining:
     """Training of one of the paper's models, by name.
 
@@ -313,7 +323,7 @@ def recipe_training(
         paper's.
     objective, n_importance_samples, warmup_epochs, learning_rate, n_test_samples
         See :class:`VAETraining`.
-    estimator, n_drawn, path_gradient
+    estimator, n_drawn, path_gradient, n_test_refinement_steps
         See :class:`VAETraining`.
 
     Raises
@@ -334,6 +344,7 @@ def recipe_training(
         estimator,
         n_drawn,
         path_gradient,
+        n_test_refinement_steps,
     )
 
 

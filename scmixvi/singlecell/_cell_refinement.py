@@ -14,10 +14,9 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
 from scmixvi.core import fitted_gaussians
-from scmixvi.core.modes import evaluating
+from scmixvi.core.modes import evaluating, frozen
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._passes import rows_of
-from scmixvi.singlecell._refinement import frozen
 
 # Elements of one likelihood tensor in a step.
 _ELEMENTS_A_STEP, _ELEMENTS_A_STEP_ON_CPU = 2**24, 2**19

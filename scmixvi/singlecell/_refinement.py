@@ -18,7 +18,7 @@ an encoder on draws of the model as a whole.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from scvi.model import SCVI
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
+from scmixvi.core.modes import frozen
 from scmixvi.singlecell._training import MixtureTrainingPlan
 
 ENCODER_PARTS = (
@@ -95,19 +96,6 @@ def _only_draw_in_training(module: nn.Module) -> None:
     """The module in training mode, so that it draws by its estimator, and no layer of it."""
     module.eval()
     module.training = True
-
-
-@contextmanager
-def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let weights require no gradient for a while; what did not before does not after."""
-    held = [p for p in parameters if p.requires_grad]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

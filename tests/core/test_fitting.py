@@ -4,10 +4,17 @@ import math
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Cauchy, Independent, MultivariateNormal, Normal, kl_divergence
 
-from laws import LinearGaussian, gaussian_mixture
-from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, miselbo
+from laws import LinearGaussian, assert_draw_law, gaussian_mixture
+from scmixvi.core import (
+    MixturePosterior,
+    Stage,
+    fit_posterior,
+    fitted_gaussians,
+    miselbo,
+    refined_posterior,
+)
 
 
 def log_joint_of(model):
@@ -149,3 +156,108 @@ def test_an_input_without_a_finite_gradient_stays_and_the_others_move():
     assert (loc[0, 0] > 0.1).all()
     assert (loc[0, 1] == 0).all()
     assert torch.isfinite(scale).all()
+
+
+class Chained:
+    """z1 ~ N(0, 1), z2 ~ N(0.8 z1, 0.6^2), x ~ N(z2, 0.5^2), a dimension at a time, in float64."""
+
+    sd_2, noise = 0.6, 0.5
+
+    def __init__(self, n_inputs=4, n_latent=3):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(n_inputs, n_latent, generator=generator).double()
+        variance = 0.8**2 + self.sd_2**2 + self.noise**2
+        self.log_evidence = Normal(0.0, math.sqrt(variance)).log_prob(self.x).sum(-1)
+        # Given x: z1 by regression, then z2 by z1 and x.
+        self.mean_1 = 0.8 / variance * self.x
+        self.var_1 = 1 - 0.8**2 / variance
+        self.var_2 = 1 / (1 / self.sd_2**2 + 1 / self.noise**2)
+
+    def log_joint(self, z1, z2):
+        log_p = Normal(0.0, 1.0).log_prob(z1) + Normal(0.8 * z1, self.sd_2).log_prob(z2)
+        return (log_p + Normal(z2, self.noise).log_prob(self.x)).sum(-1)
+
+    def posterior(self, off, wider, flow=None, n_components=1):
+        """The exact posterior with the means of both levels off and the deviations wider."""
+        shape = (n_components, *self.x.shape)
+        top = (self.mean_1 + off).expand(shape)
+        scale_1 = torch.full_like(top, self.var_1**0.5 * wider)
+
+        def below(z1):
+            mean = self.var_2 * (0.8 * z1 / self.sd_2**2 + self.x / self.noise**2)
+            if flow is not None:
+                mean = flow.back(mean)
+            shift = 1.0 if flow is None else flow.scale
+            loc = (mean + off).unsqueeze(2).expand(*z1.shape[:2], *shape)
+            scale = torch.full_like(loc, self.var_2**0.5 * wider / shift)
+            return Independent(Normal(loc, scale), 1)
+
+        stages = [Stage(lambda: Independent(Normal(top, scale_1), 1)), Stage(below, flow)]
+        return MixturePosterior(stages)
+
+    def bound(self, posterior, n_draws=4000):
+        zs, log_q_all = posterior.sample_stratified(n_draws)
+        return draws_of_miselbo(self.log_joint(*zs), log_q_all, posterior.log_weights)
+
+
+class Affine:
+    """z = 3 + 2 z0, one bijection for all components, or as if every component had its own."""
+
+    scale = 2.0
+
+    def __init__(self, shared):
+        self.shared = shared
+
+    def __call__(self, z0):
+        return 3 + self.scale * z0, torch.full_like(z0, math.log(self.scale)).sum(-1)
+
+    def back(self, z):
+        return (z - 3) / self.scale
+
+    def inverse(self, z):
+        return self.back(z), torch.full_like(z, math.log(self.scale)).sum(-1)
+
+
+FLOWS = {"none": None, "shared": Affine(shared=True), "own": Affine(shared=False)}
+
+
+@pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_posteriors_of_levels_and_flows_climb_to_the_evidence(flow, n_components):
+    torch.manual_seed(0)
+    model = Chained()
+    before = model.posterior(off=0.5, wider=2.0, flow=flow, n_components=n_components)
+    bounds = [
+        model.bound(refined_posterior(before, model.log_joint, n_steps)) for n_steps in (0, 30, 300)
+    ]
+    assert (bounds[0] < model.log_evidence - 1).all()
+    assert (bounds[1] > bounds[0] + 0.3).all()
+    for bound in bounds:
+        assert (bound <= model.log_evidence + 0.02).all()
+    torch.testing.assert_close(bounds[2], model.log_evidence, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
+def test_no_noise_is_left_at_the_exact_posterior_of_levels_and_flows(flow):
+    torch.manual_seed(0)
+    model = Chained()
+    exact = model.posterior(off=0.0, wider=1.0, flow=flow)
+    found = refined_posterior(exact, model.log_joint, 100)
+    divergence = model.log_evidence - model.bound(found)
+    assert divergence.max() < 0.005
+
+
+def test_the_refined_posterior_keeps_the_draw_law_and_its_weights():
+    model = Chained()
+    weights = torch.tensor([0.7, 0.3]).double().log()
+    before = model.posterior(0.5, 2.0, n_components=2)
+    before = MixturePosterior(before.stages, weights)
+    found = refined_posterior(before, model.log_joint, 20)
+    assert found.log_weights is weights
+    assert_draw_law(found, 3)
+
+
+def test_levels_that_are_not_diagonal_gaussians_cannot_be_refined():
+    cauchy = Independent(Cauchy(torch.zeros(2, 3, 1), torch.ones(2, 3, 1)), 1)
+    with pytest.raises(ValueError, match=r"must be Independent\(Normal\(...\), 1\).*Cauchy"):
+        refined_posterior(MixturePosterior([Stage(lambda: cauchy)]), lambda z: -z.sum(-1), 3)

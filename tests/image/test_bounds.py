@@ -5,20 +5,14 @@ import itertools
 import pytest
 import tiny_images
 import torch
-from torch import nn
+from tiny_images import Weighted, amortised, images_for
 
 import laws
-from scmixvi.core import MixturePosterior, miselbo, siwelbo
+from scmixvi.core import miselbo, siwelbo
 from scmixvi.image import ImageVAE, recipes
 
 N_DRAWS = 5000
 BINARY = [name for name in recipes.RECIPES if name != "cifar_vanilla"]
-
-
-def images_for(name):
-    if name == "cifar_vanilla":
-        return (torch.randint(0, 256, (3, 3, 2, 2)) / 255).double()
-    return tiny_images.all_images((1, 2, 2))[[0, 3, 9, 15]]
 
 
 def bound_draws(terms, n_samples, objective):
@@ -68,32 +62,12 @@ def test_given_weights_keep_the_laws(name):
     assert_bounds(tiny_images.recipe(name, 3, weights=[0.7, 0.0, 0.3]), images_for(name))
 
 
-class Weighted(nn.Module):
-    """A posterior with other weights, `[S]` or `[S, B]` for images: no attribute names them."""
-
-    def __init__(self, posterior, log_weights):
-        super().__init__()
-        self.inner, self.log_weights_of = posterior, log_weights
-        self.n_components, self.latent_sizes = posterior.n_components, posterior.latent_sizes
-        self.image_size, self.allows_path_gradients = posterior.image_size, True
-
-    def forward(self, x, *components):
-        if components:
-            return self.inner(x, *components)
-        return MixturePosterior(self.inner(x).stages, self.log_weights_of(x))
-
-
 def given(x):
     return x.new_tensor([0.7, 0.1, 0.2]).log()
 
 
 def uniform(x):
     return x.new_zeros(3).log_softmax(0)
-
-
-def amortised(x):
-    """The more pixels are on, the more the last components count."""
-    return (x.mean((1, 2, 3)) * x.new_tensor([[-3.0], [0.0], [3.0]])).log_softmax(0)
 
 
 def weighted(log_weights):

@@ -86,3 +86,16 @@ def test_trains_on_cuda_and_loads_on_the_cpu(recipe, tmp_path):
     assert next(loaded.parameters()).device.type == "cpu"
     for name, weight in training.vae.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], weight.cpu(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recipe", TINY_RECIPES)
+def test_posteriors_are_refined_there(recipe):
+    """As on the CPU: from one model, both devices climb to the same estimate within the noise."""
+    vae = recipe_training(recipe, 2, TINY_RECIPES[recipe]).vae
+    x, found = images(vae), []
+    for device in ("cpu", "cuda"):
+        model = copy.deepcopy(vae).to(device)
+        nll = model.nll(x.to(device), 50, pooled=True, n_refinement_steps=30)
+        assert nll.device.type == device
+        found.append(nll.cpu())
+    torch.testing.assert_close(*found, rtol=1e-2, atol=1.0)

@@ -21,7 +21,7 @@ from scmixvi.core import (
     miselbo,
     siwelbo,
 )
-from scmixvi.image import lightning
+from scmixvi.image import lightning, recipes
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.callbacks import (
     SafeCheckpoints,
@@ -62,7 +62,8 @@ class TinyVAE(nn.Module):
         log_prior = Normal(0.0, 1.0, validate_args=False).log_prob(z).sum(-1)
         return BoundTerms(log_lik, log_prior, log_q_all)
 
-    def nll_estimates(self, x, n_importance_samples):
+    def nll_estimates(self, x, n_importance_samples, n_refinement_steps):
+        assert n_refinement_steps == 0, "it has no posterior to refine"
         log_lik, log_prior, log_q_all, _ = self(x, n_importance_samples)
         strata = (log_lik + log_prior - log_mixture(log_q_all)).logsumexp(0)
         return eq_17_and_pooled(math.log(len(log_lik)) - strata)
@@ -170,6 +171,7 @@ def test_siwelbo_trains_without_warm_up(tmp_path):
     ({"n_importance_samples": 0}, r"\(L\) must be at least 1"),
     ({"n_test_samples": 0}, r"n_test_samples \(L\) must be at least 1, but it is 0"),
     ({"n_test_samples": -3}, r"n_test_samples \(L\) must be at least 1, but it is -3"),
+    ({"n_test_refinement_steps": -1}, "refinement steps must not be negative, but it is -1"),
     ({"warmup_epochs": -1}, "warmup_epochs must not be negative"),
     ({"learning_rate": 0.0}, "learning_rate must be positive"),
     ({"learning_rate": math.nan}, "learning_rate must be positive"),
@@ -379,12 +381,30 @@ def test_the_report_holds_the_figures_and_what_made_them(tmp_path):
     assert record["test_bits_per_dim"] == pytest.approx(bits, abs=1e-4)
     assert record["n_test_images"] == 20
     assert record["n_test_samples"] == 7
+    assert record["n_test_refinement_steps"] == 0
     assert record["objective"] == "miselbo"
     assert (record["epochs"], record["fit_epochs"], record["steps"]) == (1, 1, 4)
     assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
     assert record["fit_seconds"]["clock"] > 0
     assert record["test_seconds"]["processors"] > 0
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_test_images_can_have_posteriors_of_their_own(tmp_path):
+    """Lightning tests in inference mode."""
+    torch.manual_seed(0)
+    vae = recipes.mlp(2, image_size=(1, 3, 3), n_latent=2, encoder_hidden=(5,), decoder_hidden=(5,))
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.mul_(4.0)  # latents matter, and the encoders are wrong about them
+    module = VAETraining(vae, n_test_samples=5)
+    run = trainer(tmp_path, callbacks=[TestReport(n_images=1, name="digits")])
+    run.test(module, held_out(), verbose=False)
+    before = module.test_nll.mean()
+    module.n_test_refinement_steps = 50
+    run.test(module, held_out(), verbose=False)
+    assert module.test_nll.mean() < before - 0.1
+    assert json.loads((tmp_path / "digits.json").read_text())["n_test_refinement_steps"] == 50
 
 
 def test_the_clock_goes_on_after_an_interruption(tmp_path):

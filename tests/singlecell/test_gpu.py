@@ -114,3 +114,16 @@ def test_gaps_are_those_of_the_cpu():
     here = model.get_variational_gap(indices=cells, progress=False)
     np.testing.assert_allclose(there["log_likelihood"], here["log_likelihood"], atol=0.5)
     assert there["miselbo"].mean() == pytest.approx(here["miselbo"].mean(), abs=1.0)
+
+
+def test_posteriors_of_cells_are_refined_there():
+    model = make()
+    model.train(1, accelerator="gpu", devices=1, latent_key=None, enable_progress_bar=False)
+    before = model.get_variational_gap(progress=False)["gap"].mean()
+    after = model.get_variational_gap(n_refinement_steps=100, progress=False)["gap"].mean()
+    assert after < before
+    there = model.get_latent_representation(n_refinement_steps=100)
+    model.to_device("cpu")
+    here = model.get_latent_representation(n_refinement_steps=100)
+    scale = here.std(axis=0)
+    assert np.abs((there - here) / scale).mean() < 0.3
