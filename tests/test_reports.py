@@ -550,9 +550,9 @@ def test_what_is_said_of_decoders_and_posteriors_is_so():
     runs = runs_of_decoders()
     ensemble, one = (by_seed(runs, f"cortex/{model}") for model in ("ensemble/S=4", "mixture/S=1"))
     apart = sorted(abs(ensemble[s]["test"]["log_p"] - one[s]["test"]["log_p"]) for s in one)
-    assert [round(nats, 2) for nats in (apart[0], *apart[-2:])] == [0.0, 0.08, 0.27]
+    assert round(apart[-1], 2) == 0.05
     for name, run in runs.items():
-        assert run["test"]["still_rising"] < 0.15, name
+        assert run["test"]["still_rising"] < 0.02, name
 
 
 def test_what_is_said_of_longer_training_is_so():
@@ -570,11 +570,11 @@ def test_what_is_said_of_longer_training_is_so():
     assert [round(n) for n in difference(both, "default/S=1", "test", "log_p")] == [18, 4]
     assert [round(n) for n in difference(both, "default/S=1", "test", "gap")] == [14, 2]
     assert difference(both, "default/S=1", "test", "miselbo") == (4.5, 5.6)
-    assert difference(both, "default/S=1", "test", "log_p", data="cortex") == (-3.9, 2.3)
+    assert difference(both, "default/S=1", "test", "log_p", data="cortex") == (-3.9, 2.1)
     assert difference(both, "default/S=1", "test", "miselbo", data="cortex") == (-9.9, 2.8)
     training = difference(both, "default/S=1", "training", "log_p", data="cortex")
     assert [round(n) for n in training] == [21, 3]
-    assert difference(none, both, "test", "log_p", data="cortex") == (4.1, 2.4)
+    assert difference(none, both, "test", "log_p", data="cortex") == (4.1, 2.5)
 
 
 def test_what_is_said_of_own_draws_is_so():
@@ -585,10 +585,10 @@ def test_what_is_said_of_own_draws_is_so():
         return [run["test"]["log_p"] - run["test"]["own_draws"] for run in found]
 
     for data, expected in (
-        ("cortex/mixture", (4.5, 0.9)),
+        ("cortex/mixture", (4.5, 1.0)),
         ("sc_mixology/mixture", (3.1, 1.0)),
         ("pbmc68k/mixture", (0.2, 0.6)),
-        ("cortex/default", (4.3, 2.8)),
+        ("cortex/default", (4.4, 3.1)),
         ("sc_mixology/default", (6.3, 7.0)),
     ):
         both = zip(short(f"{data}/S=1"), short(f"{data}/S=4"), strict=True)
@@ -596,7 +596,7 @@ def test_what_is_said_of_own_draws_is_so():
         assert tuple(round(number, 1) for number in found) == expected
     cortex = {name.rsplit("/", 1)[0] for name in runs if name.startswith("cortex/")}
     means = [interval(short(model))[0] for model in cortex]
-    assert (round(min(means), 1), round(max(means), 1)) == (7.9, 12.7)
+    assert (round(min(means), 1), round(max(means), 1)) == (7.9, 12.8)
 
 
 def test_what_is_said_of_gaps_of_cells_not_seen_is_so():
@@ -610,7 +610,7 @@ def test_what_is_said_of_gaps_of_cells_not_seen_is_so():
 
     models = {name.rsplit("/", 1)[0] for name in runs}
     others = [less(model) for model in models if not model.startswith("sc_mixology")]
-    assert (min(others), max(others)) == (66, 89)
+    assert (min(others), max(others)) == (66, 88)
     assert [less(f"sc_mixology/mixture/S={size}") for size in (1, 4)] == [58, 62]
     assert [less(f"sc_mixology/default/S={size}") for size in (1, 4)] == [46, 51]
 
