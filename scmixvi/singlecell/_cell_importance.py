@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from scmixvi.singlecell._checks import check_whole
 from scmixvi.singlecell._importance import Chosen
 from scmixvi.singlecell._inference import UNTRANSFORMED_KEY
-from scmixvi.singlecell._passes import cells_in_passes
 
 
 def draws_by_cell(
@@ -60,8 +58,7 @@ def draws_by_cell(
     found, cells, start = [], [], 0
     for tensors in model._make_data_loader(indices=indices[needed], **loading):
         tensors = {k: v if v is None else v.to(model.device) for k, v in tensors.items()}
-        for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY]):
-            encoded = model.module._encoded(part, n_refinement_steps)
+        for part, encoded in model.module._encoded_in_passes(tensors, n_refinement_steps):
             u, log_weights = _weighted(
                 model.module, part, encoded, n_mc_samples, n_mc_samples_per_pass
             )

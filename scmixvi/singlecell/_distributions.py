@@ -57,6 +57,11 @@ class MixtureOfNormals(Distribution):
         normal = Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
         return MixturePosterior([Stage(lambda: normal)], self.c_log_weights.T)
 
+    def rows(self, cells: slice) -> "MixtureOfNormals":
+        """The posteriors of some of the cells."""
+        parts = (p[cells] for p in (self.c_loc, self.c_scale, self.c_log_weights))
+        return MixtureOfNormals(*parts, validate_args=False)
+
     @property
     def mean(self) -> Tensor:
         """Mean of the mixture, `[n, D]`."""

@@ -80,13 +80,9 @@ class Evaluation:
         log_ll = torch.cat(
             [
                 self._marginal_ll(
-                    part,
-                    self._encoded_whole(part, n_refinement_steps),
-                    n_mc_samples,
-                    n_mc_samples_per_pass,
-                    ESTIMATORS[estimator],
+                    part, encoded, n_mc_samples, n_mc_samples_per_pass, ESTIMATORS[estimator]
                 )
-                for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY])
+                for part, encoded in self._encoded_in_passes(tensors, n_refinement_steps, True)
             ]
         )
         return log_ll.mean().item() if return_mean else log_ll.cpu()
@@ -127,6 +123,24 @@ class Evaluation:
             qz = refined(self, tensors, n_refinement_steps, full_forward_pass)
             encoded[MODULE_KEYS.QZ_KEY] = qz
         return encoded
+
+    def _encoded_in_passes(
+        self, tensors: dict, n_refinement_steps: int = 0, full_forward_pass: bool = False
+    ) -> Iterator[tuple[dict, dict[str, Any]]]:
+        """The parts of a minibatch that are decoded at once, and what inference gives for each.
+
+        Refinement decodes one draw a step and has passes of its own, of more cells.
+        """
+        qz, start = None, 0
+        if n_refinement_steps > 0:
+            qz = refined(self, tensors, n_refinement_steps, full_forward_pass)
+        for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY]):
+            encoded = self._encoded(part, full_forward_pass=full_forward_pass)
+            if qz is not None:
+                end = start + len(part[REGISTRY_KEYS.X_KEY])
+                encoded[MODULE_KEYS.QZ_KEY] = qz.rows(slice(start, end))
+                start = end
+            yield part, encoded
 
     def _log_ratios(
         self, tensors: dict, encoded: dict, n_draws: int, n_samples_per_pass: int | None = None

@@ -6,7 +6,7 @@ import torch
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _cell_refinement, _posteriors
+from scmixvi.singlecell import _cell_refinement, _evaluation, _passes, _posteriors
 from scmixvi.singlecell._cell_refinement import refined
 
 CELLS = np.arange(0, 60, 5)
@@ -90,6 +90,25 @@ def test_draws_of_refined_posteriors_come_closer_to_log_p_and_not_above(trained)
     refined = model.get_marginal_ll(n_mc_samples=10, n_refinement_steps=100, **asked).numpy()
     assert abs(refined.mean() - exact.mean()) < 0.5 * abs(few.mean() - exact.mean())
     assert refined.mean() < exact.mean() + 0.05
+
+
+@pytest.mark.parametrize("n_cells_a_pass", [1, 5, 1000])
+def test_cells_are_refined_together_and_decoded_in_passes(trained, monkeypatch, n_cells_a_pass):
+    """Every cell is decoded with its own posterior, not another's."""
+    model = trained()
+    monkeypatch.setattr(_passes, "_COUNTS_A_PASS_ON_CPU", n_cells_a_pass * model.adata.n_vars)
+    fitted, taken = [], []
+    whole, decoded = _evaluation.refined, model.module._marginal_ll
+    monkeypatch.setattr(_evaluation, "refined", lambda *a: fitted.append(whole(*a)) or fitted[-1])
+    monkeypatch.setattr(
+        model.module, "_marginal_ll", lambda *a: taken.append(a[1]["qz"]) or decoded(*a)
+    )
+    model.get_marginal_ll(indices=CELLS, n_mc_samples=20, n_refinement_steps=5)
+    (qz,) = fitted
+    assert len(taken) == -(-len(CELLS) // n_cells_a_pass)
+    for name in ("c_loc", "c_scale", "c_log_weights"):
+        parts = torch.cat([getattr(part, name) for part in taken])
+        torch.testing.assert_close(parts, getattr(qz, name), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("latent_distribution", ["normal", "ln"])
