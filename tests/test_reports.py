@@ -862,8 +862,18 @@ def test_what_is_said_of_the_gap_of_cells_is_so():
     assert means("expression/100 steps", [1], **per_cent) == (86, 87)
     assert means("expression/100 steps", [4], **per_cent) == (88, 88)
 
-    def ahead(data, key):
-        return interval(paired(of(data, 4, key), of(data, 1, key)))
+    trained_on = {"group": "training", **per_cent}
+    assert means("expression/encoders", [1], **trained_on) == (64, 82)
+    assert means("expression/encoders", [4], **trained_on) == (75, 86)
+    assert means("expression/100 steps", [1], **trained_on) == (87, 88)
+    assert means("expression/100 steps", [4], **trained_on) == (88, 89)
+
+    def ahead(data, key, group="test"):
+        return interval(paired(of(data, 4, key, group), of(data, 1, key, group)))
+
+    for data, expected in {"cortex": (9, 2), "sc_mixology": (12, 3), "pbmc68k": (3, 1)}.items():
+        points = ahead(data, "expression/encoders", "training")
+        assert tuple(round(100 * number) for number in points) == expected
 
     said = {"cortex": (18, 1), "sc_mixology": (17, 2), "pbmc68k": (3, 2)}
     for data in data_sets:

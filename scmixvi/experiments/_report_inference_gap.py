@@ -58,11 +58,14 @@ def inference_gap_tables(runs: Runs) -> str:
             table.append([name, size, *gap_cells(runs, job, size, group, COLUMNS)])
         header = ["", "S", *COLUMNS, *DERIVED]
         parts += [f"**The gap, {label}.**", markdown(header, table)]
+    parts.append(
+        "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent: the "
+        "densest region of z, and the central interval of a gene's expression, mean over genes. "
+        "Effective draws: of 400 of the exact posterior, in per cent."
+    )
+    for group, label in GROUPS.items():
+        parts += [f"*{label[0].upper()}{label[1:]}*", covered_table(runs, group)]
     parts += [
-        "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent, "
-        "held-out cells: the densest region of z, and the central interval of a gene's "
-        "expression, mean over genes. Effective draws: of 400 of the exact posterior, in per cent.",
-        covered_table(runs),
         "**Scores of the means, cortex, held-out cells**, as in Tables 6 and 9, and what 100 "
         "steps add.",
         scores_table(runs),
@@ -86,16 +89,16 @@ def image_gap_tables(runs: Runs, smoke: bool) -> str:
     return joined(parts)
 
 
-def covered_table(runs: Runs) -> str:
-    """What 90 % of the encoders' q and of the refined one cover."""
+def covered_table(runs: Runs, group: str) -> str:
+    """What 90 % of the encoders' q and of the refined one cover, of one group of cells."""
     table = []
     for name, size, job in rows():
         row: list[object] = [name, size]
         for what in ("covered", "expression"):
             for stage in COMPARED:
-                found = pick(runs, job, "test", f"{what}/{stage}")
+                found = pick(runs, job, group, f"{what}/{stage}")
                 row.append(cell(list(found.values()), 1, 100))
-        effective = pick(runs, job, "test", "effective_share_exact")
+        effective = pick(runs, job, group, "effective_share_exact")
         table.append([*row, cell(list(effective.values()), 0, 100)])
     header = [f"{what}, {stage}" for what in ("z", "expression") for stage in COMPARED]
     header.append("effective draws, %")
