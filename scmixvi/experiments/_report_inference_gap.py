@@ -59,9 +59,9 @@ def inference_gap_tables(runs: Runs) -> str:
         header = ["", "S", *COLUMNS, *DERIVED]
         parts += [f"**The gap, {label}.**", markdown(header, table)]
     parts.append(
-        "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent: the "
-        "densest region of z, and the central interval of a gene's expression, mean over genes. "
-        "Effective draws: of 400 of the exact posterior, in per cent."
+        "**What holds 90 % of q**, and the share of the exact posterior inside it, in per cent: "
+        "the densest region of z, and the central interval of a gene's expression, mean over "
+        "genes. Effective draws: of 400 of the exact posterior, in per cent."
     )
     for group, label in GROUPS.items():
         parts += [f"*{label[0].upper()}{label[1:]}*", covered_table(runs, group)]

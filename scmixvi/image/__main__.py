@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from scmixvi.image._checks import check_precision
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, read_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -175,11 +176,7 @@ class ImageCLI(LightningCLI):
             raise ValueError(
                 f"compile must be one of {', '.join(COMPILE_MODES)}, but it is {config.compile!r}."
             )
-        if config.trainer.precision in ("16-true", "bf16-true"):
-            raise ValueError(
-                f"trainer.precision {config.trainer.precision} leaves weights of a type that the "
-                "images do not have: use bf16-mixed, 16-mixed or 32-true."
-            )
+        check_precision(config.trainer.precision)
         if config.trainer.limit_val_batches == 0 and self.config.subcommand == "fit":
             raise ValueError(
                 "trainer.limit_val_batches must not be 0: early stopping, best.ckpt and last.ckpt "

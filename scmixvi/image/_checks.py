@@ -60,6 +60,15 @@ def check_steps(n_steps: int) -> None:
         )
 
 
+def check_precision(precision: str | int | None) -> None:
+    """Refuse what makes every weight a half: images stay float32."""
+    if precision in ("16-true", "bf16-true"):
+        raise ValueError(
+            f"the trainer's precision {precision} leaves weights of a type that the images do not "
+            "have: use bf16-mixed, 16-mixed or 32-true."
+        )
+
+
 def check_drawn_by(log_weights: Tensor | None, found: Tensor | None) -> None:
     """Refuse a mixture of other weights than those that its components were drawn by.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from scmixvi.core import check_estimator, linear_warmup, miselbo
-from scmixvi.image._checks import check_steps
+from scmixvi.image._checks import check_precision, check_steps
 from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
@@ -174,6 +174,10 @@ class VAETraining(L.LightningModule):
             some = self.estimator, self.n_drawn, self.path_gradient
         terms = self.vae(x, n_samples, *some)
         return self.objective(*terms) if beta == 1 else self.objective(*terms, beta=beta)
+
+    def setup(self, stage: str) -> None:
+        """Raise ValueError for a precision in which it cannot run, before weights change."""
+        check_precision(self.trainer.precision)
 
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         """Loss of a batch: minus the mean bound, in nats an image."""

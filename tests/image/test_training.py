@@ -181,6 +181,16 @@ def test_settings_out_of_range_are_refused(settings, complaint):
         training(**settings)
 
 
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_weights_of_half_precision_are_refused_before_they_change(tmp_path, precision):
+    module = training()
+    kept = weights(module)
+    with pytest.raises(ValueError, match=f"precision {precision} leaves weights of a type"):
+        trainer(tmp_path, max_epochs=1, precision=precision).fit(module, batches(), held_out())
+    torch.testing.assert_close(weights(module), kept, rtol=0, atol=0)
+    assert all(weight.dtype is torch.float32 for weight in weights(module).values())
+
+
 class Interruption(L.Callback):
     """Ends a run after some steps, as a time limit does or as a crash does."""
 
