@@ -1,6 +1,8 @@
 """What error messages share."""
 
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 
 def listing(names: Iterable[object], at_most: int = 12) -> str:
@@ -8,3 +10,9 @@ def listing(names: Iterable[object], at_most: int = 12) -> str:
     names = list(map(str, names))
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return (", ".join(names[:at_most]) or "nothing") + more
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise ValueError unless an argument is a whole number that is not too small."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")

@@ -50,8 +50,8 @@ def fit_posterior(
         From the parameters, each an argument, to the posterior, of one level. Weights, if any, are
         constants.
     parameters
-        Leaves that require gradients; every number belongs to one input. What has no finite
-        gradient stays where it is.
+        Leaves that require gradients; every number belongs to one input. A gradient that is not
+        finite counts as 0.
     log_joint
         From z `[1, S, B, D]` to log p(x, z) `[1, S, B]`, in nats. The model's own weights get no
         gradient, and a step is faster where they do not require one.
@@ -88,6 +88,7 @@ def refined_posterior(
               \sigma_s^2(z^{>h}, x_b) \exp(2 c_{sb}))
 
     and what is above the level moves its Gaussians as before. Flows and weights stay.
+    What is returned runs the levels and flows of `posterior` when it is drawn from.
 
     Parameters
     ----------

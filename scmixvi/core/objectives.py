@@ -65,7 +65,7 @@ def log_mixture(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
     log_q_all, weights = _checked_scores(log_q_all, log_weights)
     if weights is None or log_weights is None:
         return _log_sum(log_q_all, 2) - math.log(log_q_all.shape[2])
-    scores = log_q_all + weights
+    scores = torch.where(weights.isneginf(), weights, log_q_all + weights)
     if not scores.requires_grad:
         check_distribution(log_weights)
     return _log_sum(scores, 2)
@@ -131,8 +131,9 @@ def miselbo(
             "Use L = 1 while the KL term warms up."
         )
     log_ratio = log_lik + beta * (log_prior - log_mixture(log_q_all, log_weights))
-    strata = _log_sum(log_ratio, 0) - math.log(n_samples)
-    return _weighted_sum(strata, _draw_weights(log_q_all, log_weights))
+    log_draw_weights = _draw_weights(log_q_all, log_weights)
+    strata = _log_sum(_silenced(log_ratio, log_draw_weights), 0) - math.log(n_samples)
+    return _weighted_sum(strata, log_draw_weights)
 
 
 def siwelbo(
@@ -304,7 +305,7 @@ def _check_beta(beta: float | Tensor) -> None:
 
 def check_distribution(log_weights: Tensor) -> None:
     """Raise ValueError if weights `[S]` or `[S, B]` on the CPU, not in 16 bits, do not sum to 1."""
-    if not can_look_at(log_weights) or log_weights.element_size() < 4:
+    if not can_look_at(log_weights) or log_weights.element_size() < 4 or not log_weights.numel():
         return
     off = torch.logsumexp(log_weights.detach(), dim=0).abs().max()
     if off > MAX_LOG_TOTAL:
@@ -372,9 +373,15 @@ def _log_sum(terms: Tensor, axis: int) -> Tensor:
     return terms.squeeze(axis) if terms.shape[axis] == 1 else torch.logsumexp(terms, dim=axis)
 
 
+def _silenced(values: Tensor, log_weights: Tensor | None) -> Tensor:
+    """Values `[..., S, B]`, 0 and without a gradient where the weight is 0, whatever they were."""
+    if log_weights is None:
+        return values
+    return torch.where(log_weights.isneginf(), torch.zeros_like(values), values)
+
+
 def _weighted_sum(values: Tensor, log_weights: Tensor | None) -> Tensor:
     """Sum over S of weight times value, `[S, B] -> [B]`; a weight of 0 silences any value."""
     if log_weights is None:
         return values.mean(dim=0)
-    values = torch.where(log_weights.isneginf(), torch.zeros_like(values), values)
-    return (log_weights.exp() * values).sum(dim=0)
+    return (log_weights.exp() * _silenced(values, log_weights)).sum(dim=0)

@@ -298,7 +298,7 @@ class MixturePosterior:
         if n_samples < 1:
             raise ValueError(f"n_samples (L) must be at least 1, but it is {n_samples}.")
         n_components, n_inputs = self.stages[0].conditional().batch_shape
-        per_pass = max(1, MAX_NUMBERS_A_PASS // (n_components**2 * n_inputs))
+        per_pass = max(1, MAX_NUMBERS_A_PASS // max(1, n_components**2 * n_inputs))
         if torch.is_grad_enabled() or per_pass >= n_samples:
             return jsd(self.sample_stratified(n_samples)[1], self.log_weights)
         passes = [min(per_pass, n_samples - start) for start in range(0, n_samples, per_pass)]

@@ -113,6 +113,11 @@ class GaussianConditional(Level):
         Maps the level above, `[..., D above]`, to means and log-variances, `[..., 2 * D]`.
     n_latent
         D, dimensions of the level itself.
+
+    Raises
+    ------
+    ValueError
+        When called, if the network gives another number than 2 * D.
     """
 
     def __init__(self, net: nn.Module, n_latent: int) -> None:
@@ -121,7 +126,13 @@ class GaussianConditional(Level):
 
     def forward(self, *above: Tensor) -> Independent:
         """Return the distribution given the levels above, top first: batch `[...]`, event `[D]`."""
-        return diagonal_normal(self.net(above[-1]))
+        parameters = self.net(above[-1])
+        if parameters.shape[-1] != 2 * self.n_latent:
+            raise ValueError(
+                "the network of a GaussianConditional must give means and log-variances, "
+                f"2 * n_latent = {2 * self.n_latent} numbers, but it gives {parameters.shape[-1]}."
+            )
+        return diagonal_normal(parameters)
 
 
 class VampPrior(Level):
@@ -176,6 +187,11 @@ class VampPrior(Level):
         weights = base.mean.new_full((n_components,), -math.log(n_components))
         if self.log_weights is not None:
             weights = self.log_weights
+            if weights.shape != (n_components,):
+                raise ValueError(
+                    f"log_weights of a VampPrior must have shape [S] = ({n_components},), as its "
+                    f"encoder has components, but the shape is {tuple(weights.shape)}."
+                )
         joint = (weights - math.log(n_pseudo)).repeat_interleave(n_pseudo)
         return GaussianMixture(base.mean.flatten(0, 1), base.variance.flatten(0, 1), joint)
 

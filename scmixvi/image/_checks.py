@@ -4,7 +4,7 @@ import math
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from scmixvi.core.objectives import can_look_at
@@ -33,6 +33,16 @@ def check_images(x: Tensor, image_size: tuple[int, ...]) -> None:
         )
 
 
+def check_dtype(x: Tensor, module: nn.Module) -> None:
+    """Refuse images of another precision than the weights, but where autocast converts."""
+    weight = next(module.parameters(), x)
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"the images are {x.dtype} and the model's weights {weight.dtype}: convert one of "
+            f"them, as by x.to({weight.dtype})."
+        )
+
+
 def check_range(x: Tensor) -> None:
     """Refuse values outside [0, 1]."""
     if not bool(((x >= 0) & (x <= 1)).all()):
@@ -49,14 +59,6 @@ def check_support(x: Tensor, support: Constraint) -> None:
             f"there are pixels outside the support of the decoder's distribution, {support}: draw "
             "binary pixels from grey ones (torch.bernoulli(x)), or compose a decoder of grey "
             "values (likelihood DiscretizedLogisticMixture)."
-        )
-
-
-def check_steps(n_steps: int) -> None:
-    """Refuse a negative number of gradient steps."""
-    if n_steps < 0:
-        raise ValueError(
-            f"the number of refinement steps must not be negative, but it is {n_steps}."
         )
 
 

@@ -86,6 +86,10 @@ class ImageBatches:
         """Seed of this epoch's order, and the number of batches already given."""
         return {"seed": self._seed, "position": self._position}
 
+    def end(self) -> None:
+        """Say that the epoch is over, though batches may be left: what follows is a new one."""
+        self._position = 0
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; at the end of an epoch that is a new epoch."""
         self._seed, self._position = state["seed"], state["position"]

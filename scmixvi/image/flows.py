@@ -58,6 +58,7 @@ class InverseAutoregressiveFlow(nn.Module):
                 f"n_hidden of an inverse autoregressive flow must be at least D = {n_latent} in "
                 f"every layer, but it is {tuple(n_hidden)}."
             )
+        self.n_latent = n_latent
         order = torch.arange(n_latent)
         both = [cast(torch.LongTensor, each) for each in (order, order.flip(0))]
         self.nets = nn.ModuleList(
@@ -135,6 +136,7 @@ class AffineCoupling(nn.Module):
     ) -> None:
         super().__init__()
         _check_sizes(n_latent, n_steps)
+        self.n_latent, self.n_components = n_latent, n_components
         front = n_latent // 2
         widths = [(front, n_latent - front), (n_latent - front, front)]
         self.front, self.nets = front, nn.ModuleList()

@@ -11,8 +11,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from scmixvi._messages import check_whole
 from scmixvi.core import check_estimator, linear_warmup, miselbo
-from scmixvi.image._checks import check_precision, check_steps
+from scmixvi.image._checks import check_precision
 from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
@@ -99,7 +100,7 @@ class VAETraining(L.LightningModule):
         n_test_refinement_steps: int = 0,
     ) -> None:
         super().__init__()
-        check_steps(n_test_refinement_steps)
+        check_whole("n_test_refinement_steps", n_test_refinement_steps, least=0)
         _check_arguments(
             objective,
             warmup_epochs,
@@ -195,6 +196,9 @@ class VAETraining(L.LightningModule):
         Raises FloatingPointError as the end of an epoch does.
         """
         self.on_train_epoch_end()
+        loader: Any = self.trainer.train_dataloader
+        if self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and hasattr(loader, "end"):
+            loader.end()  # where an epoch has fewer batches than there are
         self._set_aside = _random_state(self.device)
 
     def on_validation_epoch_end(self) -> None:

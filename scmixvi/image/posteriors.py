@@ -44,12 +44,13 @@ class TopEncoder(Level):
     ) -> None:
         super().__init__()
         self.features, self.n_latent, self.n_components = features, n_latent, n_components
+        self.n_features = n_features
         self.head = StackedLinear(n_heads or n_components, n_features, 2 * n_latent)
         self.floats_per_row = 4 * n_components * n_latent
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[[], Independent]:
         """Encode images; the conditional takes nothing and has batch `[S, B]`, event `[D]`."""
-        features = _features(self.features, x, self.n_components, components)
+        features = _features(self, x, components)
         base = diagonal_normal(self.head(features, components))
         return lambda: base
 
@@ -86,6 +87,7 @@ class LowerEncoder(Level):
     ) -> None:
         super().__init__()
         self.features, self.n_latent, self.n_components = features, n_latent, n_components
+        self.n_features = n_features
         n_heads = n_heads or n_components
         self.above = mlp([n_above, n_features], n_components=n_heads)
         self.joint = StackedLinear(n_heads, 2 * n_features, 2 * n_hidden)
@@ -95,7 +97,7 @@ class LowerEncoder(Level):
 
     def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[..., Independent]:
         """Encode images; the conditional takes the levels above, batch `[L, S, S, B]`."""
-        features = _features(self.features, x, self.n_components, components)
+        features = _features(self, x, components)
         own = components if len(self.joint.weight) > 1 else None  # one layer serves all
         weight, bias = chosen(self.joint.weight, own), chosen(self.joint.bias, own)
         weight_x, weight_z = weight.chunk(2, dim=1)
@@ -197,10 +199,9 @@ class AmortizedPosterior(nn.Module):
         return MixturePosterior([Stage(level(x, components), flow) for level, flow in levels])
 
 
-def _features(
-    features: nn.Module, x: Tensor, n_components: int, components: Tensor | None
-) -> Tensor:
+def _features(level: TopEncoder | LowerEncoder, x: Tensor, components: Tensor | None) -> Tensor:
     """Features of all components or of some, `[S or A, B, n_features]`."""
+    features = level.features
     if components is None:
         found = features(x)
     elif type(features) is nn.Sequential:
@@ -210,7 +211,12 @@ def _features(
         )
     else:
         found = features(x, components)
-    check_components(found, n_components if components is None else len(components))
+    check_components(found, level.n_components if components is None else len(components))
+    if found.shape[-1] != level.n_features:
+        raise ValueError(
+            f"n_features of a {type(level).__name__} is {level.n_features}, but its features give "
+            f"{found.shape[-1]} numbers an image."
+        )
     return found
 
 
@@ -231,6 +237,17 @@ def _check_counts(
                 f"n_components (S) of the posterior is {n_components}, but its "
                 f"{type(level).__name__} is made for {found}."
             )
+
+    for level, flow in zip(levels, flows, strict=True):
+        for name, made_for, wanted in (
+            ("n_latent (D)", getattr(flow, "n_latent", None), level.n_latent),
+            ("n_components (S)", getattr(flow, "n_components", None), n_components),
+        ):
+            if made_for not in (None, wanted):
+                raise ValueError(
+                    f"{name} of a level is {wanted}, but its flow, {type(flow).__name__}, is made "
+                    f"for {made_for}."
+                )
 
 
 def _check_weights(log_weights: Tensor, n_components: int) -> None:

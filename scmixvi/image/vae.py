@@ -4,7 +4,6 @@ L importance samples a component, S components, B images `[B, C, H, W]` with val
 """
 
 import math
-from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.func import functional_call
 
+from scmixvi._messages import check_whole
 from scmixvi.core import (
     MixturePosterior,
     check_estimator,
@@ -24,9 +24,9 @@ from scmixvi.core.modes import evaluating, frozen
 from scmixvi.image._checks import (
     can_read,
     check_drawn_by,
+    check_dtype,
     check_images,
     check_range,
-    check_steps,
     check_support,
 )
 from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
@@ -97,13 +97,33 @@ class ImageVAE(nn.Module):
         self.n_components = posterior.n_components
         self.latent_sizes = tuple(posterior.latent_sizes)
         self.image_size = tuple(posterior.image_size)
+        self._support: tuple[DecoderPart | None, Constraint] = None, constraints.unit_interval
 
-    @cached_property
+    @property
     def support(self) -> Constraint:
-        """Images that have a likelihood: as the decoder's distribution says, or all in [0, 1]."""
+        """Images that have a likelihood: as the decoder's distribution says, or all in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If the decoder's distribution is not over images of this size.
+        """
+        decoder, support = self._support
+        if decoder is not self.decoder:
+            support = self._decoded_support()
+            self._support = self.decoder, support
+        return support
+
+    def _decoded_support(self) -> Constraint:
         like = next(self.parameters(), torch.empty(0))
         with torch.no_grad(), evaluating(self):
             decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
+        if tuple(decoded.event_shape) != self.image_size:
+            raise ValueError(
+                f"the decoder's distribution is over images (C, H, W) = "
+                f"{tuple(decoded.event_shape)}, but the model is made for {self.image_size}: its "
+                "network must give parameters [N, P, H, W]."
+            )
         try:
             return decoded.support or constraints.unit_interval
         except NotImplementedError:
@@ -212,8 +232,9 @@ class ImageVAE(nn.Module):
             CPU (its caches), 1 GiB elsewhere.
         n_refinement_steps
             Gradient steps of every image's own posterior before its samples are drawn
-            (:meth:`refined_posterior`): a closer proposal, so that less of the estimate is left to
-            chance and to the encoders, for about the cost of three samples a step.
+            (:meth:`refined_posterior`), each for about the cost of three samples: mostly a better
+            proposal, where encoders are behind what their family could say. What is climbed,
+            KL(q || p), lets go of thin tails, so that where it wins little it may also lose.
 
         Returns
         -------
@@ -287,11 +308,13 @@ class ImageVAE(nn.Module):
         return -self._strata(x, n_importance_samples, memory_budget, n_refinement_steps)[0]
 
     def refined_posterior(self, x: Tensor, n_steps: int) -> MixturePosterior:
-        """The posterior of every image after gradient steps of its own, in evaluation mode.
+        """The posterior of every image after gradient steps of its own.
 
         Encoders answer for all images at once. With the model as it is, every image's own means and
         standard deviations, a component and level, climb its MISELBO
-        (:func:`scmixvi.core.refined_posterior`).
+        (:func:`scmixvi.core.refined_posterior`). Draws and scores of what is returned run the
+        model's own lower levels and flows: ask for them in evaluation mode and, unless gradients
+        are wanted, under `torch.no_grad()`.
 
         Parameters
         ----------
@@ -307,7 +330,7 @@ class ImageVAE(nn.Module):
             of Gaussians with diagonal covariance.
         """
         self._check_images(x, scored=True)
-        check_steps(n_steps)
+        check_whole("n_steps", n_steps, least=0)
         # No gradient can flow through what was made in inference mode.
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
             return self._refined(x.clone(), self.prior(), n_steps)
@@ -354,7 +377,7 @@ class ImageVAE(nn.Module):
         ValueError
             If the images are not what `forward` takes, or the representation is unknown.
         """
-        self._check_images(x)
+        self._check_images(x, may_be_none=True)
         known = ("mean", "components", "params")
         if representation not in known:
             raise ValueError(f"representation must be one of {known}, not {representation!r}.")
@@ -416,10 +439,9 @@ class ImageVAE(nn.Module):
         self, x: Tensor, n_samples: int, memory_budget: int | None, n_steps: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
-        self._check_images(x, scored=True)
-        check_steps(n_steps)
-        if n_samples < 1:
-            raise ValueError(f"n_importance_samples (L) must be at least 1, but it is {n_samples}.")
+        check_whole("n_importance_samples (L)", n_samples)
+        check_whole("n_refinement_steps", n_steps, least=0)
+        self._check_images(x, scored=True, may_be_none=True)
         if memory_budget is None:
             memory_budget = 2**25 if x.device.type == "cpu" else 2**30
         if not len(x):
@@ -457,13 +479,16 @@ class ImageVAE(nn.Module):
         floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, prior))
         return self.n_components * floats
 
-    def _check_images(self, x: Tensor, scored: bool = False) -> None:
+    def _check_images(self, x: Tensor, scored: bool = False, may_be_none: bool = False) -> None:
         """Refuse what are no images, or have no likelihood where they are to be scored."""
         check_images(x, self.image_size)
+        if not len(x) and not may_be_none:
+            raise ValueError(f"there must be at least one image, but x has shape {tuple(x.shape)}.")
         if can_read(x, self.training):
             check_range(x)
             if scored:
                 check_support(x, self.support)
+            check_dtype(x, self)
 
 
 class _Scores(nn.Module):

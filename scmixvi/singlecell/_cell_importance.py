@@ -19,7 +19,7 @@ from scvi.model import SCVI
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
-from scmixvi.singlecell._checks import check_whole
+from scmixvi._messages import check_whole
 from scmixvi.singlecell._importance import Chosen
 from scmixvi.singlecell._inference import UNTRANSFORMED_KEY
 

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from torch import Tensor
 
+from scmixvi._messages import check_whole
 from scmixvi.core import check_estimator, log_weights_from
 
 MIXTURE_WEIGHTS = ("uniform", "learned", "amortized")
@@ -39,12 +40,6 @@ def check_mixture_arguments(
             f"mixture_weights must be one of {list(MIXTURE_WEIGHTS)} or {n_components} "
             f"numbers that sum to 1, but it is {mixture_weights!r}."
         )
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Raise ValueError unless an argument is a whole number that is not too small."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
 
 
 def check_refinement_steps(n_steps: Any, minified_data_type: str | None) -> None:

@@ -12,8 +12,8 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.utils import track
 from torch import Tensor
 
-from scmixvi._messages import listing
-from scmixvi.singlecell._checks import check_indices, check_whole
+from scmixvi._messages import check_whole, listing
+from scmixvi.singlecell._checks import check_indices
 from scmixvi.singlecell._data_checks import check_groups
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression

@@ -20,8 +20,9 @@ from torch.distributions import (
     StudentT,
 )
 
+from scmixvi._messages import check_whole
 from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._checks import check_minification, check_refinement_steps, check_whole
+from scmixvi.singlecell._checks import check_minification, check_refinement_steps
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode

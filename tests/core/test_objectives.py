@@ -270,3 +270,28 @@ def test_more_doors():
 def test_given_weights_must_be_a_distribution(weights, message):
     with pytest.raises(ValueError, match=message):
         log_weights_from(weights, 2)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2])
+@pytest.mark.parametrize("bad", [-math.inf, math.nan, math.inf])
+@pytest.mark.parametrize("objective", [miselbo, siwelbo])
+def test_a_component_of_weight_0_is_silent_whatever_it_says(objective, bad, n_samples):
+    """Values and gradients are those of the other components alone."""
+    torch.manual_seed(0)
+    log_lik, log_prior, log_q_all = (
+        torch.randn(n_samples, *shape).double() for shape in ((3, 4), (3, 4), (3, 3, 4))
+    )
+    log_weights = torch.tensor([0.6, 0.0, 0.4]).double().log()
+    expected = objective(
+        log_lik[:, ::2], log_prior[:, ::2], log_q_all[:, ::2, ::2], log_weights[::2]
+    )
+    log_lik[:, 1], log_q_all[:, :, 1] = bad, bad
+    terms = [term.requires_grad_() for term in (log_lik, log_prior, log_q_all)]
+    found = objective(*terms, log_weights)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    for term in terms:
+        assert term.grad.isfinite().all()
+        assert (term.grad[:, 1] == 0).all()
+    assert (log_q_all.grad[:, :, 1] == 0).all()
+    assert log_lik.grad[:, ::2].abs().min() > 0

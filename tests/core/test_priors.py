@@ -67,6 +67,9 @@ def test_vamp_prior_sees_gradients_in_encoder_and_pseudo_inputs():
 def test_a_vamp_prior_takes_normalised_weights_alone():
     with pytest.raises(ValueError, match="log_weights must be normalised"):
         VampPrior(Encoder(), PseudoInputs(), D, torch.zeros(S))
+    one = VampPrior(Encoder(), PseudoInputs(), D, torch.zeros(1))
+    with pytest.raises(ValueError, match=rf"must have shape \[S\] = \({S},\), as its encoder has"):
+        one()
 
 
 def test_pseudo_inputs_are_encoded_once_a_call():
@@ -165,3 +168,10 @@ def test_chain_draws_each_level_given_the_one_above(chain):
     for above, z, part in zip(zs[:-1], zs[1:], chain.conditionals, strict=True):
         residual = z - part.net(above)[:, : part.n_latent]
         assert residual.std().item() == pytest.approx(math.exp(-3), rel=0.05)
+
+
+def test_numbers_that_do_not_fit_are_named():
+    """Broadcasting would hide them: one mean for all dimensions."""
+    conditional = GaussianConditional(nn.Linear(3, 2), n_latent=3)
+    with pytest.raises(ValueError, match="2 \\* n_latent = 6 numbers, but it gives 2"):
+        conditional(torch.zeros(5, 3))

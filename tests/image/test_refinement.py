@@ -151,10 +151,12 @@ class Heavy(nn.Module):
 
 def test_what_cannot_be_refined_is_refused():
     model, x = tiny_images.recipe("mlp", 2), images_for("mlp")
-    with pytest.raises(ValueError, match="steps must not be negative, but it is -1"):
-        model.nll(x, 5, n_refinement_steps=-1)
-    with pytest.raises(ValueError, match="steps must not be negative, but it is -1"):
-        model.refined_posterior(x, -1)
+    for n_steps in (-1, 2.5, None):
+        sentence = f"_steps must be a whole number of at least 0, but it is {n_steps}"
+        with pytest.raises(ValueError, match=sentence):
+            model.nll(x, 5, n_refinement_steps=n_steps)
+        with pytest.raises(ValueError, match=sentence):
+            model.refined_posterior(x, n_steps)
     heavy = ImageVAE(Heavy(), model.prior, model.decoder)
     assert heavy.nll(x, 5).isfinite().all()
     with pytest.raises(ValueError, match=r"Gaussians with diagonal covariance.*Laplace"):

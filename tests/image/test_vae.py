@@ -10,7 +10,10 @@ from torch.distributions import Independent, Normal
 
 from scmixvi.core import MixturePosterior, Prior, Stage, StandardNormal, miselbo, siwelbo
 from scmixvi.image import BoundTerms, ImageVAE, bits_per_dim, evaluating, recipes
-from scmixvi.image.decoders import bernoulli
+from scmixvi.image.decoders import Decoder, bernoulli, mlp_net
+from scmixvi.image.flows import AffineCoupling, InverseAutoregressiveFlow
+from scmixvi.image.nets import mlp
+from scmixvi.image.posteriors import AmortizedPosterior, TopEncoder
 from scmixvi.image.vae import eq_17_and_pooled
 
 S, B = 3, 4
@@ -327,6 +330,9 @@ def test_no_images_have_no_likelihood(model, x, pooled):
     assert model.nll(x[:0], 3, pooled).shape == (0,)
     assert model.nll_by_component(x[:0], 3).shape == (model.n_components, 0)
     assert model.encode(x[:0]).shape[0] == 0
+    parts = tiny_images.recipe("mlp", 3)
+    weighted = tiny_images.Weighted(parts.posterior, tiny_images.amortised)
+    assert ImageVAE(weighted, parts.prior, parts.decoder).encode(x[:0]).shape == (0, 2)
 
 
 def test_what_eq_17_averages_is_there_by_component(x):
@@ -338,3 +344,66 @@ def test_what_eq_17_averages_is_there_by_component(x):
     assert by_component.shape == (S, B)
     weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     torch.testing.assert_close(weights @ by_component, whole)
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "jsd", "__call__"])
+def test_no_images_are_refused_where_nothing_can_come_of_them(model, x, method):
+    with pytest.raises(ValueError, match=r"at least one image, but x has shape \(0, 1, 2, 2\)"):
+        getattr(model, method)(x[:0])
+
+
+@pytest.mark.parametrize("method", ["encode", "nll", "jsd", "__call__"])
+def test_images_of_another_precision_than_the_weights_are_refused(model, x, method):
+    with pytest.raises(
+        ValueError, match=r"images are torch.float32 and the model's weights torch.f"
+    ):
+        getattr(model, method)(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.float().encode(x.float()).isfinite().all()
+
+
+def test_the_number_of_samples_is_a_whole_number(model, x):
+    for n_samples in (0, 2.0, None):
+        with pytest.raises(ValueError, match=r"samples \(L\) must be a whole number of at least 1"):
+            model.nll(x, n_samples)
+
+
+def test_the_support_is_that_of_the_decoder_of_now():
+    grey = torch.full((2, 3, 2, 2), 0.25).double()
+    model, binary = tiny_images.recipe("cifar_vanilla", 2), tiny_images.recipe("mlp", 2)
+    sizes = model.latent_sizes, model.image_size
+    assert model.nll(grey, 2).isfinite().all()
+    model.decoder = Decoder(mlp_net(2, [4], (3, 2, 2)), bernoulli, *sizes).double()
+    with pytest.raises(ValueError, match="outside the support"):
+        model.nll(grey, 2)
+    assert binary.support is binary.support
+
+
+def test_a_decoder_of_other_images_is_refused(x):
+    model = tiny_images.recipe("mlp", 2)
+    sizes = model.latent_sizes, model.image_size
+    decoder = Decoder(mlp_net(2, [4], (1, 1, 1)), bernoulli, *sizes).double()
+    with pytest.raises(
+        ValueError, match=r"over images \(C, H, W\) = \(1, 1, 1\), but the model is"
+    ):
+        ImageVAE(model.posterior, model.prior, decoder)(x)
+
+
+def test_parts_of_other_sizes_are_named():
+    features = nn.Sequential(nn.Flatten(), mlp([4, 8], n_components=2))
+    top = TopEncoder(features, 8, 2, 2)
+    for flow, sentence in (
+        (
+            InverseAutoregressiveFlow(4),
+            r"n_latent \(D\) of a level is 2, but its flow, Inverse.* 4",
+        ),
+        (AffineCoupling(4, 2), r"n_latent \(D\) of a level is 2, but its flow, AffineC.* for 4"),
+        (AffineCoupling(2, 3), r"n_components \(S\) of a level is 2, but its flow, .* for 3"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            AmortizedPosterior([top], 2, (1, 2, 2), [flow])
+    wrong = AmortizedPosterior([TopEncoder(features, 9, 2, 2)], 2, (1, 2, 2))
+    with pytest.raises(
+        ValueError, match="n_features of a TopEncoder is 9, but its features give 8"
+    ):
+        wrong(torch.zeros(3, 1, 2, 2))
