@@ -359,3 +359,23 @@ def test_compare_errors_say_what_is_wrong():
         pl.compare(SCORES.iloc[:0])
     with pytest.raises(KeyError, match="no column NLL: its columns are ARI, nats"):
         pl.compare(SCORES, lower_is_better=["NLL"])
+
+
+def test_a_colour_that_is_not_there_leaves_no_figure(adata):
+    for color in ("nope", ["cell_type", "nope"]):
+        with pytest.raises(KeyError, match="color 'nope' is neither a column of adata.obs"):
+            pl.posterior_diversity(adata, color=color, show=False)
+    assert not plt.get_fignums()
+    assert len(pl.posterior_diversity(adata, color=adata.var_names[0], show=False)) == 2
+
+
+def test_one_encoder_has_no_panel_of_diversity():
+    """What several components had of their training is not that of the one handed over."""
+    data = make_adata()
+    MixtureSCVI.setup_anndata(data)
+    model = MixtureSCVI(data, n_components=2, n_hidden=8, n_latent=2)
+    model.train(2, **QUIET)
+    history = model.to_scvi().history
+    assert {"elbo_train", "jsd_train"} <= set(model.history)
+    assert "elbo_train" in history
+    assert not any(name.startswith("jsd") for name in history)

@@ -63,7 +63,7 @@ def posterior_diversity(
     >>> scmixvi.pl.posterior_diversity(adata, color="cell_type")
     """
     names = [color] if isinstance(color, str) else [] if color is None else list(color)
-    _check(adata, key, basis)
+    _check(adata, names, key, basis)
     if ax is not None and names:
         raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")
     axes = [ax] if ax is not None else panels(len(names) + 1)
@@ -76,7 +76,14 @@ def posterior_diversity(
     return axes if names else axes[0]
 
 
-def _check(adata: AnnData, key: str, basis: str) -> None:
+def _check(adata: AnnData, color: Sequence[str], key: str, basis: str) -> None:
+    known = {*adata.obs, *adata.var_names, *([] if adata.raw is None else adata.raw.var_names)}
+    absent = [name for name in color if name not in known]
+    if absent:
+        raise KeyError(
+            f"color {listing(map(repr, absent))} is neither a column of adata.obs (it has "
+            f"{listing(adata.obs)}) nor a gene."
+        )
     if key not in adata.obs:
         raise KeyError(
             f"adata.obs has no column {key!r} (it has {listing(adata.obs)}): store it first, "
@@ -85,5 +92,5 @@ def _check(adata: AnnData, key: str, basis: str) -> None:
     if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
         raise KeyError(
             f"adata.obsm has no embedding 'X_{basis}' (it has {listing(adata.obsm)}): compute it, "
-            "for example with sc.pp.neighbors(adata, use_rep='X_mix') and sc.tl.umap(adata)."
+            f"for example with sc.pp.neighbors(adata, use_rep='X_mix') and sc.tl.{basis}(adata)."
         )

@@ -26,6 +26,9 @@ from scmixvi.singlecell._convert import (
     twin,
 )
 
+# Metrics that only several components have, as `history` names them.
+OF_COMPONENTS = ("jsd", "weight_")
+
 
 class Conversions:
     """Methods of :class:`~scmixvi.MixtureSCVI` that start from an SCVI or hand one over."""
@@ -130,7 +133,9 @@ class Conversions:
         state = one_of_components(self.module.state_dict(), component)
         model = twin(SCVI, self, of_component(data, component, self.module.n_latent))
         model.module.load_state_dict(state, strict=False)
-        model.history_ = deepcopy(self.history)  # scvi-tools only adds to the one that is there
+        # scvi-tools only adds to a history that is there. Of several components it has no part.
+        history = {k: v for k, v in (self.history or {}).items() if not k.startswith(OF_COMPONENTS)}
+        model.history_ = None if self.history is None else deepcopy(history)
         return model
 
     @torch.inference_mode()

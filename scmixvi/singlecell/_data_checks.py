@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi.data._utils import _get_adata_minify_type
 from scvi.model.base._de_core import _subset_group
 
 from scmixvi._messages import listing
@@ -75,6 +76,8 @@ def check_columns(obs: Any, setup: Mapping[str, Any]) -> None:
         if isinstance(keys := setup.get(name), str | tuple):
             right = [keys] if isinstance(keys, str) else list(keys)
             raise ValueError(f"{name} takes a list of columns of adata.obs: write {name}={right}.")
+        if keys is not None and not isinstance(keys, Iterable):
+            raise ValueError(f"{name} takes a list of columns of adata.obs, but it is {keys!r}.")
     named = {n: [setup[n]] for n in _ONE_COLUMN if setup.get(n) is not None}
     named |= {n: list(setup[n]) for n in _COLUMNS if setup.get(n) is not None}
     for key in chain(*named.values()):
@@ -118,7 +121,19 @@ def check_size_factors(factors: Any, name: str) -> None:
 
 def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
     """Raise for counts and columns that cannot be registered, given `setup_anndata`'s arguments."""
+    if not hasattr(adata, "obs") or not hasattr(adata, "layers"):
+        raise ValueError(
+            f"adata must be an AnnData of raw counts, but it is a {type(adata).__name__}: make "
+            "one, anndata.AnnData(counts)."
+        )
     counts, where = counts_of(adata, setup.get("layer"))
+    if counts is None and setup.get("layer") is None:
+        raise ValueError("adata.X is empty (None): name the layer of raw counts, layer=...")
+    if 0 in adata.shape:
+        raise ValueError(
+            f"adata has {adata.shape[0]} cells and {adata.shape[1]} genes: there must be some of "
+            "both."
+        )
     if isinstance(counts, sparse.sparray):
         raise ValueError(
             f"{where} is a {type(counts).__name__}, and scvi-tools takes sparse matrices: convert "
@@ -127,9 +142,29 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
     check_columns(adata.obs, setup)
 
 
-def check_query(adata: AnnData, setup: Mapping[str, Any]) -> None:
-    """Raise for other cells than the model's that cannot be registered, or would give NaN."""
+def check_query(
+    adata: AnnData, setup: Mapping[str, Any], genes: Sequence[str] | None, needs_library: bool
+) -> None:
+    """Raise for other cells than the model's that it cannot answer for.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    setup
+        Arguments of `setup_anndata` that the model's data were registered with.
+    genes
+        Names of the model's genes, in its order; None where they are not known.
+    needs_library
+        Whether every cell needs counts.
+    """
     check_registration(adata, setup)
+    if genes is not None:
+        check_query_genes(adata.var_names, genes)
+    if _get_adata_minify_type(adata) is None:
+        counts, where = counts_of(adata, setup.get("layer"))
+        check_finite(counts, where)
+        check_counts(counts, needs_library)
     if (names := setup.get("continuous_covariate_keys")) is not None:
         check_covariates(adata.obs[list(names)])
     if (name := setup.get("size_factor_key")) is not None:
@@ -167,7 +202,8 @@ def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) ->
     """Raise ValueError unless query cells have the model's genes, in its order."""
     if np.array_equal(np.asarray(query_genes, dtype=str), np.asarray(model_genes, dtype=str)):
         return
-    missing = [gene for gene in model_genes if gene not in set(query_genes)]
+    there = set(query_genes)
+    missing = [gene for gene in model_genes if gene not in there]
     detail = (
         f"{len(missing)} of the model's {len(model_genes)} genes are missing, "
         f"for example {missing[0]!r}"
@@ -176,7 +212,8 @@ def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) ->
     )
     raise ValueError(
         f"the query data does not fit the model: {detail}. "
-        "Run MixtureSCVI.prepare_query_anndata(adata, reference_model) first."
+        "Run MixtureSCVI.prepare_query_anndata(adata, reference_model) first; genes that only have "
+        "other names need the model's (adata.var_names)."
     )
 
 

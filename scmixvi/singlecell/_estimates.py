@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
-BY_CELL_ARGUMENTS = ("n_mc_samples", "n_mc_samples_per_pass", "n_refinement_steps")
+ARGUMENTS_OF_WEIGHTS = {
+    "importance": ("max_cells", "n_mc_samples", "n_mc_samples_per_pass", "truncation"),
+    "importance_by_cell": ("n_mc_samples", "n_mc_samples_per_pass", "n_refinement_steps"),
+}
 WEIGHTED_EXPRESSION_ARGUMENTS = (
     "transform_batch",
     "gene_list",
@@ -48,6 +52,9 @@ class Estimates:
         bound = inspect.signature(super().get_marginal_ll).bind(*args, **kwargs)
         bound.apply_defaults()
         check_whole("n_mc_samples", bound.arguments["n_mc_samples"])
+        a_pass = {**bound.arguments, **bound.kwargs}.get("n_mc_samples_per_pass")
+        if a_pass is not None:
+            check_whole("n_mc_samples_per_pass", a_pass)
         mean = bound.arguments["return_mean"]
         bound.arguments["return_mean"] = False
         by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
@@ -159,11 +166,12 @@ class Estimates:
         Raises
         ------
         TypeError
-            If "importance_by_cell" is given other arguments than `n_mc_samples`,
-            `n_mc_samples_per_pass` and `n_refinement_steps`, as those of "importance" are.
+            For an argument that is neither scvi-tools' nor one of the `weights` asked for: of
+            "importance" `max_cells`, `n_mc_samples`, `n_mc_samples_per_pass` and `truncation`, of
+            "importance_by_cell" `n_mc_samples`, `n_mc_samples_per_pass` and `n_refinement_steps`.
         ValueError
-            If `weights` is unknown, `n_samples_overall` of weighted draws is not a whole number of
-            at least 1, "importance" is asked for and the likelihood is neither ZINB nor NB,
+            If `weights` or the `library_size` is unknown, `n_samples_overall` is not a whole number
+            of at least 1, "importance" is asked for and the likelihood is neither ZINB nor NB,
             "importance_by_cell" for data minified without counts, or as in
             :meth:`get_latent_representation`.
         NotImplementedError
@@ -178,6 +186,12 @@ class Estimates:
             given["indices"] = check_indices(given.get("indices"), adata.n_obs)
         self._check_weights(given)
         weights, n_draws = given.get("weights"), given.get("n_samples_overall")
+        unnamed = n_draws is None or given.get("return_numpy") or given.get("n_samples", 1) != 1
+        if weights not in CHOICES and not unnamed and given.get("dataloader") is None:
+            # scvi-tools would name draws of random cells by the first cells.
+            cells = np.arange(adata.n_obs) if given["indices"] is None else given["indices"]
+            given["indices"] = np.random.choice(cells, n_draws)  # noqa: NPY002
+            given["n_samples_overall"] = None
         if weights not in CHOICES or _is_left_to_scvi(given):
             return super().get_normalized_expression(*bound.args, **bound.kwargs)
         if n_draws is None:
@@ -191,12 +205,22 @@ class Estimates:
 
     def _check_weights(self, given: dict[str, Any]) -> None:
         """Raise what :meth:`get_normalized_expression` raises for its weights."""
-        weights = given.get("weights")
+        weights, chooses = given.get("weights"), given.get("n_samples_overall") is not None
         if weights not in (None, *WEIGHTS):
             raise ValueError(f"weights must be one of {list(WEIGHTS)}, but it is {weights!r}.")
-        if weights not in CHOICES or given.get("n_samples_overall") is None:
+        if chooses:
+            check_whole("n_samples_overall", given["n_samples_overall"])
+        library_size = given.get("library_size", 1)
+        if library_size != "latent" and not (isinstance(library_size, Real) and library_size > 0):
+            raise ValueError(
+                f"library_size must be a number above 0 or 'latent', but it is {library_size!r}."
+            )
+        known = ARGUMENTS_OF_WEIGHTS.get(weights, ()) if chooses else ()
+        unknown = given.get("importance_weighting_kwargs", {}).keys() - set(known)
+        if unknown:
+            raise TypeError(_unknown_arguments(weights, chooses, sorted(unknown)))
+        if weights not in CHOICES or not chooses:
             return
-        check_whole("n_samples_overall", given["n_samples_overall"])
         counts_alone = self.module.gene_likelihood in ("zinb", "nb")
         if weights == "importance" and not counts_alone:
             raise ValueError(
@@ -206,12 +230,6 @@ class Estimates:
             )
         if weights == "importance":
             return
-        unknown = given.get("importance_weighting_kwargs", {}).keys() - set(BY_CELL_ARGUMENTS)
-        if unknown:
-            raise TypeError(
-                f"weights='importance_by_cell' takes no {listing(sorted(unknown))}: its own "
-                f"arguments are {listing(BY_CELL_ARGUMENTS)}."
-            )
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             raise ValueError(
                 "the data are minified without counts, which weights='importance_by_cell' needs: "
@@ -259,3 +277,20 @@ def _is_left_to_scvi(given: dict[str, Any]) -> bool:
         or (isinstance(batches, list | tuple) and len(batches) > 1)
         or given.get("n_samples", 1) != 1
     )
+
+
+def _unknown_arguments(weights: str | None, chooses: bool, unknown: list[str]) -> str:
+    """What is wrong with further arguments of `get_normalized_expression`, and what to do."""
+    known = ARGUMENTS_OF_WEIGHTS.get(weights or "", ())
+    if known and not chooses:
+        return f"weights={weights!r} and {listing(unknown)} need n_samples_overall, how many draws."
+    text = f"weights={weights!r} takes no {listing(unknown)}"
+    if known:
+        return f"{text}: its own arguments are {listing(known)}."
+    if unknown == ["n_refinement_steps"]:
+        return (
+            f"{text}: store refined posteriors first, "
+            "minify_adata('latent_posterior_parameters_with_counts', n_refinement_steps=...), or "
+            "use weights='importance_by_cell'."
+        )
+    return f"{text}: that is no argument of get_normalized_expression."

@@ -8,6 +8,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.model._utils import get_max_epochs_heuristic
 
+from scmixvi._messages import check_whole
 from scmixvi.singlecell._data_checks import check_counts
 from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
@@ -46,7 +47,8 @@ class Fitting:
         ------
         ValueError
             If the data are minified without counts, if `latent_key` is neither a non-empty string
-            nor None, if the counts are negative or a cell has none, if continuous covariates or
+            nor None, if `max_epochs` is not a whole number of at least 1, if the counts are
+            negative or a cell has none, if continuous covariates or
             size factors are not finite, or size factors not above 0, if `precision` changes the
             type of the weights, or if the loss is no longer finite.
         """
@@ -59,6 +61,8 @@ class Fitting:
             self._check_registered_data()
         arguments = named_arguments(super().train, args, kwargs)
         check_precision(arguments)
+        if arguments.get("max_epochs") is not None:
+            check_whole("max_epochs", arguments["max_epochs"])
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
             arguments.get("plan_kwargs"),
@@ -85,6 +89,12 @@ class Fitting:
         except BaseException:
             if whole:
                 module.train(was_training)
+            if has_adata and self.is_trained_ and latent_key in self.adata.obsm:
+                logger.warning(
+                    "training was stopped: adata.obsm[%r] holds the latents of before, "
+                    "get_latent_representation() has those of the model as it is now.",
+                    latent_key,
+                )
             raise
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
@@ -149,7 +159,7 @@ class Fitting:
                 "load the model with the full data to refine them."
             )
         arguments = own_split(self, named_arguments(super().train, args, kwargs))
-        if not arguments.get("max_epochs"):
+        if arguments.get("max_epochs") is None:
             whole = self._default_max_epochs(arguments)
             arguments["max_epochs"] = whole and max(1, round(REFINEMENT_SHARE * whole))
         history, self.history_ = self.history_, self.refinement_history
@@ -183,4 +193,4 @@ class Fitting:
         if module.gene_likelihood == "normal":
             return
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        check_counts(counts, module.use_observed_lib_size and not module.use_size_factor_key)
+        check_counts(counts, self._needs_library)

@@ -7,10 +7,12 @@ from typing import Any, Literal
 import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data._constants import _SETUP_ARGS_KEY
+from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SETUP_ARGS_KEY, _STATE_REGISTRY_KEY
 from scvi.data._utils import _check_if_view
+from scvi.data.fields import LayerField
 from scvi.model import SCVI
 
+from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import (
     check_indices,
     check_many_components,
@@ -113,6 +115,8 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         **kwargs: Any,
     ) -> None:
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
+        for name, size in (("n_hidden", n_hidden), ("n_latent", n_latent), ("n_layers", n_layers)):
+            check_whole(name, size)
         check_many_components(n_components, mixture_weights, encoder_sharing, estimator, n_drawn)
         check_scvi_options(
             dispersion=dispersion,
@@ -187,11 +191,21 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         if adata is not None and adata is not own:
             _check_if_view(adata, copy_if_view)
             registry = getattr(self, "registry_", None) or {}
-            check_query(adata, registry.get(_SETUP_ARGS_KEY) or {})
+            check_query(
+                adata, registry.get(_SETUP_ARGS_KEY) or {}, _genes_of(registry), self._needs_library
+            )
         adata = super()._validate_anndata(adata, copy_if_view)
         if adata is own:
             self._check_registered_numbers()
         return adata
+
+    @property
+    def _needs_library(self) -> bool:
+        """Whether a cell without counts has no library size."""
+        module = self.module
+        if module is None or module.gene_likelihood == "normal":
+            return False
+        return module.use_observed_lib_size and not module.use_size_factor_key
 
     def _make_data_loader(
         self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
@@ -209,3 +223,9 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in registered:
             factors = manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             check_size_factors(factors, registered[REGISTRY_KEYS.SIZE_FACTOR_KEY].attr_key)
+
+
+def _genes_of(registry: dict[str, Any]) -> Sequence[str] | None:
+    """Names of the genes that a model was registered with; None where it does not say."""
+    counts = (registry.get(_FIELD_REGISTRIES_KEY) or {}).get(REGISTRY_KEYS.X_KEY) or {}
+    return (counts.get(_STATE_REGISTRY_KEY) or {}).get(LayerField.COLUMN_NAMES_KEY)

@@ -3,10 +3,12 @@
 import inspect
 import os
 import tempfile
+import warnings
 from typing import Any
 
 from anndata import AnnData
 from scvi.model.base._archesmixin import _set_params_online_update
+from scvi.model.base._constants import SAVE_KEYS
 
 from scmixvi.singlecell._checks import check_folder, check_query_order
 from scmixvi.singlecell._data_checks import check_query_genes
@@ -58,6 +60,15 @@ class CheckedFiles:
             super().save(staging, prefix, True, *further, **kwargs)
             check_staged_file(staging, prefix)
             replace_files(staging, target)
+        left = os.path.join(target, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
+        if not save_anndata and os.path.exists(left):
+            warnings.warn(
+                f"{left} is of the model saved here before, and load({os.fspath(dir_path)!r}) "
+                "would give it to this one: save with save_anndata=True, pass adata to load, or "
+                "delete the file.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> Any:

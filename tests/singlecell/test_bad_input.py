@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from anndata import AnnData
 from scipy.sparse import csc_array, csr_array, csr_matrix
 from scvi.model import SCVI
 
@@ -214,22 +215,123 @@ def test_queries_before_training(make_model):
 
 
 @pytest.mark.parametrize("sharing", ["separate", "trunk"])
-@pytest.mark.parametrize("value", [np.nan, -3.0])
-def test_query_cells_with_bad_counts(make_model, value, sharing):
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (np.nan, "adata.X holds 1 entries that are NaN or infinite"),
+        (-3.0, "the counts must not be negative, but the smallest is -3"),
+        (-0.5, "the counts must not be negative, but the smallest is -0.5"),
+        (None, "1 cells have no counts at all"),
+    ],
+)
+def test_query_cells_with_bad_counts(make_model, value, sentence, sharing):
     model = make_model(n_components=2, encoder_sharing=sharing)
     model.train(1, **QUIET)
-    query = with_entry(value)
+    query = with_entry(value) if value is not None else without_counts(make_adata())
     for method, arguments in (
         (model.get_latent_representation, {}),
         (model.get_latent_representation, {"representation": "params"}),
+        (model.get_latent_representation, {"n_refinement_steps": 2}),
+        (model.get_variational_gap, {}),
         (model.get_component_weights, {}),
         (model.get_posterior_diversity, {}),
         (model.get_elbo, {}),
         (model.get_marginal_ll, {"n_mc_samples": 4}),
         (model.get_normalized_expression, {}),
     ):
-        with pytest.raises(ValueError, match="1 of .* no finite latents: their counts or covari"):
+        with pytest.raises(ValueError, match=sentence):
             method(query, **arguments)
+
+
+def without_counts(adata):
+    adata.X[4] = 0
+    adata.X.eliminate_zeros()
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda names: names[::-1], "not the model's genes in the model's order"),
+        (lambda names: ["other", *names[1:]], "1 of the model's .* genes are missing"),
+    ],
+)
+def test_query_cells_of_other_genes(make_model, change, sentence):
+    """Their number is right, and scvi-tools would take one gene for another."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    query = make_adata()
+    query.var_names = change(list(query.var_names))
+    for method in (
+        model.get_latent_representation,
+        model.get_elbo,
+        model.get_variational_gap,
+        model.get_normalized_expression,
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            method(query)
+    with pytest.raises(ValueError, match=sentence):
+        model.differential_expression(query, groupby="batch")
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "sentence"),
+    [
+        (lambda a: a.to_df(), {}, "must be an AnnData of raw counts, but it is a DataFrame"),
+        (lambda a: AnnData(obs=a.obs, var=a.var), {}, "adata.X is empty .None.: name the layer"),
+        (lambda a: a[:0].copy(), {}, "adata has 0 cells and"),
+        (lambda a: a[:, :0].copy(), {}, "and 0 genes"),
+        (lambda a: a, {"categorical_covariate_keys": 3}, "takes a list of columns .* but it is 3"),
+    ],
+)
+def test_what_is_no_data(data, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MixtureSCVI.setup_anndata(data(make_adata()), **arguments)
+
+
+@pytest.mark.parametrize("name", ["n_hidden", "n_latent", "n_layers"])
+def test_layers_have_sizes(make_model, name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, but it is"):
+        make_model(**{"n_hidden": 4, "n_latent": 3, name: 0})
+
+
+@pytest.mark.parametrize("max_epochs", [-1, 0, 1.5])
+def test_a_training_has_an_end(make_model, max_epochs):
+    model = make_model()
+    with pytest.raises(ValueError, match="max_epochs must be a whole number of at least 1, but it"):
+        model.train(max_epochs, **QUIET)
+    assert not model.is_trained
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match="max_epochs must be a whole number of at least 1, but it"):
+        model.refine_encoders(max_epochs, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"n_refinement_steps": 100}, TypeError, "store refined posteriors first, minify_adata"),
+        ({"gene_lst": ["a"]}, TypeError, "no gene_lst: that is no argument of get_norm"),
+        (
+            {"weights": "importance", "n_mc_samples": 5},
+            TypeError,
+            "'importance' and n_mc_samples need n_samples_overall",
+        ),
+        (
+            {"weights": "importance", "n_samples_overall": 5, "n_refinement_steps": 5},
+            TypeError,
+            "takes no n_refinement_steps: its own arguments are max_cells",
+        ),
+        ({"n_samples_overall": 0}, ValueError, "n_samples_overall must be a whole number of at"),
+        ({"n_samples_overall": 2.5}, ValueError, "n_samples_overall must be a whole number of at"),
+        ({"library_size": "foo"}, ValueError, "library_size must be a number above 0 or 'latent'"),
+        ({"library_size": 0}, ValueError, "library_size must be a number above 0 or 'latent'"),
+    ],
+)
+def test_arguments_that_expression_would_pass_over(make_model, arguments, error, sentence):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    with pytest.raises(error, match=sentence):
+        model.get_normalized_expression(**arguments)
 
 
 def with_column(name, entry):

@@ -650,3 +650,22 @@ def test_unknown_options_of_scvi_are_refused(name, value):
     MixtureSCVI.setup_anndata(adata)
     with pytest.raises(ValueError, match=rf"{name} must be one of \['.*but it is '{value}'"):
         MixtureSCVI(adata, **{name: value})
+
+
+@pytest.mark.parametrize("weights", [None, "uniform"])
+def test_rows_of_sampled_expression_are_named_by_their_cells(make_model, weights):
+    """With library sizes the sum of a row is that of its cell's counts, near enough."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    library = model.adata.X.sum(1).A1
+    some = np.arange(0, 60, 3)
+    found = model.get_normalized_expression(
+        indices=some, n_samples_overall=200, library_size="latent", weights=weights
+    )
+    assert found.shape == (200, model.adata.n_vars)
+    cells = model.adata.obs_names.get_indexer(found.index)
+    assert set(cells) <= set(some)
+    assert len(set(cells)) > 15, "of random cells"
+    np.testing.assert_allclose(found.sum(1), library[cells], rtol=1e-3)
+    array = model.get_normalized_expression(n_samples_overall=7, return_numpy=True)
+    assert array.shape == (7, model.adata.n_vars)

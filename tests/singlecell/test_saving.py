@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -143,3 +144,17 @@ def test_a_query_model_from_a_file_trains_what_it_trained_before(tmp_path, unfro
         if name.startswith("z_encoder") and "fc_layers.Layer 0.0.weight" in name:
             assert not where[:23].any()
             assert where[-1]
+
+
+def test_data_of_an_older_model_are_not_passed_over(make_model, tmp_path):
+    """They stay, for they may be the only copy, and saving says whose they are."""
+    first, second = make_model(), make_model()
+    for model in (first, second):
+        model.train(1, **QUIET)
+    first.save(tmp_path / "m", save_anndata=True)
+    with pytest.warns(UserWarning, match=r"adata\.h5ad is of the model saved here before"):
+        second.save(tmp_path / "m", overwrite=True)
+    assert (tmp_path / "m" / "adata.h5ad").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        second.save(tmp_path / "m", overwrite=True, save_anndata=True)

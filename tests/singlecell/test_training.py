@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from lightning.pytorch.callbacks import Callback
 from scvi.train import TrainingPlan
 
+from counts import QUIET
 from scmixvi import MixtureSCVI
 from scmixvi.singlecell._loading import DataSplitter
 from scmixvi.singlecell._training import MixtureTrainingPlan
@@ -243,3 +245,26 @@ def test_a_training_that_fails_leaves_the_model_as_it_answers():
     with pytest.raises(ValueError, match="load the model with the full data to refine them"):
         model.refine_encoders(1)
     assert not model.module.training
+
+
+class Stop(Callback):
+    def on_train_epoch_end(self, trainer, *_):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("stopped")
+
+
+def test_latents_of_before_are_not_passed_off_as_those_of_now(make_model, caplog):
+    """A second training that ends early has moved the weights; adata has the latents of before."""
+    model = make_model()
+    model.train(1, **QUIET)
+    before = model.adata.obsm["X_mix"].copy()
+    caplog.set_level("WARNING", "scmixvi")
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.train(5, callbacks=[Stop()], **QUIET)
+    assert "obsm['X_mix'] holds the latents of before" in caplog.text
+    np.testing.assert_array_equal(model.adata.obsm["X_mix"], before)
+    assert np.abs(model.get_latent_representation() - before).max() > 1e-3
+    caplog.clear()
+    with pytest.raises(RuntimeError, match="stopped"):
+        make_model().train(5, callbacks=[Stop()], **QUIET)
+    assert "latents of before" not in caplog.text
