@@ -896,3 +896,64 @@ def test_what_is_said_of_the_gap_of_cells_is_so():
         assert tuple(round(100 * number, 1) for number in points) == expected
         assert points[0] > points[1]
         assert all(abs(gain) < half for gain, half in gained.values())
+
+
+def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
+    runs = read(EXPERIMENTS / "inference_gap.json", {})["runs"]
+    defaults = ("cortex/default", "sc_mixology/default")
+    settings = (*(f"{data}/mixture" for data in report.DATASETS), *defaults)
+
+    def of(setting, size, key, group):
+        found = by_seed(runs, f"{setting}/S={size}")
+        assert len(found) == 5
+        return {seed: run[group][key] for seed, run in found.items()}
+
+    def means(key, group, sizes, among=settings):
+        found = [np.mean(list(of(name, s, key, group).values())) for name in among for s in sizes]
+        return min(found), max(found)
+
+    def per_cent(*asked):
+        return tuple(round(100 * share) for share in means(*asked))
+
+    for group, size, all_settings, with_defaults in (
+        ("test", [1], (45, 62), (45, 47)),
+        ("test", [4], (62, 66), (62, 64)),
+        ("training", [1], (56, 82), (56, 66)),
+        ("training", [4], (75, 86), (78, 79)),
+    ):
+        assert per_cent("expression/encoders", group, size) == all_settings
+        assert per_cent("expression/encoders", group, size, defaults) == with_defaults
+    assert per_cent("expression/100 steps", "test", [1, 4], defaults) == (87, 89)
+    assert per_cent("expression/100 steps", "training", [1, 4], defaults) == (88, 90)
+    refined = [per_cent("expression/100 steps", group, [1, 4]) for group in ("test", "training")]
+    assert (min(refined)[0], max(refined)[1]) == (86, 90)
+
+    ahead = {}
+    for name in settings:
+        key = "expression/encoders"
+        ahead[name] = interval(paired(of(name, 4, key, "training"), of(name, 1, key, "training")))
+        assert ahead[name][0] > ahead[name][1]
+    said = [tuple(round(100 * number) for number in ahead[name]) for name in defaults]
+    assert said == [(12, 6), (23, 7)]
+
+    def rounded(key, sizes, digits, among=defaults):
+        return tuple(round(nats, digits) for nats in means(key, "test", sizes, among))
+
+    assert rounded("gap/encoders", [1, 4], 0, settings) == (13, 32)
+    assert rounded("gap/encoders", [1, 4], 0) == (27, 32)
+    assert rounded("gap/one Gaussian", [1, 4], 1) == (1.0, 1.2)
+    assert rounded("gap/100 steps", [1], 1) == (1.4, 1.4)
+    assert rounded("gap/100 steps", [4], 1) == (0.7, 0.8)
+    shares = []
+    for name in settings:
+        for size, family in ((1, "one Gaussian"), (4, "four Gaussians")):
+            pair = (of(name, size, f"gap/{f}", "test") for f in ("one Gaussian", "four Gaussians"))
+            assert round(np.mean(paired(*pair)), 1) in (
+                (0.4, 0.5) if name in defaults else (0.3, 0.4, 0.5)
+            )
+            whole, left = (
+                of(name, size, "gap/encoders", "test"),
+                of(name, size, f"gap/{family}", "test"),
+            )
+            shares += [100 * (1 - left[s] / whole[s]) for s in whole if name in defaults]
+    assert (int(min(shares)), round(max(shares))) == (94, 98)
