@@ -379,3 +379,10 @@ def test_one_encoder_has_no_panel_of_diversity():
     assert {"elbo_train", "jsd_train"} <= set(model.history)
     assert "elbo_train" in history
     assert not any(name.startswith("jsd") for name in history)
+
+
+def test_components_are_of_models_that_have_some(adata):
+    with pytest.raises(
+        TypeError, match="must be a MixtureSCVI, but it is a SCVI: see MixtureSCVI.fr"
+    ):
+        pl.components(object.__new__(SCVI), [0])

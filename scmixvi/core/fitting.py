@@ -108,7 +108,7 @@ def refined_posterior(
     with torch.no_grad():
         zs, _ = posterior.sample_stratified()
     with torch.inference_mode(False):
-        offsets = [Offset(*(torch.zeros(z.shape[1:]).to(z) for _ in "ac")) for z in zs]
+        offsets = [Offset(*torch.zeros(2, *z.shape[1:]).to(z)) for z in zs]
         parameters = [number.requires_grad_() for offset in offsets for number in offset]
     climbing = _moved(posterior, offsets, by_path=True)
 

@@ -65,6 +65,8 @@ def components(
 
     Raises
     ------
+    TypeError
+        If the model has no components.
     KeyError
         If a cell or `color` is not in adata.
     ValueError
@@ -78,6 +80,11 @@ def components(
     >>> most = np.argsort(adata.obs["posterior_diversity"])[-5:]
     >>> scmixvi.pl.components(model, most, color="cell_type")
     """
+    if not hasattr(model, "get_component_weights"):
+        raise TypeError(
+            f"the model must be a MixtureSCVI, but it is a {type(model).__name__}: see "
+            "MixtureSCVI.from_scvi_model."
+        )
     adata = model.adata if adata is None else adata
     chosen = _positions(cells, adata)
     if color is not None and color not in adata.obs:

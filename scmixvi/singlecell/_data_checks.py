@@ -198,6 +198,14 @@ def check_groups(
         )
 
 
+def check_genes(wanted: Sequence[str] | None, there: Sequence[str]) -> None:
+    """Raise KeyError unless genes of these names are there; scvi-tools leaves out others."""
+    known = set(there)
+    absent = [gene for gene in ([] if wanted is None else wanted) if gene not in known]
+    if absent:
+        raise KeyError(f"gene_list names {listing(map(repr, absent))}, which adata does not have.")
+
+
 def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) -> None:
     """Raise ValueError unless query cells have the model's genes, in its order."""
     if np.array_equal(np.asarray(query_genes, dtype=str), np.asarray(model_genes, dtype=str)):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scmixvi._messages import check_whole, listing
 from scmixvi.singlecell._checks import check_indices
-from scmixvi.singlecell._data_checks import check_groups
+from scmixvi.singlecell._data_checks import check_genes, check_groups
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
 
@@ -169,6 +169,8 @@ class Estimates:
             For an argument that is neither scvi-tools' nor one of the `weights` asked for: of
             "importance" `max_cells`, `n_mc_samples`, `n_mc_samples_per_pass` and `truncation`, of
             "importance_by_cell" `n_mc_samples`, `n_mc_samples_per_pass` and `n_refinement_steps`.
+        KeyError
+            If adata has no gene of a name in `gene_list`.
         ValueError
             If `weights` or the `library_size` is unknown, `n_samples_overall` is not a whole number
             of at least 1, "importance" is asked for and the likelihood is neither ZINB nor NB,
@@ -184,6 +186,7 @@ class Estimates:
         if given.get("dataloader") is None and adata is not None:
             # scvi-tools counts them, and names the rows by them.
             given["indices"] = check_indices(given.get("indices"), adata.n_obs)
+            check_genes(given.get("gene_list"), adata.var_names)
         self._check_weights(given)
         weights, n_draws = given.get("weights"), given.get("n_samples_overall")
         unnamed = n_draws is None or given.get("return_numpy") or given.get("n_samples", 1) != 1

@@ -310,6 +310,7 @@ def test_a_training_has_an_end(make_model, max_epochs):
     ("arguments", "error", "sentence"),
     [
         ({"n_refinement_steps": 100}, TypeError, "store refined posteriors first, minify_adata"),
+        ({"gene_list": ["gene0", "a"]}, KeyError, "gene_list names 'a', which adata does not have"),
         ({"gene_lst": ["a"]}, TypeError, "no gene_lst: that is no argument of get_norm"),
         (
             {"weights": "importance", "n_mc_samples": 5},
