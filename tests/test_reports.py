@@ -957,3 +957,29 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
             )
             shares += [100 * (1 - left[s] / whole[s]) for s in whole if name in defaults]
     assert (int(min(shares)), round(max(shares))) == (94, 98)
+
+
+def test_what_is_said_of_decoders_of_images_is_so():
+    runs = read(EXPERIMENTS / "decoders_images.json", {})["runs"]
+
+    def of(job, key):
+        found = by_seed(runs, f"mnist/{job}")
+        assert len(found) == 3
+        return {seed: run[key] for seed, run in found.items()}
+
+    def below(first, second, digits=2):
+        return tuple(round(n, digits) for n in interval(paired(of(*second), of(*first))))
+
+    one, four, ensemble = "mixture/S=1", "mixture/S=4", "ensemble/S=4"
+    for size, said in ((2, (0.5, 0.4)), (3, (0.7, 0.2)), (4, (0.7, 0.1)), (5, (0.9, 0.5))):
+        assert below((f"mixture/S={size}", "nll_refined"), (one, "nll_refined"), 1) == said
+    assert below((ensemble, "nll_refined"), (one, "nll_refined")) == (0.2, 0.01)
+    assert below((four, "nll_refined"), (ensemble, "nll_refined")) == (0.51, 0.14)
+    for job, pooled, eq17 in (
+        (four, (1.13, 0.09), (0.78, 0.08)),
+        (ensemble, (0.69, 0.06), (0.38, 0.05)),
+    ):
+        assert below((job, "nll_pooled"), (one, "nll_pooled")) == pooled
+        assert below((job, "nll"), (one, "nll")) == eq17
+    assert below((one, "nll_refined"), (one, "nll")) == (0.97, 0.08)
+    assert below((four, "nll_refined"), (four, "nll_pooled")) == (0.54, 0.05)
