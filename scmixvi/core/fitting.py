@@ -93,7 +93,7 @@ def refined_posterior(
     Parameters
     ----------
     posterior
-        Where it starts. Its tensors are constants.
+        Where it starts. Its tensors are constants, and not made in inference mode.
     log_joint
         From latents `[1, S, B, D]`, one argument a level, top first, to log p(x, z) `[1, S, B]`, in
         nats.
@@ -154,7 +154,8 @@ def fitted_gaussians(
     (1.0, 0.5)
     """
     with torch.inference_mode(False):
-        start = Independent(Normal(loc.detach().clone(), scale.detach().clone()), 1)
+        normal = Normal(loc.detach().clone(), scale.detach().clone(), validate_args=False)
+        start = Independent(normal, 1, validate_args=False)
         posterior = MixturePosterior([Stage(lambda: start)], log_weights)
         refined = refined_posterior(posterior, log_joint, n_steps, learning_rate)
         found = refined.stages[0].conditional()

@@ -196,9 +196,6 @@ class VAETraining(L.LightningModule):
         Raises FloatingPointError as the end of an epoch does.
         """
         self.on_train_epoch_end()
-        loader: Any = self.trainer.train_dataloader
-        if self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and hasattr(loader, "end"):
-            loader.end()  # where an epoch has fewer batches than there are
         self._set_aside = _random_state(self.device)
 
     def on_validation_epoch_end(self) -> None:
@@ -250,6 +247,9 @@ class VAETraining(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Raise FloatingPointError if a gradient since the last validation was not finite."""
+        loader: Any = self.trainer.train_dataloader
+        if self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and hasattr(loader, "end"):
+            loader.end()  # where an epoch has fewer batches than there are
         self._check_gradients(f"a gradient of epoch {self.current_epoch}", "before its checkpoint")
 
     def _check_gradients(self, which: str, state: str) -> None:

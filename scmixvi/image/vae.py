@@ -33,6 +33,9 @@ from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, Pr
 
 Representation = Literal["mean", "components", "params"]
 
+# Rows without gradients that take the memory of one with: what a backward pass needs is kept.
+ROWS_A_GRADIENT = 6
+
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -449,7 +452,7 @@ class ImageVAE(nn.Module):
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
             x, prior = x.clone(), self.prior()
             rows = memory_budget // (4 * self._floats_per_row(prior))
-            n_images = max(1, min(len(x), rows))
+            n_images = max(1, min(len(x), rows // ROWS_A_GRADIENT if n_steps else rows))
             chunk = max(1, min(n_samples, rows // n_images))
             strata, log_weights = zip(
                 *(

@@ -143,7 +143,11 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
 
 
 def check_query(
-    adata: AnnData, setup: Mapping[str, Any], genes: Sequence[str] | None, needs_library: bool
+    adata: AnnData,
+    setup: Mapping[str, Any],
+    genes: Sequence[str] | None,
+    takes_counts: bool,
+    needs_library: bool,
 ) -> None:
     """Raise for other cells than the model's that it cannot answer for.
 
@@ -155,13 +159,15 @@ def check_query(
         Arguments of `setup_anndata` that the model's data were registered with.
     genes
         Names of the model's genes, in its order; None where they are not known.
+    takes_counts
+        Whether what it holds has to be counts, and has not been looked at.
     needs_library
-        Whether every cell needs counts.
+        Whether every cell needs some.
     """
     check_registration(adata, setup)
     if genes is not None:
         check_query_genes(adata.var_names, genes)
-    if _get_adata_minify_type(adata) is None:
+    if takes_counts and _get_adata_minify_type(adata) is None:
         counts, where = counts_of(adata, setup.get("layer"))
         check_finite(counts, where)
         check_counts(counts, needs_library)
@@ -199,7 +205,12 @@ def check_groups(
 
 
 def check_genes(wanted: Sequence[str] | None, there: Sequence[str]) -> None:
-    """Raise KeyError unless genes of these names are there; scvi-tools leaves out others."""
+    """Raise KeyError unless genes of these names are there; scvi-tools leaves out others.
+
+    ValueError for one name in the place of a list.
+    """
+    if isinstance(wanted, str):
+        raise ValueError(f"gene_list takes a list of genes: write gene_list=[{wanted!r}].")
     known = set(there)
     absent = [gene for gene in ([] if wanted is None else wanted) if gene not in known]
     if absent:

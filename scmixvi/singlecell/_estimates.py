@@ -190,6 +190,8 @@ class Estimates:
         self._check_weights(given)
         weights, n_draws = given.get("weights"), given.get("n_samples_overall")
         unnamed = n_draws is None or given.get("return_numpy") or given.get("n_samples", 1) != 1
+        if n_draws is not None and adata is None and given.get("dataloader") is None:
+            raise ValueError("the model has no data of its own: name the cells, adata=...")
         if weights not in CHOICES and not unnamed and given.get("dataloader") is None:
             # scvi-tools would name draws of random cells by the first cells.
             cells = np.arange(adata.n_obs) if given["indices"] is None else given["indices"]
@@ -254,6 +256,8 @@ class Estimates:
         ------
         KeyError
             If there is no column `groupby`.
+        TypeError
+            If `importance_weighting_kwargs` are none of the `weights`.
         ValueError
             If a group has no cells, `idx1` or `idx2` are neither positions nor a mask of cells, or
             as in :meth:`get_normalized_expression`.
@@ -296,4 +300,7 @@ def _unknown_arguments(weights: str | None, chooses: bool, unknown: list[str]) -
             "minify_adata('latent_posterior_parameters_with_counts', n_refinement_steps=...), or "
             "use weights='importance_by_cell'."
         )
+    of_others = [name for name, own in ARGUMENTS_OF_WEIGHTS.items() if {*unknown} <= {*own}]
+    if of_others:
+        return f"{text}: it is an argument of weights={' and '.join(map(repr, of_others))}."
     return f"{text}: that is no argument of get_normalized_expression."

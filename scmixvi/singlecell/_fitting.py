@@ -16,7 +16,7 @@ from scmixvi.singlecell._refinement import (
     encoders_alone,
     own_split,
 )
-from scmixvi.singlecell._storage import store_latents
+from scmixvi.singlecell._storage import has_latents, store_latents
 from scmixvi.singlecell._training import check_precision, named_arguments, with_kl_warmup
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Fitting:
         except BaseException:
             if whole:
                 module.train(was_training)
-            if has_adata and self.is_trained_ and latent_key in self.adata.obsm:
+            if was_trained and has_adata and has_latents(self.adata, latent_key):
                 logger.warning(
                     "training was stopped: adata.obsm[%r] holds the latents of before, "
                     "get_latent_representation() has those of the model as it is now.",
@@ -189,8 +189,7 @@ class Fitting:
             error.add_note("Train before minify_adata, or load the model with the full data.")
             raise error
         self._check_registered_numbers()
-        module = self.module
-        if module.gene_likelihood == "normal":
+        if not self._takes_counts:
             return
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         check_counts(counts, self._needs_library)

@@ -7,7 +7,12 @@ from typing import Any, Literal
 import rich.pretty  # noqa: F401  scvi-tools 1.4 uses it without importing it
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SETUP_ARGS_KEY, _STATE_REGISTRY_KEY
+from scvi.data._constants import (
+    _FIELD_REGISTRIES_KEY,
+    _SCVI_UUID_KEY,
+    _SETUP_ARGS_KEY,
+    _STATE_REGISTRY_KEY,
+)
 from scvi.data._utils import _check_if_view
 from scvi.data.fields import LayerField
 from scvi.model import SCVI
@@ -191,21 +196,34 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         if adata is not None and adata is not own:
             _check_if_view(adata, copy_if_view)
             registry = getattr(self, "registry_", None) or {}
-            check_query(
-                adata, registry.get(_SETUP_ARGS_KEY) or {}, _genes_of(registry), self._needs_library
-            )
+            genes = _genes_of(registry)
+            if own is not None and genes is not None and len(own.var_names) == len(genes):
+                genes = own.var_names  # which may have got other names since
+            takes_counts = self._takes_counts and not self._knows(adata)
+            setup = registry.get(_SETUP_ARGS_KEY) or {}
+            check_query(adata, setup, genes, takes_counts, self._needs_library)
         adata = super()._validate_anndata(adata, copy_if_view)
         if adata is own:
             self._check_registered_numbers()
         return adata
 
+    def _knows(self, adata: AnnData) -> bool:
+        """Whether this model has registered, and so looked at, this very object."""
+        managers = self._per_instance_manager_store.get(self.id, {})
+        manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
+        return manager is not None and manager.adata is adata
+
+    @property
+    def _takes_counts(self) -> bool:
+        """Whether the data have to be counts."""
+        return self.module is not None and self.module.gene_likelihood != "normal"
+
     @property
     def _needs_library(self) -> bool:
         """Whether a cell without counts has no library size."""
         module = self.module
-        if module is None or module.gene_likelihood == "normal":
-            return False
-        return module.use_observed_lib_size and not module.use_size_factor_key
+        observed = self._takes_counts and module.use_observed_lib_size
+        return observed and not module.use_size_factor_key
 
     def _make_data_loader(
         self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any

@@ -63,8 +63,8 @@ class CheckedFiles:
         left = os.path.join(target, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
         if not save_anndata and os.path.exists(left):
             warnings.warn(
-                f"{left} is of the model saved here before, and load({os.fspath(dir_path)!r}) "
-                "would give it to this one: save with save_anndata=True, pass adata to load, or "
+                f"{left} was there before, and load({os.fspath(dir_path)!r}) will give it to this "
+                "model, right or wrong: save with save_anndata=True, pass adata to load, or "
                 "delete the file.",
                 UserWarning,
                 stacklevel=2,

@@ -18,3 +18,9 @@ def store_latents(adata: AnnData | Any, key: str, latents: np.ndarray) -> None:
     ends = np.cumsum([part.n_obs for part in adata.adatas])
     for part, rows in zip(adata.adatas, np.split(latents, ends[:-1]), strict=True):
         part.obsm[key] = rows
+
+
+def has_latents(adata: AnnData | Any, key: str | None) -> bool:
+    """Whether :func:`store_latents` has stored something, or something else lies there."""
+    places = [adata] if adata.obsm is not None else adata.adatas
+    return any(key in place.obsm for place in places)

@@ -149,6 +149,13 @@ def test_the_models_weights_get_no_gradient_whatever_context_it_is_called_in():
             torch.testing.assert_close(fitted(), expected, rtol=0, atol=0)
 
 
+def test_an_input_that_is_no_number_leaves_the_others_alone():
+    loc = torch.zeros(1, 2, 3)
+    loc[0, 1] = float("nan")
+    found, _ = fitted_gaussians(loc, torch.ones(1, 2, 3), lambda z: -(z - 1).square().sum(-1), 20)
+    assert (found[0, 0] > 0.1).all()
+
+
 def test_an_input_without_a_finite_gradient_stays_and_the_others_move():
     start = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
     nothing = torch.tensor([1.0, float("nan")]).reshape(1, 1, 2, 1)

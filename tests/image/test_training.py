@@ -181,10 +181,11 @@ def test_settings_out_of_range_are_refused(settings, complaint):
         training(**settings)
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("limit", [2, 4, 1.0])
-def test_an_epoch_that_was_cut_short_is_over_for_what_goes_on(tmp_path, limit):
+def test_an_epoch_that_was_cut_short_is_over_for_what_goes_on(tmp_path, limit, every):
     """The next epoch has a new order, in a resumed run as in a whole one."""
-    settings = {"limit_train_batches": limit}
+    settings = {"limit_train_batches": limit, "check_val_every_n_epoch": every}
     whole = training()
     trainer(tmp_path / "whole", max_epochs=4, **settings).fit(whole, batches(), held_out())
     half = training()

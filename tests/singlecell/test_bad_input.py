@@ -8,6 +8,7 @@ from scvi.model import SCVI
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell import _data_checks
 
 
 def snapshot(adata):
@@ -274,6 +275,35 @@ def test_query_cells_of_other_genes(make_model, change, sentence):
         model.differential_expression(query, groupby="batch")
 
 
+def test_renamed_genes_of_the_model_are_the_models_genes(make_model):
+    """Names may change after registration; parts of the same data have the new ones."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    whole = model.get_latent_representation()
+    model.adata.var_names = [f"symbol {name}" for name in model.adata.var_names]
+    part = model.get_latent_representation(model.adata[:10].copy())
+    np.testing.assert_allclose(part, whole[:10], atol=1e-4)
+
+
+def test_values_that_are_no_counts_may_be_negative(make_model):
+    model = make_model(gene_likelihood="normal", log_variational=False)
+    model.train(1, **QUIET)
+    assert np.isfinite(model.get_latent_representation(with_entry(-3.0))).all()
+
+
+def test_cells_are_looked_at_once(make_model, monkeypatch):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    query, looked = make_adata(seed=1), []
+    monkeypatch.setattr(_data_checks, "check_counts", lambda *a: looked.append(a))
+    for _ in range(3):
+        model.get_latent_representation(query)
+    assert len(looked) == 1
+    changed = query.copy()
+    model.get_latent_representation(changed)
+    assert len(looked) == 2, "a copy may hold something else"
+
+
 @pytest.mark.parametrize(
     ("data", "arguments", "sentence"),
     [
@@ -311,6 +341,12 @@ def test_a_training_has_an_end(make_model, max_epochs):
     [
         ({"n_refinement_steps": 100}, TypeError, "store refined posteriors first, minify_adata"),
         ({"gene_list": ["gene0", "a"]}, KeyError, "gene_list names 'a', which adata does not have"),
+        ({"gene_list": "gene0"}, ValueError, r"write gene_list=\['gene0'\]"),
+        (
+            {"n_samples_overall": 5, "n_mc_samples": 5},
+            TypeError,
+            "it is an argument of weights='importance' and 'importance_by_cell'",
+        ),
         ({"gene_lst": ["a"]}, TypeError, "no gene_lst: that is no argument of get_norm"),
         (
             {"weights": "importance", "n_mc_samples": 5},

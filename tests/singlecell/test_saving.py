@@ -152,7 +152,7 @@ def test_data_of_an_older_model_are_not_passed_over(make_model, tmp_path):
     for model in (first, second):
         model.train(1, **QUIET)
     first.save(tmp_path / "m", save_anndata=True)
-    with pytest.warns(UserWarning, match=r"adata\.h5ad is of the model saved here before"):
+    with pytest.warns(UserWarning, match=r"adata\.h5ad was there before, and load"):
         second.save(tmp_path / "m", overwrite=True)
     assert (tmp_path / "m" / "adata.h5ad").exists()
     with warnings.catch_warnings():

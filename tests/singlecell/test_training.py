@@ -1,6 +1,7 @@
 """The training plan changes when things are logged, not what is trained or recorded."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scvi.train import TrainingPlan
 from counts import QUIET
 from scmixvi import MixtureSCVI
 from scmixvi.singlecell._loading import DataSplitter
+from scmixvi.singlecell._storage import has_latents, store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan
 
 
@@ -268,3 +270,14 @@ def test_latents_of_before_are_not_passed_off_as_those_of_now(make_model, caplog
     with pytest.raises(RuntimeError, match="stopped"):
         make_model().train(5, callbacks=[Stop()], **QUIET)
     assert "latents of before" not in caplog.text
+
+
+def test_latents_of_a_collection_lie_in_its_parts():
+    """scvi-tools' adapter of a collection has no obsm of its own."""
+    parts = [SimpleNamespace(obsm={}, n_obs=2), SimpleNamespace(obsm={}, n_obs=1)]
+    collection = SimpleNamespace(obsm=None, adatas=parts)
+    assert not has_latents(collection, "X_mix")
+    store_latents(collection, "X_mix", np.zeros((3, 2)))
+    assert has_latents(collection, "X_mix")
+    assert not has_latents(collection, None)
+    assert has_latents(SimpleNamespace(obsm={"X_mix": 0}), "X_mix")
