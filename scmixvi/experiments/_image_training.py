@@ -297,7 +297,7 @@ class Models:
     def refined_nll(self, name: str, vae: ImageVAE) -> dict[str, float | int]:
         """The same by posteriors of each image's own, from fewer samples.
 
-        So a model's NLL depends much less on how good its encoders are.
+        So a model's NLL depends less on how good its encoders are.
 
         Parameters
         ----------

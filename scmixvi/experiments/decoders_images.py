@@ -3,10 +3,11 @@ r"""Decoder or posterior, of images: where the mixture's lower NLL comes from (n
 An importance-sampled NLL falls with a better model, and with better encoders, whose draws it is
 made of. What :mod:`scmixvi.experiments.decoders` does for cells is done here for the MLP: after
 gradient steps every image has a posterior of its own (`ImageVAE.nll(n_refinement_steps=...)`), so
-that the NLL depends much less on the encoders. What it still gains with S is the decoder's.
+that the NLL depends less on the encoders.
 
 The mixtures are those of :mod:`scmixvi.experiments.latents`, S = 1 to 5. As a control stands the
-ensemble of four, whose decoder is that of S = 1: all that it gains is its encoders'.
+ensemble of four, whose decoder is that of S = 1: all that it gains is its posterior's, and what the
+mixture of four gains beyond it the decoder's.
 Checkpoints are those of `latents`, so what was trained there is not trained again.
 
     python -m scmixvi.experiments.decoders_images --seed 0 --epochs 50 --learning-rate 1e-3 \

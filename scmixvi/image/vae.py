@@ -235,9 +235,9 @@ class ImageVAE(nn.Module):
             CPU (its caches), 1 GiB elsewhere.
         n_refinement_steps
             Gradient steps of every image's own posterior before its samples are drawn
-            (:meth:`refined_posterior`), each for about the cost of three samples: mostly a better
-            proposal, where encoders are behind what their family could say. What is climbed,
-            KL(q || p), lets go of thin tails, so that where it wins little it may also lose.
+            (:meth:`refined_posterior`): mostly a better proposal, where encoders are behind what
+            their family could say. What is climbed, KL(q || p), lets go of thin tails, so that
+            where it wins little it may also lose.
 
         Returns
         -------
