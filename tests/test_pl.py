@@ -367,6 +367,11 @@ def test_a_colour_that_is_not_there_leaves_no_figure(adata):
             pl.posterior_diversity(adata, color=color, show=False)
     assert not plt.get_fignums()
     assert len(pl.posterior_diversity(adata, color=adata.var_names[0], show=False)) == 2
+    adata.var["symbol"] = ["Sox2", "Actb"]
+    symbol = {"color": "Actb", "gene_symbols": "symbol"}
+    assert len(pl.posterior_diversity(adata, **symbol, show=False)) == 2
+    adata.raw = adata
+    assert len(pl.posterior_diversity(adata, **symbol, show=False)) == 2
 
 
 def test_one_encoder_has_no_panel_of_diversity():

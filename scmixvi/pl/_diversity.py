@@ -63,7 +63,7 @@ def posterior_diversity(
     >>> scmixvi.pl.posterior_diversity(adata, color="cell_type")
     """
     names = [color] if isinstance(color, str) else [] if color is None else list(color)
-    _check(adata, names, key, basis)
+    _check(adata, names, key, basis, kwargs.get("gene_symbols"))
     if ax is not None and names:
         raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")
     axes = [ax] if ax is not None else panels(len(names) + 1)
@@ -76,8 +76,12 @@ def posterior_diversity(
     return axes if names else axes[0]
 
 
-def _check(adata: AnnData, color: Sequence[str], key: str, basis: str) -> None:
-    known = {*adata.obs, *adata.var_names, *([] if adata.raw is None else adata.raw.var_names)}
+def _check(
+    adata: AnnData, color: Sequence[str], key: str, basis: str, gene_symbols: str | None
+) -> None:
+    known = {*adata.obs}
+    for genes in (adata, *([] if adata.raw is None else [adata.raw])):
+        known |= {*genes.var_names, *genes.var.get(gene_symbols, ())}
     absent = [name for name in color if name not in known]
     if absent:
         raise KeyError(
