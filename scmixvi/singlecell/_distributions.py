@@ -117,10 +117,11 @@ class MixtureOfNormals(Distribution):
 
 def _radical_inverses(n: int, base: int) -> Tensor:
     """Mirror the base's digits of 0, 1, ..., n - 1 at the point: `[n]`, in [0, 1)."""
-    index = torch.arange(n)
+    index, largest = torch.arange(n), n - 1
     inverse, place = torch.zeros(n, dtype=torch.float64), 1.0 / base
-    while index.any():
+    while largest > 0:
         inverse += place * (index % base)
         index //= base
+        largest //= base
         place /= base
     return inverse

@@ -86,7 +86,7 @@ class Generation:
         pl = None
         if not self.use_observed_lib_size:
             mean, variance = self._compute_local_library_params(batch_index)
-            pl = torch.distributions.Normal(mean, variance.sqrt())
+            pl = torch.distributions.Normal(mean, variance.sqrt(), validate_args=False)
         return {
             MODULE_KEYS.PX_KEY: px,
             MODULE_KEYS.PL_KEY: pl,
@@ -122,5 +122,5 @@ class Generation:
         if self.gene_likelihood == "nb":
             return NegativeBinomial(mu=rate, theta=dispersion, scale=scale)
         if self.gene_likelihood == "poisson":
-            return Poisson(rate=rate, scale=scale)
-        return Normal(rate, dispersion, normal_mu=scale)
+            return Poisson(rate=rate, scale=scale, validate_args=False)
+        return Normal(rate, dispersion, normal_mu=scale, validate_args=False)
