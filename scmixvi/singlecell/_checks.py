@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from scvi import settings
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from torch import Tensor
 
@@ -159,6 +160,18 @@ def check_indices(indices: Any, n_obs: int, name: str = "indices") -> np.ndarray
             f"{outside.size} of them do not, for example {outside[0]}."
         )
     return np.where(found < 0, found + n_obs, found)
+
+
+def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
+    """Raise ValueError where scvi-tools' own split of so few cells would leave none to train on."""
+    splitting = arguments | (arguments.get("datasplitter_kwargs") or {})
+    chosen = ("train_size", "external_indexing", "datamodule")
+    batch_size = arguments.get("batch_size") or settings.batch_size
+    if n_obs < min(3, batch_size) and all(splitting.get(name) is None for name in chosen):
+        raise ValueError(
+            f"adata has {n_obs} cell(s), of which none would be trained on: pass train_size=1.0, "
+            "or train on more cells."
+        )
 
 
 def check_encoded(loc: Tensor) -> None:

@@ -9,6 +9,7 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi._messages import check_whole
+from scmixvi.singlecell._checks import check_split
 from scmixvi.singlecell._data_checks import check_counts
 from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
@@ -47,7 +48,8 @@ class Fitting:
         ------
         ValueError
             If the data are minified without counts, if `latent_key` is neither a non-empty string
-            nor None, if `max_epochs` is not a whole number of at least 1, if the counts are
+            nor None, if `max_epochs` is not a whole number of at least 1, if there are too few cells
+            to set any apart, or a minibatch of one in a model with batch norm, if the counts are
             negative or a cell has none, if continuous covariates or
             size factors are not finite, or size factors not above 0, if `precision` changes the
             type of the weights, or if the loss is no longer finite.
@@ -63,6 +65,8 @@ class Fitting:
         check_precision(arguments)
         if arguments.get("max_epochs") is not None:
             check_whole("max_epochs", arguments["max_epochs"])
+        if has_adata:
+            check_split(self._own.n_obs, arguments)
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
             arguments.get("plan_kwargs"),

@@ -256,8 +256,8 @@ def _nb(
     value, v, shrink, log1p, spare = work[:5]
     value.addcmul_(at.theta, log1p, value=-1)
     if d_mu is not None:
-        torch.add(at.x_scaled, at.ratio, out=spare)
-        d_mu.addcmul_(spare, shrink, value=-1)
+        spare = spare[: max(len(at.x_scaled), len(at.ratio))]
+        d_mu.addcmul_(torch.add(at.x_scaled, at.ratio, out=spare), shrink, value=-1)
     if d_theta is not None:
         torch.mul(v, at.ratio, out=d_theta).sub_(at.x_scaled).mul_(shrink).sub_(log1p)
 

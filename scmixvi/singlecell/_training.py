@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
+from torch import nn
 from torch.optim import Optimizer
 
 # Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
@@ -58,10 +60,20 @@ class MixtureTrainingPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """As scvi-tools' step; raises ValueError before a loss that is not finite does harm."""
+        if batch[REGISTRY_KEYS.X_KEY].shape[0] == 1:
+            self._check_one_cell()
         loss = super().training_step(batch, batch_idx)
         if loss.device.type == "cpu":
             self._check_finite(loss)
         return loss
+
+    def _check_one_cell(self) -> None:
+        if any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.module.modules()):
+            raise ValueError(
+                "a minibatch has one cell, and batch normalisation needs two or more: pass another "
+                "batch_size to train, datasplitter_kwargs={'drop_last': True} to leave out the "
+                "cells that fill no minibatch, or make the model with use_batch_norm='none'."
+            )
 
     def _check_finite(self, loss: torch.Tensor) -> None:
         if not bool(loss.isfinite()):

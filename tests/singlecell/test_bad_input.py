@@ -325,6 +325,25 @@ def test_layers_have_sizes(make_model, name):
         make_model(**{"n_hidden": 4, "n_latent": 3, name: 0})
 
 
+@pytest.mark.parametrize("n_cells", [1, 2])
+def test_a_training_has_cells(make_model, n_cells):
+    model = make_model(data=make_adata(n_cells))
+    with pytest.raises(ValueError, match=f"adata has {n_cells} cell.*pass train_size=1.0"):
+        model.train(1, **QUIET)
+    assert not model.is_trained
+    make_model(data=make_adata(n_cells), use_batch_norm="none").train(1, train_size=1.0, **QUIET)
+
+
+def test_batch_norm_needs_two_cells(make_model):
+    model = make_model(data=make_adata(17))
+    with pytest.raises(ValueError, match="a minibatch has one cell.*'drop_last': True"):
+        model.train(1, batch_size=8, train_size=1.0, **QUIET)
+    leave_out = {"drop_last": True}
+    model.train(1, batch_size=8, train_size=1.0, datasplitter_kwargs=leave_out, **QUIET)
+    unnormalised = make_model(data=make_adata(17), use_batch_norm="none")
+    unnormalised.train(1, batch_size=8, train_size=1.0, **QUIET)
+
+
 @pytest.mark.parametrize("max_epochs", [-1, 0, 1.5])
 def test_a_training_has_an_end(make_model, max_epochs):
     model = make_model()
