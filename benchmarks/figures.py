@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from benchmarks.report import DATASETS, gains_of
+from benchmarks._report_bounds import DATASETS, gains_of
 
 STATIC = Path(__file__).parents[1] / "docs" / "_static"
 SETTINGS = {"none": "without batch norm", "both": "with batch norm (the default)"}

@@ -30,8 +30,8 @@ from torch import Tensor
 
 import scmixvi
 from benchmarks import RESULTS
+from benchmarks._report_bounds import over_one
 from benchmarks._timing import interleaved, ratios, summary
-from benchmarks.report import over_one
 from scmixvi.core import miselbo
 from scmixvi.image import ImageVAE, recipes
 from scmixvi.image.memory import keep_freed_memory

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import RESULTS, figures, report
+from benchmarks import _report_bounds as of_bounds
+from benchmarks import _report_times as of_times
 from scmixvi import experiments
 from scmixvi.experiments import _paper_images, density2d
 from scmixvi.experiments import report as experiment_report
@@ -44,10 +46,10 @@ def test_speed_tables_take_what_has_been_measured(monkeypatch):
         "memory alone": {"memory": {"SCVI": {"resident_mb": 1.0}}},
         "four": {"training": trained, "max_steps_an_epoch": 7},
     }
-    monkeypatch.setattr(report, "read", lambda *_: content)
-    assert "| four, scaled up from 7 steps | 1.00 |  |  | 1.00 |  |" in report.epoch_ratios()
-    assert "memory alone" not in report.epochs() + report.epoch_parts() + report.queries()
-    assert report.epochs().count("four, scaled up from 7 steps") == 2
+    monkeypatch.setattr(of_times, "read", lambda *_: content)
+    assert "| four, scaled up from 7 steps | 1.00 |  |  | 1.00 |  |" in of_times.epoch_ratios()
+    assert "memory alone" not in of_times.epochs() + of_times.epoch_parts() + of_times.queries()
+    assert of_times.epochs().count("four, scaled up from 7 steps") == 2
 
 
 def test_the_readme_is_current():
@@ -57,13 +59,13 @@ def test_the_readme_is_current():
 
 
 def test_what_the_readme_says_of_the_gains_is_so():
-    runs = report._runs()
+    runs = of_bounds._runs()
 
     def gains(batch_norm):
         return [
             gain
-            for data in report.DATASETS
-            for gain in report.gains_of(data, batch_norm, "log_likelihood")
+            for data in of_bounds.DATASETS
+            for gain in of_bounds.gains_of(data, batch_norm, "log_likelihood")
         ]
 
     assert sum(gain > 0 for gain in gains("none")) == 9
@@ -72,8 +74,8 @@ def test_what_the_readme_says_of_the_gains_is_so():
     without = [
         runs[f"{data}/bn=none/S=4/seed={seed}"]["log_likelihood"]
         - runs[f"{data}/bn=both/S=4/seed={seed}"]["log_likelihood"]
-        for data in report.DATASETS
-        for seed in report.SEEDS
+        for data in of_bounds.DATASETS
+        for seed in of_bounds.SEEDS
     ]
     assert round(min(without), 1) == 0.6
     assert round(max(without), 1) == 2.7
@@ -82,8 +84,8 @@ def test_what_the_readme_says_of_the_gains_is_so():
 def test_the_figure_of_gains_shows_every_seed():
     fig = figures.gains_figure()
     for ax, batch_norm in zip(fig.axes, figures.SETTINGS, strict=True):
-        shown = [list(line.get_xdata()) for line in ax.lines[: len(report.DATASETS)]]
-        expected = [report.gains_of(d, batch_norm, "log_likelihood") for d in report.DATASETS]
+        shown = [list(line.get_xdata()) for line in ax.lines[: len(of_bounds.DATASETS)]]
+        expected = [of_bounds.gains_of(d, batch_norm, "log_likelihood") for d in of_bounds.DATASETS]
         assert shown == expected
     assert "200 of the model's own draws" in fig.get_supxlabel()
     plt.close(fig)
@@ -115,16 +117,16 @@ def test_what_the_pages_quote_of_the_papers_images_is_there():
 
 def test_what_the_pages_say_of_gaps_and_scores_is_so():
     """No data set's mean gap shrinks by more than a nat; no score differs by three errors."""
-    runs = report._runs()
+    runs = of_bounds._runs()
 
     def gap(name):
         return runs[name]["log_likelihood"] - runs[name]["miselbo"]
 
-    for data in report.DATASETS:
+    for data in of_bounds.DATASETS:
         names = [n for n in runs if n.startswith(f"{data}/") and "/S=1/" in n]
         smaller = [gap(n) - gap(n.replace("/S=1/", "/S=4/")) for n in names]
         assert sum(smaller) / len(smaller) < 1
-    for row in report.scores_of_four().splitlines()[2:]:
+    for row in of_bounds.scores_of_four().splitlines()[2:]:
         difference, error = map(float, row.split("|")[3].split("±"))
         assert abs(difference) < 3 * error
 
@@ -158,7 +160,7 @@ def test_what_the_guide_says_of_the_bounds_of_many_components_is_so():
     def gains(data, estimator, key="log_likelihood"):
         """S to what shared encoders add to one component, a number a seed."""
         names = [name for name in bounds[data] if name.startswith(f"trunk, {estimator}")]
-        found = {int(n.split("S = ")[1]): report.over_one(bounds[data], n, key) for n in names}
+        found = {int(n.split("S = ")[1]): of_bounds.over_one(bounds[data], n, key) for n in names}
         assert list(found) == [1, 4, 16, 64, 256]
         assert {len(values) for values in found.values()} == {3}
         return found
@@ -175,7 +177,7 @@ def test_what_the_guide_says_of_the_bounds_of_many_components_is_so():
     assert sorted(s2a.values(), reverse=True) == list(s2a.values())
     assert s2s[4] > 0 > max(s2s[s] for s in (16, 64, 256))
     assert all(s2a[s] > s2s[s] for s in s2a)
-    path = [interval(gains("mnist", "s2a", key)[1]) for key in report.GAINS]
+    path = [interval(gains("mnist", "s2a", key)[1]) for key in of_bounds.GAINS]
     assert [(round(m, 1), round(h, 1)) for m, h in path] == [(4.9, 1.3), (5.5, 0.9)]
 
 
@@ -345,7 +347,7 @@ def integration(data, first, second, job, *keys):
 
 
 def test_what_is_said_of_integration_scores_is_so():
-    for data in report.DATASETS:
+    for data in of_bounds.DATASETS:
         gain, half = integration(data, "mixture", "scvi", "scores", "Bio conservation")
         assert abs(gain) < half
         over_pca, half = integration(data, "mixture", "pca", "scores", "Bio conservation")
@@ -376,7 +378,7 @@ def test_what_is_said_of_other_seeds_is_so():
         assert len(found) == 10
         return sum(found) / len(found)
 
-    for data in report.DATASETS:
+    for data in of_bounds.DATASETS:
         clusters = [agreement(data, method, "ari") for method in ("mixture", "scvi")]
         assert abs(clusters[0] - clusters[1]) < 0.06
         ranks = {m: agreement(data, m, "de_spearman") for m in ("scvi", "mixture", "ensemble")}
@@ -386,24 +388,24 @@ def test_what_is_said_of_other_seeds_is_so():
 def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
     runs = read(EXPERIMENTS / "integration.json", {})["runs"]
     null = [run for name, run in runs.items() if "/null/" in name]
-    assert len(null) == 2 * 5 * len(report.DATASETS)
+    assert len(null) == 2 * 5 * len(of_bounds.DATASETS)
     calls = [share for run in null for at in ("0.05", "0.1", "0.2") for share in run[at]]
     assert max(calls) < 5e-5
     seen = [p for run in null for name in ("median", "p95", "largest") for p in run[name]]
     assert 0.25 < min(seen) < max(seen) < 0.65
     weighted = [run["0.05"] for name, run in runs.items() if "/null, importance/" in name]
     shares = [share for run in weighted for share in run]
-    assert len(weighted) == 5 * len(report.DATASETS)
+    assert len(weighted) == 5 * len(of_bounds.DATASETS)
     counts = [len(shares), sum(s > 0 for s in shares), sum(s > 0.5 for s in shares)]
     assert counts == [75, 22, 8]
     by_cell = {n: run for n, run in runs.items() if "/null, importance_by_cell/" in n}
-    assert len(by_cell) == 5 * len(report.DATASETS)
+    assert len(by_cell) == 5 * len(of_bounds.DATASETS)
     for name, run in by_cell.items():
         assert max(run["0.05"] + run["0.1"] + run["0.2"]) == 0
         uniform = runs[name.replace("null, importance_by_cell", "null")]
         for key in ("median", "p95", "largest"):
             np.testing.assert_allclose(run[key], uniform[key], atol=0.07)
-    for data in report.DATASETS:
+    for data in of_bounds.DATASETS:
         auroc = {
             method: [run for name, run in runs.items() if f"{data}/{method}/ambiguous/" in name]
             for method in ("scvi", "mixture")
@@ -492,7 +494,7 @@ def test_what_is_said_of_planted_changes_is_so():
 def test_what_is_said_of_fast_and_plain_training_is_so():
     runs = read(RESULTS / "same_bounds.json", {})["runs"]
     for first, second in (("fast", "plain"), ("bf16", "fast")):
-        for data in report.DATASETS:
+        for data in of_bounds.DATASETS:
             for size in (1, 4):
                 names = [f"{data}/S={size}/{path}" for path in (first, second)]
                 for key in ("miselbo", "log_likelihood"):
@@ -521,7 +523,7 @@ def test_what_is_said_of_decoders_and_posteriors_is_so():
         first, one = f"{data}/{model}/S=4", f"{data}/{of}/S=1"
         return differences("decoders.json", first, one, *keys)
 
-    models = [(data, "mixture") for data in report.DATASETS]
+    models = [(data, "mixture") for data in of_bounds.DATASETS]
     models += [("cortex", "default"), ("sc_mixology", "default")]
     for data, model in models:
         gain, half = difference(data, model, "test", "log_p", of=model)
@@ -901,7 +903,7 @@ def test_what_is_said_of_the_gap_of_cells_is_so():
 def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
     runs = read(EXPERIMENTS / "inference_gap.json", {})["runs"]
     defaults = ("cortex/default", "sc_mixology/default")
-    settings = (*(f"{data}/mixture" for data in report.DATASETS), *defaults)
+    settings = (*(f"{data}/mixture" for data in of_bounds.DATASETS), *defaults)
 
     def of(setting, size, key, group):
         found = by_seed(runs, f"{setting}/S={size}")

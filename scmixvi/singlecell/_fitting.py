@@ -48,9 +48,9 @@ class Fitting:
         ------
         ValueError
             If the data are minified without counts, if `latent_key` is neither a non-empty string
-            nor None, if `max_epochs` is not a whole number of at least 1, if there are too few cells
-            to set any apart, or a minibatch of one in a model with batch norm, if the counts are
-            negative or a cell has none, if continuous covariates or
+            nor None, if `max_epochs` is not a whole number of at least 1, if there are too few
+            cells to set any apart, or a minibatch has one and the model batch norm, if the counts
+            are negative or a cell has none, if continuous covariates or
             size factors are not finite, or size factors not above 0, if `precision` changes the
             type of the weights, or if the loss is no longer finite.
         """
