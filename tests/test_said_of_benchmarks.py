@@ -1,0 +1,109 @@
+"""What the pages say of the benchmarks' figures is so."""
+
+import numpy as np
+
+from benchmarks import RESULTS
+from benchmarks import _report_bounds as of_bounds
+from scmixvi.experiments._common import by_seed, interval, paired
+from scmixvi.records import read
+
+
+def test_what_the_readme_says_of_the_gains_is_so():
+    runs = of_bounds._runs()
+
+    def gains(batch_norm):
+        return [
+            gain
+            for data in of_bounds.DATASETS
+            for gain in of_bounds.gains_of(data, batch_norm, "log_likelihood")
+        ]
+
+    assert sum(gain > 0 for gain in gains("none")) == 9
+    assert sum(gain > 0 for gain in gains("encoder")) == 9
+    assert sum(gain > 0 for gain in gains("both")) == 8
+    without = [
+        runs[f"{data}/bn=none/S=4/seed={seed}"]["log_likelihood"]
+        - runs[f"{data}/bn=both/S=4/seed={seed}"]["log_likelihood"]
+        for data in of_bounds.DATASETS
+        for seed in of_bounds.SEEDS
+    ]
+    assert round(min(without), 1) == 0.6
+    assert round(max(without), 1) == 2.7
+
+
+def test_what_the_pages_say_of_gaps_and_scores_is_so():
+    """No data set's mean gap shrinks by more than a nat; no score differs by three errors."""
+    runs = of_bounds._runs()
+
+    def gap(name):
+        return runs[name]["log_likelihood"] - runs[name]["miselbo"]
+
+    for data in of_bounds.DATASETS:
+        names = [n for n in runs if n.startswith(f"{data}/") and "/S=1/" in n]
+        smaller = [gap(n) - gap(n.replace("/S=1/", "/S=4/")) for n in names]
+        assert sum(smaller) / len(smaller) < 1
+    for row in of_bounds.scores_of_four().splitlines()[2:]:
+        difference, error = map(float, row.split("|")[3].split("±"))
+        assert abs(difference) < 3 * error
+
+
+def test_what_the_guide_says_of_queries_against_s_is_so():
+    measured = read(RESULTS / "singlecell.json", {}).values()
+    (taken,) = [found["inference"]["marginal_ll"] for found in measured if "inference" in found]
+    seconds = {name: found["median"] for name, found in taken["seconds"].items()}
+    assert round(seconds["S = 8"] / seconds["S = 1"], 2) == 1.06
+    assert round(seconds["S = 64"] / seconds["S = 1"], 1) == 1.4
+
+
+def test_what_the_guide_says_of_many_components_is_so():
+    times = read(RESULTS / "many_components.json", {})["times"]
+
+    def ratios(data, estimator, size=256):
+        models = times[data]["models"]
+        found = [models[f"trunk, {estimator} from {n}, S = {size}"] for n in (2, 4)]
+        return [row["ratio"]["median"] for row in found]
+
+    assert max(ratios("cortex", "s2s") + ratios("mnist", "s2s")) < 1
+    for data in ("cortex", "mnist"):
+        many, few = ratios(data, "s2a"), ratios(data, "s2a", size=4)
+        assert 2 <= min(many) <= max(many) <= 3
+        assert all(3 <= a / b <= 4 for a, b in zip(many, few, strict=True))
+
+
+def test_what_the_guide_says_of_the_bounds_of_many_components_is_so():
+    bounds = read(RESULTS / "many_components.json", {})["bounds"]
+
+    def gains(data, estimator, key="log_likelihood"):
+        """S to what shared encoders add to one component, a number a seed."""
+        names = [name for name in bounds[data] if name.startswith(f"trunk, {estimator}")]
+        found = {int(n.split("S = ")[1]): of_bounds.over_one(bounds[data], n, key) for n in names}
+        assert list(found) == [1, 4, 16, 64, 256]
+        assert {len(values) for values in found.values()} == {3}
+        return found
+
+    def means(data, estimator):
+        return {s: np.mean(values) for s, values in gains(data, estimator).items()}
+
+    for estimator in ("s2a", "s2s"):
+        found = gains("cortex", estimator)
+        assert all(1 < interval(found[s])[0] < 3.05 for s in (4, 16, 64, 256))
+        assert all(abs(interval(found[s])[0]) < interval(found[s])[1] for s in (4, 16, 64, 256))
+        assert max(map(np.mean, found.values())) - np.mean(found[4]) < 0.5
+    s2a, s2s = means("mnist", "s2a"), means("mnist", "s2s")
+    assert sorted(s2a.values(), reverse=True) == list(s2a.values())
+    assert s2s[4] > 0 > max(s2s[s] for s in (16, 64, 256))
+    assert all(s2a[s] > s2s[s] for s in s2a)
+    path = [interval(gains("mnist", "s2a", key)[1]) for key in of_bounds.GAINS]
+    assert [(round(m, 1), round(h, 1)) for m, h in path] == [(4.9, 1.3), (5.5, 0.9)]
+
+
+def test_what_is_said_of_fast_and_plain_training_is_so():
+    runs = read(RESULTS / "same_bounds.json", {})["runs"]
+    for first, second in (("fast", "plain"), ("bf16", "fast")):
+        for data in of_bounds.DATASETS:
+            for size in (1, 4):
+                names = [f"{data}/S={size}/{path}" for path in (first, second)]
+                for key in ("miselbo", "log_likelihood"):
+                    both = [{s: r[key] for s, r in by_seed(runs, n).items()} for n in names]
+                    gain, half = interval(paired(*both))
+                    assert abs(gain) < max(half, 0.05)
