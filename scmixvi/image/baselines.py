@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from scmixvi.core import MixturePosterior, Stage
+from scmixvi.core.modes import evaluating
 from scmixvi.core.posterior import Flow
 from scmixvi.image.protocols import PosteriorPart
-from scmixvi.image.vae import ImageVAE, evaluating
+from scmixvi.image.vae import ImageVAE
 
 
 def ensemble_member(trained: ImageVAE, posterior: PosteriorPart) -> ImageVAE:

@@ -14,6 +14,7 @@ from torch.nn.utils import get_total_norm
 from scmixvi._messages import check_whole
 from scmixvi.core import check_estimator, linear_warmup, miselbo
 from scmixvi.image._checks import check_precision
+from scmixvi.image._evaluation import bits_per_dim
 from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
@@ -22,7 +23,7 @@ from scmixvi.image.checkpoints import (
     plain,
 )
 from scmixvi.image.report import run_seed
-from scmixvi.image.vae import ImageVAE, bits_per_dim
+from scmixvi.image.vae import ImageVAE
 
 MONITORED = "val_bound"
 """Name of the validation bound at full KL weight, in nats an image; higher is better."""

@@ -3,24 +3,16 @@
 L importance samples a component, S components, B images `[B, C, H, W]` with values in [0, 1].
 """
 
-import math
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
-from torch.func import functional_call
 
 from scmixvi._messages import check_whole
-from scmixvi.core import (
-    MixturePosterior,
-    check_estimator,
-    draw_components,
-    log_mixture,
-    refined_posterior,
-)
-from scmixvi.core.modes import evaluating, frozen
+from scmixvi.core import MixturePosterior, check_estimator, draw_components
+from scmixvi.core.modes import evaluating
 from scmixvi.image._checks import (
     can_read,
     check_drawn_by,
@@ -29,36 +21,11 @@ from scmixvi.image._checks import (
     check_range,
     check_support,
 )
-from scmixvi.image.protocols import DecoderPart, JointDensity, PosteriorPart, PriorPart
+from scmixvi.image._evaluation import eq_17_and_pooled, log_mean_ratios, own_posterior
+from scmixvi.image._scoring import BoundTerms, scored_by_path, scored_draws
+from scmixvi.image.protocols import DecoderPart, PosteriorPart, PriorPart
 
 Representation = Literal["mean", "components", "params"]
-
-# Rows without gradients that take the memory of one with: what a backward pass needs is kept.
-ROWS_A_GRADIENT = 6
-
-
-Number = TypeVar("Number", float, Tensor)
-
-
-class BoundTerms(NamedTuple):
-    """What every objective of `scmixvi.core` takes, in its order: `miselbo(*terms)`.
-
-    Parameters
-    ----------
-    log_lik, log_prior
-        log p(x_b | z_ls) and log p(z_ls), `[L, S, B]`, in nats; from A of the components
-        `[L, A, B]`.
-    log_q_all
-        `[L, S, S, B]`; entry l, s, j, b is log q_j(z_ls | x_b), in nats. From A of the components
-        `[L, A, S, B]` (S2A) or `[L, A, A, B]` (S2S).
-    log_weights
-        Of the components scored under, `[S]` or `[S, B]`; None for uniform weights.
-    """
-
-    log_lik: Tensor
-    log_prior: Tensor
-    log_q_all: Tensor
-    log_weights: Tensor | None = None
 
 
 class ImageVAE(nn.Module):
@@ -189,19 +156,21 @@ class ImageVAE(nn.Module):
                 f"{n_importance_samples}) or path_gradient=False."
             )
         path_gradient &= getattr(self.posterior, "allows_path_gradients", False)
-        if estimator == "all" or n_drawn == self.n_components:
-            if path_gradient:
-                return self._path_terms(self.posterior(x), x)
-            return self._terms(self.posterior(x), self.prior(), x, n_importance_samples)
-        log_weights = getattr(self.posterior, "log_weights", None)
-        drawn = draw_components(self.n_components, n_drawn, log_weights, x.device)
-        if estimator == "s2s":
-            return self._terms(self.posterior(x, drawn), self.prior(), x, n_importance_samples)
+        log_weights, drawn = getattr(self.posterior, "log_weights", None), None
+        if estimator != "all" and n_drawn != self.n_components:
+            drawn = draw_components(self.n_components, n_drawn, log_weights, x.device)
+        prior = self.prior()
+        if drawn is not None and estimator == "s2s":
+            posterior = self.posterior(x, drawn)
+            return scored_draws(self.decoder, posterior, prior, x, n_importance_samples)
         if path_gradient:
-            terms = self._path_terms(self.posterior(x, drawn), x)
+            drawn_from = self.posterior(x) if drawn is None else self.posterior(x, drawn)
+            terms = scored_by_path(self.decoder, self.posterior, drawn_from, prior, x)
         else:
-            terms = self._terms(self.posterior(x), self.prior(), x, n_importance_samples, drawn)
-        check_drawn_by(log_weights, terms.log_weights)
+            posterior = self.posterior(x)
+            terms = scored_draws(self.decoder, posterior, prior, x, n_importance_samples, drawn)
+        if drawn is not None:
+            check_drawn_by(log_weights, terms.log_weights)
         return terms
 
     @torch.no_grad()
@@ -276,10 +245,10 @@ class ImageVAE(nn.Module):
         ValueError
             As :meth:`nll`.
         """
-        strata, log_weights = self._strata(
+        ratios, log_weights = self._log_mean_ratios(
             x, n_importance_samples, memory_budget, n_refinement_steps
         )
-        return eq_17_and_pooled(-strata, log_weights)
+        return eq_17_and_pooled(-ratios, log_weights)
 
     @torch.no_grad()
     def nll_by_component(
@@ -308,7 +277,7 @@ class ImageVAE(nn.Module):
         ValueError
             As :meth:`nll`.
         """
-        return -self._strata(x, n_importance_samples, memory_budget, n_refinement_steps)[0]
+        return -self._log_mean_ratios(x, n_importance_samples, memory_budget, n_refinement_steps)[0]
 
     def refined_posterior(self, x: Tensor, n_steps: int) -> MixturePosterior:
         """The posterior of every image after gradient steps of its own.
@@ -336,7 +305,7 @@ class ImageVAE(nn.Module):
         check_whole("n_steps", n_steps, least=0)
         # No gradient can flow through what was made in inference mode.
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
-            return self._refined(x.clone(), self.prior(), n_steps)
+            return own_posterior(self, x.clone(), self.prior(), n_steps)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
@@ -404,83 +373,13 @@ class ImageVAE(nn.Module):
         with evaluating(self):
             return self.posterior(x).jsd(n_samples)
 
-    def _terms(
-        self,
-        posterior: MixturePosterior,
-        prior: JointDensity,
-        x: Tensor,
-        n_samples: int,
-        drawn: Tensor | None = None,
-    ) -> BoundTerms:
-        zs, log_q_all = posterior.sample_stratified(n_samples, drawn)
-        log_lik = self.decoder(*zs).log_prob(x)
-        return BoundTerms(log_lik, prior.log_prob(zs), log_q_all, posterior.log_weights)
-
-    def _path_terms(self, drawn_from: MixturePosterior, x: Tensor) -> BoundTerms:
-        """Draw once from some components; score under all, whose parameters are constants there."""
-        zs, _ = drawn_from.sample_stratified(1)
-        scores = _Scores(self.posterior)
-        constants = {name: weight.detach() for name, weight in scores.named_parameters()}
-        log_q_all, log_weights = functional_call(scores, constants, (x, zs))
-        if zs[0].shape[1] == self.n_components:
-            log_weights = drawn_from.log_weights  # with the gradient of weights that are learned
-        log_lik = self.decoder(*zs).log_prob(x)
-        return BoundTerms(log_lik, self.prior().log_prob(zs), log_q_all, log_weights)
-
-    def _refined(self, x: Tensor, prior: JointDensity, n_steps: int) -> MixturePosterior:
-        posterior = self.posterior(x)
-        if not n_steps:
-            return posterior
-
-        def log_joint(*zs: Tensor) -> Tensor:
-            return self.decoder(*zs).log_prob(x) + prior.log_prob(zs)
-
-        with frozen(self.parameters()):
-            return refined_posterior(posterior, log_joint, n_steps)
-
-    def _strata(
-        self, x: Tensor, n_samples: int, memory_budget: int | None, n_steps: int = 0
+    def _log_mean_ratios(
+        self, x: Tensor, n_samples: int, memory_budget: int | None, n_steps: int
     ) -> tuple[Tensor, Tensor]:
-        """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
         check_whole("n_importance_samples (L)", n_samples)
         check_whole("n_refinement_steps", n_steps, least=0)
         self._check_images(x, scored=True, may_be_none=True)
-        if memory_budget is None:
-            memory_budget = 2**25 if x.device.type == "cpu" else 2**30
-        if not len(x):
-            return x.new_empty(self.n_components, 0), x.new_empty(self.n_components, 0)
-        with torch.inference_mode(False), torch.no_grad(), evaluating(self):
-            x, prior = x.clone(), self.prior()
-            rows = memory_budget // (4 * self._floats_per_row(prior))
-            n_images = max(1, min(len(x), rows // ROWS_A_GRADIENT if n_steps else rows))
-            chunk = max(1, min(n_samples, rows // n_images))
-            strata, log_weights = zip(
-                *(
-                    self._chunk(images, prior, n_samples, chunk, n_steps)
-                    for images in x.split(n_images)
-                ),
-                strict=True,
-            )
-        return torch.cat(strata, -1), torch.cat(log_weights, -1)
-
-    def _chunk(
-        self, x: Tensor, prior: JointDensity, n_samples: int, chunk: int, n_steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """:meth:`_strata` of images that are taken together, in chunks of samples."""
-        posterior, total = self._refined(x, prior, n_steps), x.new_full((), -math.inf)
-        for start in range(0, n_samples, chunk):
-            terms = self._terms(posterior, prior, x, min(chunk, n_samples - start))
-            log_ratio = (
-                terms.log_lik + terms.log_prior - log_mixture(terms.log_q_all, terms.log_weights)
-            )
-            total = torch.logaddexp(total, log_ratio.logsumexp(0))
-        return total - math.log(n_samples), posterior.log_weights_like(total).expand_as(total)
-
-    def _floats_per_row(self, prior: JointDensity) -> int:
-        """About how many numbers one sample of each component takes, for one image."""
-        floats = getattr(self.decoder, "floats_per_row", 16 * math.prod(self.image_size))
-        floats += sum(getattr(part, "floats_per_row", 0) for part in (self.posterior, prior))
-        return self.n_components * floats
+        return log_mean_ratios(self, x, n_samples, memory_budget, n_steps)
 
     def _check_images(self, x: Tensor, scored: bool = False, may_be_none: bool = False) -> None:
         """Refuse what are no images, or have no likelihood where they are to be scored."""
@@ -492,57 +391,3 @@ class ImageVAE(nn.Module):
             if scored:
                 check_support(x, self.support)
             check_dtype(x, self)
-
-
-class _Scores(nn.Module):
-    """Every component's score of latents, as a module whose weights can be replaced."""
-
-    def __init__(self, posterior: PosteriorPart) -> None:
-        super().__init__()
-        self.posterior = posterior
-
-    def forward(self, x: Tensor, zs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """Score latents `[L, A, B, D]` a level under all: `[L, A, S, B]`, and their log weights."""
-        posterior = self.posterior(x)
-        return posterior.log_prob_all(zs), posterior.log_weights
-
-
-def bits_per_dim(nll: Number, n_dims: int) -> Number:
-    """Bits a dimension: -log p(x) / (d log 2), Eq. 14 with the sign that makes it positive.
-
-    Parameters
-    ----------
-    nll
-        Negative log-likelihood of images, in nats, any shape.
-    n_dims
-        d, the number of pixels times channels.
-    """
-    return nll / (n_dims * math.log(2))
-
-
-def eq_17_and_pooled(
-    nll_by_component: Tensor, log_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    r"""Both estimates of :meth:`ImageVAE.nll` from one set of draws.
-
-    With :math:`n_{sb}` for what component s estimates of image b, Eq. 17 is
-    :math:`\sum_s \pi_s n_{sb}`, the pooled estimate
-    :math:`-\log \sum_s \pi_s \exp(-n_{sb}) \le \sum_s \pi_s n_{sb}`.
-
-    Parameters
-    ----------
-    nll_by_component
-        `[S, B]` in nats, from :meth:`ImageVAE.nll_by_component`.
-    log_weights
-        Of the mixture, `[S]` or `[S, B]`; None is uniform.
-
-    Returns
-    -------
-    Each `[B]`, in nats.
-    """
-    n_components = len(nll_by_component)
-    if log_weights is None:
-        log_weights = nll_by_component.new_full((n_components,), -math.log(n_components))
-    log_weights = log_weights.reshape(n_components, -1)
-    nll = torch.where(log_weights.isneginf(), 0.0, nll_by_component)  # weight 0: whatever it says
-    return (log_weights.exp() * nll).sum(0), -(log_weights - nll).logsumexp(0)

@@ -10,6 +10,7 @@ from tiny_images import Weighted, amortised, images_for
 import laws
 from scmixvi.core import miselbo, siwelbo
 from scmixvi.image import ImageVAE, recipes
+from scmixvi.image._evaluation import floats_per_row
 
 N_DRAWS = 5000
 BINARY = [name for name in recipes.RECIPES if name != "cifar_vanilla"]
@@ -82,7 +83,7 @@ def test_the_weights_are_those_of_what_the_posterior_returns(log_weights):
     model, x = weighted(log_weights), images_for("mlp")
     assert_bounds(model, x)
     evidence, limit, _ = tiny_images.integrate(model, x)
-    in_chunks = {"n_importance_samples": 1000, "memory_budget": 12 * model._floats_per_row(None)}
+    in_chunks = {"n_importance_samples": 1000, "memory_budget": 12 * floats_per_row(model, None)}
     assert (-model.nll(x, **in_chunks) - limit).abs().max() < 0.15, "three images, then one"
     assert (-model.nll(x, pooled=True, **in_chunks) - evidence).abs().max() < 0.15
     for objective, pooled in ((miselbo, False), (siwelbo, True)):

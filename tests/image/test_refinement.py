@@ -11,7 +11,7 @@ from torch.distributions import Independent, Laplace
 
 import laws
 from scmixvi.core import MixturePosterior, Stage, miselbo
-from scmixvi.image import ImageVAE, recipes
+from scmixvi.image import ImageVAE, _evaluation, recipes
 
 
 def bound_of(model, posterior, x, n_draws=1000):
@@ -121,14 +121,19 @@ def test_nothing_of_the_model_is_touched_in_any_context(context):
     assert all(part.training for part in model.modules())
 
 
-def test_images_are_refined_in_chunks_that_fit_the_budget():
+def test_images_are_refined_in_chunks_that_fit_the_budget(monkeypatch):
     """Nothing mixes the images of a chunk, so one by one they end where they do together."""
     model, x = tiny_images.recipe("vanilla", 2), images_for("vanilla")
-    sizes, whole = [], model._refined
-    model._refined = lambda images, *rest: (sizes.append(len(images)), whole(images, *rest))[1]
+    sizes, whole = [], _evaluation.own_posterior
+
+    def counted(vae, images, *rest):
+        sizes.append(len(images))
+        return whole(vae, images, *rest)
+
+    monkeypatch.setattr(_evaluation, "own_posterior", counted)
     found = [
         model.nll(x, 400, pooled=True, n_refinement_steps=40, memory_budget=4 * rows)
-        for rows in (n * model._floats_per_row(model.prior()) for n in (1, 12, 10**6))
+        for rows in (n * _evaluation.floats_per_row(model, model.prior()) for n in (1, 12, 10**6))
     ]
     assert sizes == [1, 1, 1, 1] + [2, 2] + [4], "what a backward pass needs is counted"
     for one, other in itertools.pairwise(found):

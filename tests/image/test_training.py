@@ -21,7 +21,8 @@ from scmixvi.core import (
     miselbo,
     siwelbo,
 )
-from scmixvi.image import lightning, recipes
+from scmixvi.image import BoundTerms, lightning, recipes
+from scmixvi.image._evaluation import eq_17_and_pooled
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.callbacks import (
     SafeCheckpoints,
@@ -31,7 +32,6 @@ from scmixvi.image.callbacks import (
     last_checkpoint,
 )
 from scmixvi.image.lightning import VAETraining
-from scmixvi.image.vae import BoundTerms, eq_17_and_pooled
 
 
 class TinyPosterior(nn.Linear):

@@ -9,12 +9,12 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from scmixvi.core import MixturePosterior, Prior, Stage, StandardNormal, miselbo, siwelbo
-from scmixvi.image import BoundTerms, ImageVAE, bits_per_dim, evaluating, recipes
+from scmixvi.image import BoundTerms, ImageVAE, _evaluation, bits_per_dim, evaluating, recipes
+from scmixvi.image._evaluation import eq_17_and_pooled, floats_per_row
 from scmixvi.image.decoders import Decoder, bernoulli, mlp_net
 from scmixvi.image.flows import AffineCoupling, InverseAutoregressiveFlow
 from scmixvi.image.nets import mlp
 from scmixvi.image.posteriors import AmortizedPosterior, TopEncoder
-from scmixvi.image.vae import eq_17_and_pooled
 
 S, B = 3, 4
 
@@ -68,7 +68,7 @@ def test_chunks_add_up_to_the_whole(x, budget_rows, weights, pooled, monkeypatch
         whole = model(x, n_samples)
     taken = dict.fromkeys(range(B), 0)
 
-    def given(posterior, prior, images, n):
+    def given(decoder, posterior, prior, images, n):
         chosen = [int((x == image).flatten(1).all(1).nonzero()) for image in images]
         start = taken[chosen[0]]
         for b in chosen:
@@ -77,8 +77,8 @@ def test_chunks_add_up_to_the_whole(x, budget_rows, weights, pooled, monkeypatch
         parts = [term[start : start + n][..., chosen] for term in whole[:3]]
         return BoundTerms(*parts, whole.log_weights)
 
-    monkeypatch.setattr(model, "_terms", given)
-    bytes_a_row = 4 * model._floats_per_row(model.prior())
+    monkeypatch.setattr(_evaluation, "scored_draws", given)
+    bytes_a_row = 4 * floats_per_row(model, model.prior())
     found = model.nll(x, n_samples, pooled, memory_budget=budget_rows * bytes_a_row)
     bound = (siwelbo if pooled else miselbo)(*whole)
     torch.testing.assert_close(found, -bound)
