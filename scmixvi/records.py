@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-PACKAGES = ("scmixvi", "scvi-tools", "torch", "lightning", "anndata", "scanpy", "scikit-learn")
+import scmixvi
+
+PACKAGES = ("scvi-tools", "torch", "lightning", "anndata", "scanpy", "scikit-learn")
 OPTIONAL_PACKAGES = ("scib-metrics",)
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -37,6 +39,7 @@ def environment(device: torch.device | str | None = None) -> dict[str, str | int
         "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        "scmixvi": scmixvi.__version__,  # also where a clone is run that is not installed
         **{name: version(name) for name in PACKAGES},
         **_installed(OPTIONAL_PACKAGES),
     }

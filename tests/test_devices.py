@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-pytest.importorskip("torch._subclasses.fake_tensor")
-registration = pytest.importorskip("torch.utils.backend_registration")
-if not hasattr(registration, "_setup_privateuseone_for_python_backend"):
-    pytest.skip("this torch cannot register a device in Python", allow_module_level=True)
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14):
+    pytest.skip("fake tensors of a device made in Python need torch 2.14", allow_module_level=True)
 
 # scvi-tools' encoder of the library size checks its distribution, and with it waits.
 WAITS = {"library of every cell, step"}

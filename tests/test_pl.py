@@ -391,3 +391,44 @@ def test_components_are_of_models_that_have_some(adata):
         TypeError, match="must be a MixtureSCVI, but it is a SCVI: see MixtureSCVI.fr"
     ):
         pl.components(object.__new__(SCVI), [0])
+
+
+def test_titles_are_dealt_out(adata):
+    axes = pl.posterior_diversity(adata, color="cell_type", title=["types", "JSD"], show=False)
+    assert [a.get_title() for a in axes] == ["types", "JSD"]
+    with pytest.raises(ValueError, match="there are 2 panels, but title has 1"):
+        pl.posterior_diversity(adata, color="cell_type", title=["types"], show=False)
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ({"ncols": 1}, "the panels stand in a row, so ncols cannot be given"),
+    ({"return_fig": True}, "so return_fig cannot be given"),
+    ({"save": True}, "save must be the name of a file, such as 'cells.png', but it is True"),
+    ({"ax": np.array([1])}, "ax must be one matplotlib Axes, but it is a ndarray"),
+])  # fmt: skip
+def test_what_is_no_place_to_draw_into(adata, arguments, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        pl.posterior_diversity(adata, **arguments)
+    assert not plt.get_fignums()
+
+
+def test_components_are_coloured_by_genes_too(adata):
+    axes = pl.components(Model(adata), [0], color=["1"], show=False)
+    assert axes.get_title() == "1"
+    with pytest.raises(KeyError, match="or one gene, but it is 'nothing'"):
+        pl.components(Model(adata), [0], color="nothing")
+    with pytest.raises(ValueError, match="of a Series of values pass its .index"):
+        pl.components(Model(adata), adata.obs["posterior_diversity"].nlargest(2))
+
+
+def test_a_training_without_a_logger_has_no_history():
+    class Silent:
+        history = {}
+
+    with pytest.raises(ValueError, match="the history of train is empty: it ran with logger=False"):
+        pl.training(Silent())
+
+
+def test_scores_of_one_name_are_told_apart():
+    with pytest.raises(ValueError, match="scores has several columns of the name b"):
+        pl.compare(pd.DataFrame([[0.1, 0.2]], columns=["b", "b"]))

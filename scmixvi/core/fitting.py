@@ -10,6 +10,7 @@ networks"; Cremer et al. 2018, "Inference suboptimality in variational autoencod
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -103,7 +104,8 @@ def refined_posterior(
     Raises
     ------
     ValueError
-        If a level is not one of Gaussians with diagonal covariance.
+        If a level is not one of Gaussians with diagonal covariance, or `n_steps` is no whole number
+        of at least 0.
     """
     with torch.no_grad():
         zs, _ = posterior.sample_stratified()
@@ -219,6 +221,8 @@ def _climb(
     learning_rate: float,
 ) -> None:
     """Steps of :func:`fit_posterior`; `bounds` are those of fresh draws, `[B]`."""
+    if not isinstance(n_steps, Integral) or isinstance(n_steps, bool) or n_steps < 0:
+        raise ValueError(f"n_steps must be a whole number of at least 0, but it is {n_steps!r}.")
 
     def schedule(step: int) -> float:
         return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / max(1, n_steps))

@@ -130,8 +130,9 @@ def miselbo(
             "a KL weight inside the importance-weighted logarithm bounds nothing. "
             "Use L = 1 while the KL term warms up."
         )
-    log_ratio = log_lik + beta * (log_prior - log_mixture(log_q_all, log_weights))
     log_draw_weights = _draw_weights(log_q_all, log_weights)
+    log_q = log_mixture(_heard(log_q_all, log_draw_weights), log_weights)
+    log_ratio = log_lik + beta * (log_prior - log_q)
     strata = _log_sum(_silenced(log_ratio, log_draw_weights), 0) - math.log(n_samples)
     return _weighted_sum(strata, log_draw_weights)
 
@@ -178,8 +179,9 @@ def siwelbo(
     tensor([True])
     """
     log_lik, log_prior = _checked_terms(log_lik, log_prior, log_q_all)
-    log_ratio = log_lik + log_prior - log_mixture(log_q_all, log_weights)
     log_draw_weights = _draw_weights(log_q_all, log_weights)
+    log_q = log_mixture(_heard(log_q_all, log_draw_weights), log_weights)
+    log_ratio = log_lik + log_prior - log_q
     n_samples, n_drawn = log_ratio.shape[:2]
     if log_draw_weights is None:
         return torch.logsumexp(log_ratio.flatten(0, 1), dim=0) - math.log(n_samples * n_drawn)
@@ -256,8 +258,10 @@ def jsd(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
     tensor([0.6931])
     """
     log_q_all, _ = _checked_scores(log_q_all, log_weights)
-    log_ratio = _own_scores(log_q_all) - log_mixture(log_q_all, log_weights)
-    return _weighted_sum(log_ratio.mean(dim=0), _draw_weights(log_q_all, log_weights))
+    log_draw_weights = _draw_weights(log_q_all, log_weights)
+    log_q = log_mixture(_heard(log_q_all, log_draw_weights), log_weights)
+    log_ratio = _own_scores(log_q_all) - log_q
+    return _weighted_sum(log_ratio.mean(dim=0), log_draw_weights)
 
 
 def linear_warmup(epoch: int, n_epochs: int) -> float:
@@ -356,6 +360,17 @@ def _draw_weights(log_q_all: Tensor, log_weights: Tensor | None) -> Tensor | Non
     """Log weights of the components drawn from, `[S drawn, 1 or B]`; None if they count equally."""
     n_drawn, n_scored = log_q_all.shape[1:3]
     return _checked_scores(log_q_all, log_weights)[1] if n_drawn == n_scored else None
+
+
+def _heard(log_q_all: Tensor, log_draw_weights: Tensor | None) -> Tensor:
+    """Scores, 0 for draws of a component of weight 0.
+
+    Every other component may give such a draw no density at all, and the logarithm of a sum of
+    zeros has no gradient, not even for a value that is silenced later.
+    """
+    if log_draw_weights is None:
+        return log_q_all
+    return torch.where(log_draw_weights.isneginf().unsqueeze(1), 0.0, log_q_all)
 
 
 def _own_scores(log_q_all: Tensor) -> Tensor:

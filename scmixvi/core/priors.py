@@ -39,7 +39,7 @@ class GaussianMixture(Distribution):
     r"""Mixture of N Gaussians with diagonal covariance: :math:`\sum_n w_n N(z; \mu_n, \sigma_n^2)`.
 
     The density of many points under all N components is one matrix product of the expanded
-    squares, in float64, for its terms are large and cancel.
+    squares, in float64 and around the mean of the means, for its terms are large and cancel.
 
     Parameters
     ----------
@@ -55,7 +55,8 @@ class GaussianMixture(Distribution):
     def __init__(self, mean: Tensor, variance: Tensor, log_weights: Tensor) -> None:
         self._mean, self._variance, self._log_weights = mean, variance, log_weights
         super().__init__(torch.Size(), mean.shape[-1:], validate_args=False)
-        mean, variance = mean.double(), variance.double()
+        self._centre = mean.double().mean(0)
+        mean, variance = mean.double() - self._centre, variance.double()
         norm = (mean.square() / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
         self._offset = log_weights.double() - 0.5 * norm
         self._slopes = torch.cat([mean, -0.5 * torch.ones_like(mean)], -1) / variance.repeat(1, 2)
@@ -67,7 +68,7 @@ class GaussianMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at `[..., D]`: `[...]`, in nats."""
-        points = value.double()
+        points = value.double() - self._centre
         scores = torch.cat([points, points.square()], -1).flatten(0, -2) @ self._slopes.T
         scores = (scores + self._offset).to(value.dtype)
         return torch.logsumexp(scores, dim=-1).reshape(value.shape[:-1])

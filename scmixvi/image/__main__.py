@@ -6,6 +6,7 @@ key. A configuration that is no file here, and names no other folder than `confi
 among those that ship with the package.
 """
 
+import signal
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
@@ -15,6 +16,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from scmixvi.image._checks import check_precision
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
@@ -125,7 +127,7 @@ class ImageCLI(LightningCLI):
             if path:  # Lightning does it later
                 self._check_loaded(self._checkpoint)
                 del self._checkpoint  # its weights
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, ValueError, MisconfigurationException) as error:
             self.parser.error(str(error))
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
@@ -202,6 +204,15 @@ class ImageCLI(LightningCLI):
         if self.config.subcommand == "fit":
             run = run_settings(self.trainer, self.datamodule)
             check_settings(checkpoint.get("settings", {}), self.model.settings | run)
+            self._check_epochs(checkpoint)
+
+    def _check_epochs(self, checkpoint: dict[str, Any]) -> None:
+        epoch, wanted = checkpoint.get("epoch", 0) + 1, self.trainer.max_epochs
+        if wanted is not None and 0 <= wanted < epoch:
+            raise ValueError(
+                f"the checkpoint is of epoch {epoch}, and trainer.max_epochs is {wanted}: name "
+                "more, or test it with the subcommand test."
+            )
 
     def _check_checkpoint(self) -> None:
         config = self.config[self.config.subcommand]
@@ -224,7 +235,20 @@ def _part(which: str, **arguments: Any) -> Namespace:
 
 
 def main(args: list[str] | None = None) -> ImageCLI:
-    """Run the command line, with `args` in place of the program's own."""
+    """Run the command line, with `args` in place of the program's own.
+
+    Raises
+    ------
+    SystemExit
+        With 143 where the process is told to end (SIGTERM), as shells say of one that was.
+    """
+    try:
+        return _run(args)
+    except SIGTERMException as ended:
+        raise SystemExit(128 + signal.SIGTERM) from ended
+
+
+def _run(args: list[str] | None) -> ImageCLI:
     return ImageCLI(
         recipe_training,
         ImageDataModule,

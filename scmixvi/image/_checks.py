@@ -71,6 +71,15 @@ def check_precision(precision: str | int | None) -> None:
         )
 
 
+def check_not_learned(log_weights: Tensor | None) -> None:
+    """Refuse to train weights by some of the components, which gives them no right gradient."""
+    if log_weights is not None and log_weights.requires_grad:
+        raise ValueError(
+            "the estimators 's2a' and 's2s' draw components by their weights, which gives weights "
+            "that are learned no right gradient: use the estimator 'all', or weights without one."
+        )
+
+
 def check_drawn_by(log_weights: Tensor | None, found: Tensor | None) -> None:
     """Refuse a mixture of other weights than those that its components were drawn by.
 

@@ -8,7 +8,9 @@ import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
 
+from scmixvi._messages import check_whole
 from scmixvi.image.checkpoints import at_home, read_checkpoint, write_checkpoint
 from scmixvi.image.lightning import MONITORED, VAETraining
 from scmixvi.image.report import run_record, sample_sheet
@@ -24,7 +26,14 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping:
-    """Stop once the validation bound at full KL weight has not risen for `patience` epochs."""
+    """Stop once the validation bound at full KL weight has not risen for `patience` epochs.
+
+    Raises
+    ------
+    ValueError
+        If `patience` is no whole number of at least 0.
+    """
+    check_whole("patience", patience, least=0)
     return EarlyStopping(
         MONITORED,
         min_delta,
@@ -81,6 +90,11 @@ class TestReport(Callback):
         The files are `NAME.json` and `NAME.png`; None is "test".
     n_images
         Images on the sample sheet; 0 for no sheet.
+
+    Raises
+    ------
+    ValueError
+        If `n_images` is no whole number of at least 0.
     """
 
     __test__ = False  # no test of pytest's, for all its name
@@ -88,6 +102,7 @@ class TestReport(Callback):
     def __init__(
         self, folder: str | None = None, name: str | None = None, n_images: int = 64
     ) -> None:
+        check_whole("n_images", n_images, least=0)
         self.folder, self.name, self.n_images = folder, name or "test", n_images
         self._spent = {"fit": Seconds(), "test": Seconds()}
 
@@ -97,7 +112,7 @@ class TestReport(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the clocks before the checkpoint of the epoch is written."""
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._spent["fit"] = Seconds.now() - self._start
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -152,6 +167,11 @@ def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> Mo
     )
 
 
+def _standard_error(values: Tensor) -> float | None:
+    """Of a mean; None of one value, which does not say."""
+    return round(float(values.std() / len(values) ** 0.5), 4) if len(values) > 1 else None
+
+
 def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
     nll = module.test_nll
     return module.trained | {
@@ -162,7 +182,7 @@ def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
         "n_test_refinement_steps": module.n_test_refinement_steps,
         "test_nll_nats": round(float(nll.mean()), 4),
         "test_nll_pooled_nats": round(float(module.test_nll_pooled.mean()), 4),
-        "test_nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
+        "test_nll_standard_error": _standard_error(nll),
         "test_bits_per_dim": round(float(trainer.callback_metrics["test_bits_per_dim"]), 5),
         "test_precision": trainer.precision,
     }

@@ -100,13 +100,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} does not say rightly how its model was made: 'origin' must hold a recipe's "
             "name, n_components and a dictionary of sizes."
         )
+    for name, is_right in _ENTRIES.items():
+        if name in checkpoint and not is_right(checkpoint[name]):
+            raise ValueError(
+                f"{path} was changed or is damaged, for its entry {name!r} is of another kind: "
+                "use another checkpoint, such as the best in the same folder."
+            )
     return checkpoint
 
 
 def at_home(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """Name in a checkpoint of Lightning's the folder where it lies now, with what lies beside it.
 
-    Lightning forgets the best epoch of a training whose folder has moved.
+    Lightning forgets the best epoch of a training whose folder has moved. And it removes the file
+    that a checkpoint calls the best when a better one is there: names that lead out of a folder,
+    or are of no checkpoint, are left out.
 
     Parameters
     ----------
@@ -116,17 +124,38 @@ def at_home(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
         Of the file.
     """
     path, here = Path(path), str(Path(path).parent.resolve())
-    states = dict(checkpoint.get("callbacks", {}))
+    states = {k: _without_other_files(s) for k, s in checkpoint.get("callbacks", {}).items()}
     files = {k: s for k, s in states.items() if isinstance(s, dict) and s.get("best_model_path")}
-    own = (s["dirpath"] for s in files.values() if Path(s["best_model_path"]).name == path.name)
+    own = (
+        s["dirpath"]
+        for s in files.values()
+        if "dirpath" in s and Path(s["best_model_path"]).name == path.name
+    )
     there = next(own, here)
     for key, state in files.items():
         kept = Path(here, Path(state["best_model_path"]).name).is_file()
-        if state["dirpath"] == there and kept:
+        if state.get("dirpath") == there and kept:
             paths = {k: v.replace(there, here) for k, v in state.items() if isinstance(v, str)}
-            best = {k.replace(there, here): score for k, score in state["best_k_models"].items()}
+            best = {k.replace(there, here): v for k, v in state.get("best_k_models", {}).items()}
             states[key] = state | paths | {"best_k_models": best}
     return checkpoint | {"callbacks": states}
+
+
+def _without_other_files(state: Any) -> Any:
+    """State of a ModelCheckpoint without what is no checkpoint's name; any other as it is."""
+    if not isinstance(state, dict) or not isinstance(state.get("best_model_path"), str):
+        return state
+    found: dict[str, Any] = {
+        name: "" for name in _FILES if name in state and not _is_file_of_ours(state[name])
+    }
+    best = state.get("best_k_models")
+    if isinstance(best, dict):
+        found["best_k_models"] = {k: v for k, v in best.items() if _is_file_of_ours(k)}
+    return state | found
+
+
+def _is_file_of_ours(name: Any) -> bool:
+    return isinstance(name, str) and name.endswith(".ckpt") and ".." not in Path(name).parts
 
 
 def plain(value: Any, name: str = "value") -> Any:
@@ -258,6 +287,35 @@ def load_vae(path: str | Path) -> ImageVAE:
     check_fit(weights, vae.state_dict())
     vae.load_state_dict(weights)
     return vae.eval()
+
+
+def _is_random_state(state: Any) -> bool:
+    cpu = state.get("cpu") if isinstance(state, dict) else None
+    return isinstance(cpu, Tensor) and cpu.dtype == torch.uint8 and cpu.shape == _STATE_SHAPE
+
+
+def _has_seed(settings: Any) -> bool:
+    """Whether settings are a dictionary whose seed, if any, is one."""
+    seed = settings.get("fit_seed") if isinstance(settings, dict) else "none"
+    return seed is None or (isinstance(seed, int) and 0 <= seed < 2**32)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+_STATE_SHAPE = torch.get_rng_state().shape
+_FILES = ("best_model_path", "kth_best_model_path", "last_model_path")
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "settings": _has_seed,
+    "random": _is_random_state,
+    "callbacks": lambda states: isinstance(states, dict),
+    "optimizer_states": lambda states: isinstance(states, list),
+    "lr_schedulers": lambda states: isinstance(states, list),
+    "loops": lambda states: isinstance(states, dict),
+    "epoch": _is_count,
+    "global_step": _is_count,
+}
 
 
 def _is_origin(origin: Any) -> bool:

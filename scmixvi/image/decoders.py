@@ -46,14 +46,19 @@ class _BernoulliLogProb(torch.autograd.Function):
     cannot underflow: on a CPU a logarithm of every pixel costs ten times as much as all the rest.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, x)
+    def forward(logits: Tensor, x: Tensor) -> Tensor:
         n_pixels = logits.shape[-1]
         group = max(n for n in range(1, 121) if n_pixels % n == 0)
         factors = logits.abs().sigmoid_().unflatten(-1, (-1, group))
         linear = torch.addcmul(logits.relu(), logits, x, value=-1)
         return factors.prod(-1).log_().sum(-1) - linear.sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable

@@ -363,7 +363,7 @@ def is_gradient_finite(module: nn.Module) -> Tensor:
 
 
 def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
-    """What a training goes by besides its module: data, batch size, patience, precision, seed.
+    """What a training goes by besides its module: data, batches, clipping, patience, seed, ....
 
     Parameters
     ----------
@@ -374,6 +374,9 @@ def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
     """
     data = getattr(trainer, "datamodule", None) if data is None else data
     return getattr(data, "training_settings", {}) | {
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "limit_train_batches": trainer.limit_train_batches,
         "patience": getattr(trainer.early_stopping_callback, "patience", None),
         "precision": trainer.precision,
         "fit_seed": run_seed(),

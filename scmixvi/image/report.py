@@ -1,6 +1,7 @@
 """What a run leaves behind: what it was made by, for the JSON, and a sheet of sampled images."""
 
 import os
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,7 @@ def run_record(device: torch.device | str = "cpu") -> dict[str, Any]:
     except PackageNotFoundError:
         torchvision = "none"
     return {
-        "command": " ".join(["python -m", module.removesuffix(".__main__"), *sys.argv[1:]]),
+        "command": f"python -m {shlex.join([module.removesuffix('.__main__'), *sys.argv[1:]])}",
         "seed": run_seed(),
         "environment": environment(device) | {"torchvision": torchvision},
     }

@@ -18,6 +18,7 @@ from scmixvi.image._checks import (
     check_drawn_by,
     check_dtype,
     check_images,
+    check_not_learned,
     check_range,
     check_support,
 )
@@ -85,7 +86,8 @@ class ImageVAE(nn.Module):
         return support
 
     def _decoded_support(self) -> Constraint:
-        like = next(self.parameters(), torch.empty(0))
+        modules = (part for part in (self.decoder, self) if isinstance(part, nn.Module))
+        like = next((w for part in modules for w in part.parameters()), torch.empty(0))
         with torch.no_grad(), evaluating(self):
             decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
         if tuple(decoded.event_shape) != self.image_size:
@@ -140,7 +142,7 @@ class ImageVAE(nn.Module):
         ValueError
             If the images' rank, size, type or range is wrong, L is below 1, the estimator is
             unknown or A not in 1 to S; if path gradients are asked for with L > 1; if components
-            are drawn by other weights than those of the mixture.
+            are drawn by other weights than those of the mixture, or by weights that are learned.
 
         References
         ----------
@@ -158,10 +160,12 @@ class ImageVAE(nn.Module):
         path_gradient &= getattr(self.posterior, "allows_path_gradients", False)
         log_weights, drawn = getattr(self.posterior, "log_weights", None), None
         if estimator != "all" and n_drawn != self.n_components:
+            check_not_learned(log_weights)
             drawn = draw_components(self.n_components, n_drawn, log_weights, x.device)
         prior = self.prior()
         if drawn is not None and estimator == "s2s":
             posterior = self.posterior(x, drawn)
+            check_not_learned(posterior.log_weights)
             return scored_draws(self.decoder, posterior, prior, x, n_importance_samples)
         if path_gradient:
             drawn_from = self.posterior(x) if drawn is None else self.posterior(x, drawn)
@@ -170,6 +174,7 @@ class ImageVAE(nn.Module):
             posterior = self.posterior(x)
             terms = scored_draws(self.decoder, posterior, prior, x, n_importance_samples, drawn)
         if drawn is not None:
+            check_not_learned(terms.log_weights)
             check_drawn_by(log_weights, terms.log_weights)
         return terms
 

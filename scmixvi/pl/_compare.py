@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from scmixvi._messages import listing
-from scmixvi.pl._figures import finished, panels
+from scmixvi.pl._figures import check_figure, finished, panels
 
 
 def compare(
@@ -66,6 +66,7 @@ def compare(
     if isinstance(lower_is_better, str):
         lower_is_better = [lower_is_better]
     _check(scores, lower_is_better)
+    check_figure(ax, save)
     runs = scores.groupby(level=0, sort=False)
     means, spreads = runs.mean(), runs.std()
     signs = np.where(means.columns.isin(list(lower_is_better)), -1.0, 1.0)
@@ -104,6 +105,9 @@ def _check(scores: pd.DataFrame, lower_is_better: Collection[str]) -> None:
         )
     if scores.empty:
         raise ValueError("scores is empty: give at least one row (model) and one column (score).")
+    if not scores.columns.is_unique:
+        twice = scores.columns[scores.columns.duplicated()].unique()
+        raise ValueError(f"scores has several columns of the name {listing(twice)}.")
     words = [c for c in scores if not pd.api.types.is_numeric_dtype(scores[c])]
     if words:
         raise TypeError(f"scores must hold numbers, but these columns do not: {listing(words)}.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.patches import Ellipse
 from sklearn.decomposition import PCA
 
 from scmixvi._messages import listing
-from scmixvi.pl._figures import finished, panels
+from scmixvi.pl._figures import check_figure, finished, panels
 
 
 def components(
@@ -87,8 +88,9 @@ def components(
         )
     adata = model.adata if adata is None else adata
     chosen = _positions(cells, adata)
-    if color is not None and color not in adata.obs:
-        raise KeyError(f"adata.obs has no column {color!r}: it has {listing(adata.obs)}.")
+    check_figure(ax, save)
+    color = color[0] if isinstance(color, list) and len(color) == 1 else color
+    shown = _shown(adata, color)
     weights = model.get_component_weights(adata)
     params = model.get_latent_representation(adata, representation="params")
     means, variances = params.reshape(len(params), 2, weights.shape[1], -1).transpose(1, 0, 2, 3)
@@ -100,7 +102,7 @@ def components(
         )
     plane = PCA(2, random_state=0).fit(mixture)
     ax = panels(1)[0] if ax is None else ax
-    _draw_background(adata, plane.transform(mixture), color, ax, kwargs)
+    _draw_background(adata, shown, plane.transform(mixture), color, ax, kwargs)
     colours = plt.colormaps["tab10" if color is None else "Dark2"].colors
     for i, cell in enumerate(chosen):
         _draw_cell(
@@ -134,6 +136,11 @@ def _positions(cells: Any, adata: AnnData) -> np.ndarray:
             "several cells have the same name: choose them by position, or call "
             "adata.obs_names_make_unique() first."
         )
+    if wanted.dtype.kind not in "OUST":
+        raise ValueError(
+            "cells must be names, positions (whole numbers) or a mask: of a Series of values pass "
+            "its .index."
+        )
     found = adata.obs_names.get_indexer(wanted.astype(str))
     if (found < 0).any():
         raise KeyError(
@@ -143,11 +150,28 @@ def _positions(cells: Any, adata: AnnData) -> np.ndarray:
     return found
 
 
+def _shown(adata: AnnData, color: str | None) -> pd.DataFrame:
+    """What the cells are coloured by: a column of obs, or a gene."""
+    if color is None:
+        return pd.DataFrame(index=adata.obs_names)
+    if not isinstance(color, str) or color not in {*adata.obs, *adata.var_names}:
+        raise KeyError(
+            f"color must be one column of adata.obs (it has {listing(adata.obs)}) or one gene, but "
+            f"it is {color!r}."
+        )
+    return adata.obs[[color]] if color in adata.obs else sc.get.obs_df(adata, [color])
+
+
 def _draw_background(
-    adata: AnnData, points: np.ndarray, color: str | None, ax: Axes, kwargs: dict
+    adata: AnnData,
+    shown: pd.DataFrame,
+    points: np.ndarray,
+    color: str | None,
+    ax: Axes,
+    kwargs: dict,
 ) -> None:
     """All cells, faintly, by scanpy; colours that adata keeps for `color` are used."""
-    cells = AnnData(obs=adata.obs, obsm={"X_latent PC": points})
+    cells = AnnData(obs=shown, obsm={"X_latent PC": points})
     if color is not None and f"{color}_colors" in adata.uns:
         cells.uns[f"{color}_colors"] = adata.uns[f"{color}_colors"]
     style = {"alpha": 0.35, "title": color or "posterior components", "frameon": True} | kwargs

@@ -9,7 +9,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scmixvi._messages import listing
-from scmixvi.pl._figures import finished, panels
+from scmixvi.pl._figures import check_figure, finished, panels
 
 
 def posterior_diversity(
@@ -44,7 +44,8 @@ def posterior_diversity(
     save
         File to write the figure to; its ending chooses the format.
     **kwargs
-        Arguments of :func:`scanpy.pl.embedding` for every panel, such as `size` or `frameon`.
+        Arguments of :func:`scanpy.pl.embedding` for every panel, such as `size` or `frameon`;
+        `title` may be a list, one a panel.
 
     Returns
     -------
@@ -55,7 +56,10 @@ def posterior_diversity(
     KeyError
         If the diversity or the embedding is missing from adata.
     ValueError
-        If both `ax` and `color` are given.
+        If both `ax` and `color` are given, or as many titles as there are no panels.
+    TypeError
+        If `ax` or `save` is of another type, or an argument is about several panels, which stand in
+        a row here.
 
     Examples
     --------
@@ -66,14 +70,29 @@ def posterior_diversity(
     _check(adata, names, key, basis, kwargs.get("gene_symbols"))
     if ax is not None and names:
         raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")
+    check_figure(ax, save)
+    titles = _titles(kwargs, len(names) + 1)
     axes = [ax] if ax is not None else panels(len(names) + 1)
-    for panel, name in zip(axes, names, strict=False):
-        sc.pl.embedding(adata, basis, color=name, ax=panel, show=False, **kwargs)
+    for panel, name, title in zip(axes, names, titles, strict=False):
+        sc.pl.embedding(adata, basis, color=name, ax=panel, show=False, **kwargs | title)
     style = {"vmin": 0, "title": "posterior diversity (JSD, nats)", "cmap": "viridis"} | kwargs
-    sc.pl.embedding(adata, basis, color=key, ax=axes[-1], show=False, **style)
+    sc.pl.embedding(adata, basis, color=key, ax=axes[-1], show=False, **style | titles[-1])
     if finished(axes[-1], show, save):
         return None
     return axes if names else axes[0]
+
+
+def _titles(kwargs: dict[str, Any], n_panels: int) -> list[dict[str, str]]:
+    """What every panel's title is, where a list of them is given."""
+    foreign = [name for name in ("ncols", "wspace", "hspace", "return_fig") if name in kwargs]
+    if foreign:
+        raise TypeError(f"the panels stand in a row, so {listing(foreign)} cannot be given.")
+    given = kwargs.get("title")
+    if given is None or isinstance(given, str):
+        return [{}] * n_panels
+    if len(given) != n_panels:
+        raise ValueError(f"there are {n_panels} panels, but title has {len(given)}.")
+    return [{"title": title} for title in given]
 
 
 def _check(

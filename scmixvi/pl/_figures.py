@@ -14,6 +14,16 @@ def panels(n_panels: int, width: float = 5.5, height: float = 4.2) -> list[Axes]
     return list(axes[0])
 
 
+def check_figure(ax: Axes | None, save: str | Path | None) -> None:
+    """Raise TypeError for what is no place to draw into or to write to."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax must be one matplotlib Axes, but it is a {type(ax).__name__}.")
+    if save is not None and not isinstance(save, str | Path):
+        raise TypeError(
+            f"save must be the name of a file, such as 'cells.png', but it is {save!r}."
+        )
+
+
 def finished(axes: Axes, show: bool | None, save: str | Path | None) -> bool:
     """Save and show the figure as asked; return whether it was shown."""
     if save is not None:

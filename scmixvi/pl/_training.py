@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from scmixvi._messages import listing
-from scmixvi.pl._figures import finished, panels
+from scmixvi.pl._figures import check_figure, finished, panels
 
 PANELS = {"bound": "elbo", "jsd": "jsd", "weights": "weight_"}
 """A panel's name, and how the names of its curves in the history begin."""
@@ -75,6 +75,7 @@ def training(
     >>> model.train(check_val_every_n_epoch=1)
     >>> scmixvi.pl.training(model)
     """
+    check_figure(ax, save)
     history = _history(model, method)
     labels = SPLITS if method == "train" else SPLITS | {"train": "training cells, resampled"}
     curves = {name: _curves(history, start, labels) for name, start in PANELS.items()}
@@ -97,6 +98,8 @@ def _history(model: Any, method: str) -> dict[str, pd.DataFrame]:
     if method not in HISTORIES:
         raise ValueError(f"method must be one of {listing(HISTORIES)}, not {method!r}.")
     found = getattr(model, HISTORIES[method], None)
+    if found is not None and not found:
+        raise ValueError(f"the history of {method} is empty: it ran with logger=False.")
     if not found:
         raise ValueError(
             f"the model has no history of {method}: call model.{method}() first, if it has it."

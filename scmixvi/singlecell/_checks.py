@@ -117,6 +117,15 @@ def check_component(component: Any, n_components: int) -> int:
     return number
 
 
+def check_is_data(adata: Any) -> None:
+    """Raise TypeError for what is given in the place of cells, such as their positions."""
+    if not hasattr(adata, "obs"):
+        raise TypeError(
+            f"adata must be an AnnData, but it is a {type(adata).__name__}: the cells to look at "
+            "are named by indices=."
+        )
+
+
 def check_indices(indices: Any, n_obs: int, name: str = "indices") -> np.ndarray | None:
     """Return the positions of chosen cells, from 0; None stays None, which is all cells.
 

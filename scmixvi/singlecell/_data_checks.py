@@ -189,7 +189,9 @@ def check_groups(
     if groupby not in adata.obs:
         raise KeyError(f"adata.obs has no column {groupby!r}: it has {listing(adata.obs)}.")
     column = adata.obs[groupby]
+    cure = ""
     if group1 is None:
+        cure = f" To compare all: adata.obs[{groupby!r}].cat.remove_unused_categories()."
         group1 = column.astype("category").cat.categories
     is_one = isinstance(group1, str) or not isinstance(group1, Iterable)
     wanted = [*([group1] if is_one else group1), *([] if group2 is None else [group2])]
@@ -200,7 +202,16 @@ def check_groups(
         there = map(repr, column.dropna().unique())
         raise ValueError(
             f"adata.obs[{groupby!r}] has no cell of {listing(map(repr, absent))}: its groups are "
-            f"{listing(there)}."
+            f"{listing(there)}." + cure
+        )
+
+
+def check_own_genes(n_vars: int, n_registered: int) -> None:
+    """Raise ValueError if genes came or went since the data were registered."""
+    if n_vars != n_registered:
+        raise ValueError(
+            f"adata has {n_vars} genes now and had {n_registered} at setup_anndata: choose genes "
+            "first, then call setup_anndata and make a new model."
         )
 
 

@@ -58,7 +58,7 @@ class Estimates:
         mean = bound.arguments["return_mean"]
         bound.arguments["return_mean"] = False
         by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
-        return np.mean(np.asarray(by_cell)) if mean else by_cell
+        return np.mean(np.asarray(by_cell), dtype=np.float64) if mean else by_cell
 
     @torch.inference_mode()
     def get_variational_gap(

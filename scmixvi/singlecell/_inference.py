@@ -7,6 +7,7 @@ from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scmixvi._messages import check_whole
 from scmixvi.core import draw_components
 from scmixvi.singlecell._checks import check_encoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
@@ -141,7 +142,7 @@ class Inference:
         stratified: bool,
         skip: int = 0,
     ) -> dict[str, Tensor | Distribution | None]:
-        """Draw z, stratified or from the mixture.
+        """Draw z, stratified or from the mixture; raises ValueError unless n_samples is a count.
 
         SCVI's encoder draws once (`skip`) before the `n_samples` that it is asked for: the same
         random stream then gives the same draws whether the data are minified or not.
@@ -150,6 +151,7 @@ class Inference:
             return self._draw_stratified(qz, ql, library, self.n_importance_samples)
         if n_samples == 1:
             return self._outputs(qz, ql, library, qz.sample())
+        check_whole("n_samples", n_samples)
         u = qz.sample((n_samples + skip,))[skip:]
         return self._outputs(qz, ql, repeated(library, ql, n_samples), u)
 

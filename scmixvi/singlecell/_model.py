@@ -20,6 +20,7 @@ from scvi.model import SCVI
 from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import (
     check_indices,
+    check_is_data,
     check_many_components,
     check_mixture_arguments,
     check_scvi_options,
@@ -28,6 +29,7 @@ from scmixvi.singlecell._conversions import Conversions
 from scmixvi.singlecell._data_checks import (
     check_covariates,
     check_finite,
+    check_own_genes,
     check_query,
     check_registration,
     check_size_factors,
@@ -193,7 +195,10 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """As scvi-tools does, and raise for what it would take and turn into NaN."""
         own = self._own
-        if adata is not None and adata is not own:
+        if adata is None or adata is own:
+            self._check_own_genes()
+        else:
+            check_is_data(adata)
             _check_if_view(adata, copy_if_view)
             registry = getattr(self, "registry_", None) or {}
             genes = _genes_of(registry)
@@ -206,6 +211,10 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         if adata is own:
             self._check_registered_numbers()
         return adata
+
+    def _check_own_genes(self) -> None:
+        if self._own is not None and self.minified_data_type is None:
+            check_own_genes(self._own.shape[1], self.summary_stats.n_vars)
 
     def _knows(self, adata: AnnData) -> bool:
         """Whether this model has registered, and so looked at, this very object."""

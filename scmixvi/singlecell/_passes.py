@@ -22,7 +22,9 @@ CELLS_A_PASS = 1024
 _DENSE = 0.15
 
 # torch says so once a process, of counts that are only multiplied here.
-warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks)")
+warnings.filterwarnings(
+    "ignore", message="Sparse (CS[RC] tensor support is in beta|invariant checks)"
+)
 
 
 def cells_in_passes(tensors: dict[str, Any], x: Tensor) -> Iterator[dict[str, Any]]:

@@ -140,6 +140,8 @@ class MixtureTrainingPlan(TrainingPlan):
     @property
     def _is_between_logs(self) -> bool:
         every = self.trainer.log_every_n_steps
+        if self.trainer.is_last_batch:  # callbacks find it at the end of every epoch
+            return False
         return every == 0 or (self.global_step + 1) % every != 0
 
     @property

@@ -268,3 +268,9 @@ def test_levels_that_are_not_diagonal_gaussians_cannot_be_refined():
     cauchy = Independent(Cauchy(torch.zeros(2, 3, 1), torch.ones(2, 3, 1)), 1)
     with pytest.raises(ValueError, match=r"must be Independent\(Normal\(...\), 1\).*Cauchy"):
         refined_posterior(MixturePosterior([Stage(lambda: cauchy)]), lambda z: -z.sum(-1), 3)
+
+
+@pytest.mark.parametrize("n_steps", [-1, 2.5, True])
+def test_steps_are_counted(n_steps):
+    with pytest.raises(ValueError, match="n_steps must be a whole number of at least 0, but it is"):
+        fitted_gaussians(torch.zeros(1, 1, 2), torch.ones(1, 1, 2), lambda z: -z.sum(-1), n_steps)

@@ -272,6 +272,18 @@ def test_given_weights_must_be_a_distribution(weights, message):
         log_weights_from(weights, 2)
 
 
+@pytest.mark.parametrize("objective", [miselbo, siwelbo, lambda lik, prior, q, w: jsd(q, w)])
+def test_draws_of_a_component_of_weight_0_may_be_impossible_under_the_others(objective):
+    """Two boxes that do not overlap: what is drawn from the second has no density at all."""
+    log_q_all = torch.tensor([[0.0, -math.inf], [-math.inf, 0.0]]).reshape(1, 2, 2, 1)
+    terms = [torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), log_q_all]
+    terms = [term.requires_grad_() for term in terms]
+    value = objective(*terms, torch.tensor([1.0, 0.0]).log())
+    assert value.item() == 0.0
+    value.sum().backward()
+    assert all(term.grad is None or term.grad.isfinite().all() for term in terms)
+
+
 @pytest.mark.parametrize("n_samples", [1, 2])
 @pytest.mark.parametrize("bad", [-math.inf, math.nan, math.inf])
 @pytest.mark.parametrize("objective", [miselbo, siwelbo])

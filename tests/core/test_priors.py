@@ -175,3 +175,12 @@ def test_numbers_that_do_not_fit_are_named():
     conditional = GaussianConditional(nn.Linear(3, 2), n_latent=3)
     with pytest.raises(ValueError, match="2 \\* n_latent = 6 numbers, but it gives 2"):
         conditional(torch.zeros(5, 3))
+
+
+def test_narrow_gaussians_far_out_lose_nothing_in_float64():
+    """A scale of 1e-12 at 100: squares of 1e28 that cancel."""
+    mean = torch.tensor([[100.0, 100.0], [100.5, 99.5]], dtype=torch.float64)
+    variance, z = torch.full((2, 2), 1e-12, dtype=torch.float64), mean[:1]
+    found = GaussianMixture(mean, variance, torch.tensor([0.5, 0.5]).log()).log_prob(z)
+    expected = math.log(0.5) - math.log(2 * math.pi * 1e-12)
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0, atol=2e-2)

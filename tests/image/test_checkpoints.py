@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scmixvi.image.checkpoints import (
+    at_home,
     check_fit,
     check_origin,
     check_settings,
@@ -209,3 +210,40 @@ def test_weights_that_no_parameter_shows_are_compared_on_load():
     assert module.trained.items() >= {"epochs": 4, "steps": 40, "learning_rate": 5e-4}.items()
     del checkpoint["origin"]
     recipe_training("mlp", 2, TINY).on_load_checkpoint(checkpoint)
+
+
+BEST = {"dirpath": "/runs/mine", "best_model_path": "/runs/mine/best.ckpt"}
+
+
+def test_files_that_are_no_checkpoints_of_the_run_are_left_out(tmp_path):
+    """Lightning would remove what the checkpoint calls the best, once there is a better one."""
+    bad = {name: 1.0 for name in ("/runs/mine/../victim.ckpt", "/runs/mine/notes.txt")}
+    state = BEST | {"kth_best_model_path": "/runs/mine/notes.txt", "best_k_models": bad}
+    state |= {"last_model_path": "/runs/mine/../victim.ckpt"}
+    found = at_home({"callbacks": {"best": state, "else": {"patience": 3}}}, tmp_path / "x.ckpt")
+    assert found["callbacks"]["else"] == {"patience": 3}
+    assert found["callbacks"]["best"] == BEST | {
+        "kth_best_model_path": "", "last_model_path": "", "best_k_models": {}
+    }  # fmt: skip
+
+
+def test_states_without_a_folder_are_taken_as_they_are(tmp_path):
+    states = {"best": {"best_model_path": "a.ckpt"}, "list": [1]}
+    assert at_home({"callbacks": states}, tmp_path / "a.ckpt")["callbacks"] == states
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("settings", [1]),
+    ("settings", {"fit_seed": "abc"}),
+    ("settings", {"fit_seed": -5}),
+    ("random", {}),
+    ("random", {"cpu": torch.zeros(3)}),
+    ("callbacks", [1]),
+    ("optimizer_states", {}),
+    ("epoch", "a"),
+    ("global_step", -1),
+])  # fmt: skip
+def test_entries_of_another_kind_get_one_clear_sentence(tmp_path, name, value):
+    torch.save(GOOD | {name: value}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=f"x.ckpt was changed or is damaged.*{name!r} is of anot"):
+        read_checkpoint(tmp_path / "x.ckpt")

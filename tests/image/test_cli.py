@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 
 import lightning as L
@@ -10,13 +11,16 @@ import torch
 import yaml
 from idx_files import write_idx
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tiny_images import TINY_RECIPES
 
+from scmixvi.image import __main__
 from scmixvi.image.__main__ import CONFIGS, main
 from scmixvi.image.checkpoints import load_vae, write_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import recipe_training
 from scmixvi.image.recipes import RECIPES
+from scmixvi.image.report import run_record
 
 
 @pytest.fixture
@@ -33,6 +37,7 @@ def run(monkeypatch, *words):
     return main()
 
 
+WARMUP = "--model.warmup_epochs=10"
 SHORT = (
     "--model.sizes",
     json.dumps(TINY_RECIPES["mlp"]),
@@ -130,7 +135,7 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     (["--model.recipe=mpl"], "'mpl'; the recipes are mlp, vanilla"),
     (["--model.sizes", '{"n_latnt": 3}'], "'mlp' has no size 'n_latnt': known are image_size"),
     (["--model.recipe=iaf", "--model.sizes", '{"T": 3}'], "'iaf' has no size 'T': known are n_le"),
-    (["--model.n_components=0"], r"n_components (S) must be at least 1"),
+    (["--model.n_components=0"], r"n_components (S) must be a whole number of at least 1"),
     (["--model.n_importance_samples=0"], r"n_importance_samples (L) must be at least 1"),
     (["--model.n_test_samples=0"], r"n_test_samples (L) must be at least 1"),
     (["--model.sizes", '{"image_size": [1, 2, 2]}'], "(C, H, W) = (1, 2, 2), but those of mnist"),
@@ -146,6 +151,12 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     (["--model.n_encoders=3"], "--model.n_encoders"),
     (["--config", "my/mlp_mnist.yaml"], "no configuration my/mlp_mnist.yaml; shipped with scmixvi"),
     (["--trainer.precision=bf16-true"], "leaves weights of a type that the images do not have"),
+    (["--trainer.enable_checkpointing=false"], "Trainer was configured with `enable_checkpointing"),
+    (["--early_stopping.patience=-1"], "patience must be a whole number of at least 0, but it is"),
+    (["--report.n_images=-3"], "n_images must be a whole number of at least 0, but it is -3"),
+    (["--model.sizes", '{"n_latent": 2.5}'], "n_latent (D) must be whole numbers of at least 1"),
+    (["--model.sizes", '{"image_size": 5}'], "three positive whole numbers, but it is 5"),
+    (["--model.sizes", '{"image_size": [1, 28, "28"]}'], "but it is (1, 28, '28')"),
     (["--trainer.limit_val_batches=0"], "limit_val_batches must not be 0: early stopping, best.ck"),
 ])  # fmt: skip
 def test_a_wrong_word_ends_the_program_with_one_sentence(
@@ -190,8 +201,11 @@ def test_an_earlier_training_is_not_overwritten(small_mnist, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    ([], "warmup_epochs is 10 in it and 100 here"),
-    (["--model.warmup_epochs=10", "--data.batch_size=20"], "batch_size is 10 in it and 20 here"),
+    ([], "of another training: warmup_epochs is 10 in it and 100 here"),
+    ([WARMUP, "--data.batch_size=20"], "batch_size is 10 in it and 20 here"),
+    ([WARMUP, "--trainer.accumulate_grad_batches=2"], "grad_batches is 1 in it and 2 here"),
+    ([WARMUP, "--trainer.limit_train_batches=3"], "limit_train_batches is 1.0 in it and 3 here"),
+    ([WARMUP, "--trainer.gradient_clip_val=1"], "gradient_clip_val is None in it and 1 here"),
 ])  # fmt: skip
 def test_a_resume_by_other_settings_is_refused(small_mnist, monkeypatch, capsys, words, sentence):
     run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
@@ -199,7 +213,7 @@ def test_a_resume_by_other_settings_is_refused(small_mnist, monkeypatch, capsys,
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit):
         run(monkeypatch, "fit", *SHORT, *words, f"--ckpt_path={folder}/last.ckpt")
-    assert f"of another training: {sentence}" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
 
 
@@ -325,3 +339,30 @@ def test_the_split_of_mnist(real):
     assert len(data.test_dataloader().pixels) == 10_000
     assert [len(data.train_labels), len(data.val_labels)] == sizes
     assert set(data.test_dataloader().pixels.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_resume_has_epochs_to_train(small_mnist, monkeypatch, capsys):
+    base = ("fit", "--config=mlp_mnist.yaml", *SHORT)
+    run(monkeypatch, *base, "--trainer.max_epochs=2")
+    last = small_mnist / "runs" / "mlp_mnist_S1_seed0" / "last.ckpt"
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *base, "--trainer.max_epochs=1", f"--ckpt_path={last}")
+    assert "the checkpoint is of epoch 2, and trainer.max_epochs is 1" in capsys.readouterr().err
+
+
+def test_what_is_told_to_end_says_so(monkeypatch):
+    """A shell, make or a scheduler must not take it for a training that has ended well."""
+
+    def told_to_end(args):
+        raise SIGTERMException
+
+    monkeypatch.setattr(__main__, "_run", told_to_end)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main([])
+    assert ended.value.code == 143
+
+
+def test_the_command_can_be_given_again(monkeypatch):
+    sizes = "--model.sizes={n_latent: 3, encoder_hidden: [16]}"
+    monkeypatch.setattr("sys.argv", ["x", "fit", sizes])
+    assert shlex.split(run_record()["command"])[-2:] == ["fit", sizes]

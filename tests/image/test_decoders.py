@@ -141,3 +141,16 @@ def test_transposed_convolutions():
     assert isinstance(net[-1], nn.ConvTranspose2d)
     with pytest.raises(ValueError, match="divisible by 4"):
         transposed_conv_net(3, (4, 2), (10, 8, 10))
+
+
+def test_gradients_of_single_images():
+    """`torch.func` differentiates and batches the likelihood of binary pixels."""
+    logits, x = torch.randn(4, 1, 3, 2).double(), torch.rand(4, 1, 3, 2).double().round()
+
+    def log_prob(logits, x):
+        return bernoulli(logits).log_prob(x)
+
+    expected = x - logits.sigmoid()
+    torch.testing.assert_close(torch.func.grad(log_prob)(logits[0], x[0]), expected[0])
+    found = torch.func.vmap(torch.func.grad(log_prob))(logits, x)
+    torch.testing.assert_close(found, expected)

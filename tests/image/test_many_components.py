@@ -7,7 +7,8 @@ import tiny_images
 import torch
 
 import laws
-from scmixvi.core import component_elbos, miselbo, siwelbo
+from scmixvi.core import MixturePosterior, component_elbos, miselbo, siwelbo
+from scmixvi.image import ImageVAE
 from scmixvi.image.lightning import VAETraining
 from scmixvi.image.nets import ComponentOffsets, ConvFeatures, TrunkConvFeatures, trunk_mlp
 
@@ -248,3 +249,36 @@ def test_doors():
     with pytest.raises(ValueError, match="flows that all components share"):
         each(tiny_images.all_images((1, 3, 2))[:2], 1, "s2s", 2)
     assert each(tiny_images.all_images((1, 3, 2))[:2], 1, "s2a", 2).log_q_all.shape == (1, 2, 3, 2)
+
+
+class Learned(tiny_images.Weighted):
+    """Weights that are learned, and named as the estimators ask for."""
+
+    def __init__(self, posterior, is_named):
+        super().__init__(posterior, lambda x: self.logits.log_softmax(0))
+        self.logits, self.is_named = torch.nn.Parameter(torch.zeros(S).double()), is_named
+
+    def __getattr__(self, name):
+        if name == "log_weights" and self.is_named:
+            return self.logits.log_softmax(0)
+        return super().__getattr__(name)
+
+    def forward(self, x, *components):
+        posterior = super().forward(x, *components)
+        if not components or self.is_named:
+            return posterior
+        return MixturePosterior(posterior.stages, self.logits[components[0]].log_softmax(0))
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("options", [("s2a", A), ("s2a", A, True), ("s2s", A)], ids=str)
+def test_weights_that_are_learned_are_refused(options, is_named):
+    """Their gradient would lack that of the choice of components."""
+    inner = tiny_images.recipe("mlp", S)
+    model = ImageVAE(Learned(inner.posterior, is_named), inner.prior, inner.decoder)
+    with torch.no_grad():
+        assert miselbo(*model(IMAGES[:B], 1, "s2a", A)).isfinite().all(), "looked at, not learned"
+    if not is_named and len(options) == 3:
+        return  # a path's scores are constants, and so are their weights
+    with pytest.raises(ValueError, match="weights that are learned no right gradient"):
+        model(IMAGES[:B], 1, *options)

@@ -436,6 +436,20 @@ def test_test_images_can_have_posteriors_of_their_own(tmp_path):
     assert json.loads((tmp_path / "digits.json").read_text())["n_test_refinement_steps"] == 50
 
 
+def test_a_validation_before_training_is_no_part_of_it(tmp_path):
+    report = TestReport()
+    run = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=2, callbacks=[report])
+    run.fit(training(), batches(), held_out())
+    assert report.state_dict()["clock"] > 0
+
+
+def test_one_image_has_no_standard_error(tmp_path):
+    run = trainer(tmp_path, callbacks=[TestReport(n_images=0)])
+    run.test(training(), ImageBatches(held_out().pixels[:1], 1), verbose=False)
+    record = json.loads((tmp_path / "test.json").read_text(), parse_constant=pytest.fail)
+    assert record["test_nll_standard_error"] is None
+
+
 def test_the_clock_goes_on_after_an_interruption(tmp_path):
     report = TestReport()
     report.load_state_dict({"clock": 100.0, "processors": 200.0})

@@ -663,3 +663,51 @@ def test_a_query_and_its_reference_in_each_other_s_place(make_model, tmp_path):
             MixtureSCVI.load_query_data(*arguments)
     assert not query.uns
     MixtureSCVI.load_query_data(query, folder)
+
+
+def test_library_sizes_of_a_batch_need_a_width(make_model):
+    adata = make_adata()
+    adata.obs["batch"] = ["one"] + ["rest"] * (adata.n_obs - 1)
+    model = make_model(data=adata, batch_key="batch", use_observed_lib_size=False)
+    with pytest.raises(ValueError, match="all cells of batch 'one' have one library size, or it"):
+        model.train(1, **QUIET)
+
+
+@pytest.mark.parametrize("query", [
+    "get_normalized_expression",
+    "posterior_predictive_sample",
+    "get_likelihood_parameters",
+    "get_feature_correlation_matrix",
+])  # fmt: skip
+def test_draws_are_counted(make_model, query):
+    model = make_model()
+    model.train(1, latent_key=None, **QUIET)
+    with pytest.raises(ValueError, match="n_samples must be a whole number of at least 1, but it"):
+        getattr(model, query)(n_samples=0)
+
+
+def test_genes_are_chosen_before_registration(make_model):
+    model = make_model()
+    model.adata._inplace_subset_var(np.arange(5))
+    with pytest.raises(ValueError, match="adata has 5 genes now and had 23 at setup_anndata"):
+        model.train(1, **QUIET)
+    model = make_model(data=make_adata())
+    model.train(1, latent_key=None, **QUIET)
+    model.adata._inplace_subset_var(np.arange(5))
+    with pytest.raises(ValueError, match="adata has 5 genes now and had 23 at setup_anndata"):
+        model.get_latent_representation()
+
+
+def test_positions_are_no_data(make_model):
+    model = make_model()
+    model.train(1, latent_key=None, **QUIET)
+    with pytest.raises(TypeError, match="adata must be an AnnData, but it is a list.*indices="):
+        model.get_latent_representation([1, 2])
+
+
+def test_groups_without_cells_have_a_cure(make_model):
+    model = make_model()
+    model.train(1, latent_key=None, **QUIET)
+    model.adata.obs["cell_type"] = model.adata.obs["cell_type"].cat.add_categories("rare")
+    with pytest.raises(ValueError, match=r"no cell of 'rare'.*remove_unused_categories\(\)"):
+        model.differential_expression(groupby="cell_type", silent=True)

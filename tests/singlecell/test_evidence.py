@@ -122,3 +122,9 @@ def test_what_has_no_gap_is_refused():
     model.minify_adata()
     with pytest.raises(ValueError, match="minified without counts"):
         model.get_variational_gap()
+
+
+def test_a_mean_over_cells_is_pythons_number(make_model):
+    model = make_model()
+    model.train(1, latent_key=None, **QUIET)
+    assert isinstance(model.get_marginal_ll(n_mc_samples=3), float)

@@ -281,3 +281,16 @@ def test_latents_of_a_collection_lie_in_its_parts():
     assert has_latents(collection, "X_mix")
     assert not has_latents(collection, None)
     assert has_latents(SimpleNamespace(obsm={"X_mix": 0}), "X_mix")
+
+
+def test_callbacks_find_the_kl_weight_at_the_end_of_every_epoch(make_model):
+    """Also where an epoch has fewer steps than Lightning has between two logs."""
+    found = []
+
+    class Seen(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            found.append(float(trainer.callback_metrics["kl_weight"]))
+
+    plan = {"n_epochs_kl_warmup": 4}
+    make_model().train(3, plan_kwargs=plan, callbacks=[Seen()], latent_key=None, **QUIET)
+    assert found == [0.0, 0.25, 0.5]
