@@ -66,8 +66,8 @@ def check_columns(obs: Any, setup: Mapping[str, Any]) -> None:
     KeyError
         If a column is not there.
     ValueError
-        If an argument is a name where a list is meant, or the other way round, or if a cell has no
-        category.
+        If an argument is a name where a list is meant, or the other way round, or names a column
+        twice, or if a cell has no category, or categories are text and numbers.
     """
     for name in _ONE_COLUMN:
         if isinstance(setup.get(name), list | tuple):
@@ -80,10 +80,20 @@ def check_columns(obs: Any, setup: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} takes a list of columns of adata.obs, but it is {keys!r}.")
     named = {n: [setup[n]] for n in _ONE_COLUMN if setup.get(n) is not None}
     named |= {n: list(setup[n]) for n in _COLUMNS if setup.get(n) is not None}
+    for name, keys in named.items():
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise ValueError(f"{name} names {listing(map(repr, twice))} more than once.")
     for key in chain(*named.values()):
         if key not in obs:
             raise KeyError(f"adata.obs has no column {key!r}: it has {listing(obs)}.")
     for key in chain(*(keys for name, keys in named.items() if name not in _NUMBERS)):
+        kinds = {isinstance(value, str) for value in pd.unique(pd.Series(obs[key]).dropna())}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"adata.obs[{key!r}] mixes text and numbers, which have no order: make it text, "
+                f"adata.obs[{key!r}].astype(str)."
+            )
         n_missing = int(np.sum(pd.isna(obs[key])))
         if n_missing:
             raise ValueError(
@@ -127,6 +137,10 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
             "one, anndata.AnnData(counts)."
         )
     counts, where = counts_of(adata, setup.get("layer"))
+    if setup.get("layer") is not None and setup["layer"] not in adata.layers.keys():
+        raise KeyError(
+            f"adata has no layer {setup['layer']!r}: it has {listing(adata.layers.keys())}."
+        )
     if counts is None and setup.get("layer") is None:
         raise ValueError("adata.X is empty (None): name the layer of raw counts, layer=...")
     if 0 in adata.shape:

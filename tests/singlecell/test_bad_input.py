@@ -711,3 +711,20 @@ def test_groups_without_cells_have_a_cure(make_model):
     model.adata.obs["cell_type"] = model.adata.obs["cell_type"].cat.add_categories("rare")
     with pytest.raises(ValueError, match=r"no cell of 'rare'.*remove_unused_categories\(\)"):
         model.differential_expression(groupby="cell_type", silent=True)
+
+
+def test_a_layer_that_is_not_there(adata):
+    adata.layers["counts"] = adata.X
+    with pytest.raises(KeyError, match="adata has no layer 'count': it has counts"):
+        MixtureSCVI.setup_anndata(adata, layer="count")
+
+
+def test_columns_are_named_once(adata):
+    with pytest.raises(ValueError, match="categorical_covariate_keys names 'donor' more than once"):
+        MixtureSCVI.setup_anndata(adata, categorical_covariate_keys=["donor", "donor"])
+
+
+def test_categories_have_an_order(adata):
+    adata.obs["batch"] = [1, "1"] * (adata.n_obs // 2)
+    with pytest.raises(ValueError, match=r"mixes text and numbers.*adata.obs\['batch'\].astype"):
+        MixtureSCVI.setup_anndata(adata, batch_key="batch")
