@@ -55,7 +55,7 @@ class GaussianMixture(Distribution):
     def __init__(self, mean: Tensor, variance: Tensor, log_weights: Tensor) -> None:
         self._mean, self._variance, self._log_weights = mean, variance, log_weights
         super().__init__(torch.Size(), mean.shape[-1:], validate_args=False)
-        self._centre = mean.double().mean(0)
+        self._centre = mean.detach().double().mean(0)  # any does, and has no gradient
         mean, variance = mean.double() - self._centre, variance.double()
         norm = (mean.square() / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
         self._offset = log_weights.double() - 0.5 * norm
