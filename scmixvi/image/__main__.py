@@ -207,11 +207,11 @@ class ImageCLI(LightningCLI):
             self._check_epochs(checkpoint)
 
     def _check_epochs(self, checkpoint: dict[str, Any]) -> None:
-        epoch, wanted = checkpoint.get("epoch", 0) + 1, self.trainer.max_epochs
-        if wanted is not None and 0 <= wanted < epoch:
+        finished, wanted = checkpoint.get("epoch", 0), self.trainer.max_epochs
+        if wanted is not None and 0 <= wanted < finished:
             raise ValueError(
-                f"the checkpoint is of epoch {epoch}, and trainer.max_epochs is {wanted}: name "
-                "more, or test it with the subcommand test."
+                f"the checkpoint has {finished} epochs or more behind it, and trainer.max_epochs "
+                f"is {wanted}: name more, or test it with the subcommand test."
             )
 
     def _check_checkpoint(self) -> None:
