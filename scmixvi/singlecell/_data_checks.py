@@ -138,9 +138,8 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
         )
     counts, where = counts_of(adata, setup.get("layer"))
     if setup.get("layer") is not None and setup["layer"] not in adata.layers.keys():
-        raise KeyError(
-            f"adata has no layer {setup['layer']!r}: it has {listing(adata.layers.keys())}."
-        )
+        there = filter(None, adata.layers.keys())  # None is X, from anndata 0.13 on
+        raise KeyError(f"adata has no layer {setup['layer']!r}: it has {listing(there)}.")
     if counts is None and setup.get("layer") is None:
         raise ValueError("adata.X is empty (None): name the layer of raw counts, layer=...")
     if 0 in adata.shape:
