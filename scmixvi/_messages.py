@@ -12,7 +12,12 @@ def listing(names: Iterable[object], at_most: int = 12) -> str:
     return (", ".join(names[:at_most]) or "nothing") + more
 
 
+def is_whole(value: object, least: int = 1) -> bool:
+    """Whether it is a whole number, and not too small; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
 def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Raise ValueError unless an argument is a whole number that is not too small."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if not is_whole(value, least):
         raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")

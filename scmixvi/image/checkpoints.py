@@ -4,6 +4,7 @@ import inspect
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -11,6 +12,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
+from scmixvi._messages import is_whole
 from scmixvi.image import recipes
 from scmixvi.image.vae import ImageVAE
 
@@ -300,10 +302,6 @@ def _has_seed(settings: Any) -> bool:
     return seed is None or (isinstance(seed, int) and 0 <= seed < 2**32)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
-
-
 _STATE_SHAPE = torch.get_rng_state().shape
 _FILES = ("best_model_path", "kth_best_model_path", "last_model_path")
 _ENTRIES: dict[str, Callable[[Any], bool]] = {
@@ -313,8 +311,8 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "optimizer_states": lambda states: isinstance(states, list),
     "lr_schedulers": lambda states: isinstance(states, list),
     "loops": lambda states: isinstance(states, dict),
-    "epoch": _is_count,
-    "global_step": _is_count,
+    "epoch": partial(is_whole, least=0),
+    "global_step": partial(is_whole, least=0),
 }
 
 

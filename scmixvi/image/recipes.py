@@ -7,12 +7,12 @@ Tomczak & Welling 2018 and of Kviman et al. 2022, section 4.2 and appendices C a
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scmixvi._messages import is_whole
 from scmixvi.core import (
     GaussianConditional,
     Level,
@@ -313,16 +313,12 @@ def _conditional_prior(n_above: int, n_latent: int, n_hidden: int) -> GaussianCo
 
 def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
     sizes = list(n_latent) if isinstance(n_latent, Sequence) else [n_latent] * n_levels
-    if len(sizes) != n_levels or not all(_is_count(size) for size in sizes):
+    if len(sizes) != n_levels or not all(is_whole(size) for size in sizes):
         raise ValueError(
             f"n_latent (D) must be whole numbers of at least 1, one for all or one for each of the "
             f"{n_levels} levels, but it is {n_latent!r}."
         )
     return sizes
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _check_layers(
@@ -331,7 +327,7 @@ def _check_layers(
     """Refuse sizes of layers that are not whole numbers from 1: so many, or at least so many."""
     found = list(sizes) if isinstance(sizes, Iterable) else [0]
     fits = len(found) == n_layers if n_layers else len(found) >= at_least
-    if not fits or not all(_is_count(size) for size in found):
+    if not fits or not all(is_whole(size) for size in found):
         raise ValueError(
             f"{name} must be {n_layers or f'{at_least} or more'} whole numbers, one a layer, each "
             f"at least 1, but it is {sizes!r}."
@@ -354,13 +350,13 @@ def _is_trunk(encoder_sharing: str) -> bool:
 def _check(image_size: Sequence[int], **counts: int) -> None:
     """Refuse sizes that make no model; `counts` are a name's value, at least 1."""
     for name, value in counts.items():
-        if not _is_count(value):
+        if not is_whole(value):
             letter = {"n_components": " (S)", "n_levels": " (H)"}.get(name, "")
             raise ValueError(
                 f"{name}{letter} must be a whole number of at least 1, but it is {value!r}."
             )
     is_size = isinstance(image_size, Sequence) and len(image_size) == 3
-    if not is_size or not all(_is_count(size) for size in image_size):
+    if not is_size or not all(is_whole(size) for size in image_size):
         raise ValueError(
             f"image_size must be (C, H, W), three positive whole numbers, but it is {image_size!r}."
         )
