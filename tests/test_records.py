@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import sklearn
 
+import scmixvi
 from scmixvi import records
 
 CPU_INFO = "processor\t: 0\nmodel name\t: A CPU: 3 GHz\n\nprocessor\t: 1\nmodel name\t: Another\n"
@@ -46,3 +47,13 @@ def test_versions_of_optional_packages_are_there_where_they_are(monkeypatch):
     installed = False
     assert "scib-metrics" not in records.environment("cpu")
     assert records.environment("cpu")["scvi-tools"] == "version of scvi-tools"
+
+
+def test_a_clone_that_is_not_installed_is_recorded(monkeypatch):
+    def version(name):
+        if name == "scmixvi":
+            raise records.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(records, "version", version)
+    assert records.environment("cpu")["scmixvi"] == scmixvi.__version__
