@@ -85,6 +85,8 @@ def epoch_parts() -> str:
     rows, parts = [], None
     for name, measured in read(RESULTS / "singlecell.json", {}).items():
         for row in measured.get("training", []):
+            if not row["shares"]:  # a compiled step has no parts
+                continue
             parts = parts or list(row["shares"])
             shares = [f"{100 * row['shares'][part]:.0f}" for part in parts]
             rows.append([name, _shown(row["model"]), f"{row['cells_a_second']:,}", *shares])

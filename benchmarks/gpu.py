@@ -45,11 +45,14 @@ def _module(words: str, most_seconds: float, takes_minutes: bool = False) -> Sta
 
 _PARTS = f"--parts {' '.join(PARTS)}"
 _LARGE = "--data synthetic --n-cells 100000 --epochs 1 --rounds 3 --max-steps 200"
+_COMPILED = "benchmarks.singlecell --parts training --compile reduce-overhead"
 _IMAGES = "benchmarks.image --recipes vanilla composite --sizes paper --components 1 4"
 STAGES = {
     "tests": _module("pytest -m gpu tests", 600),
     "cortex": _module(f"benchmarks.singlecell {_PARTS}", 300),
     "100,000 cells": _module(f"benchmarks.singlecell {_LARGE} {_PARTS}", 600),
+    "compiled cortex": _module(_COMPILED, 600),
+    "compiled 100,000 cells": _module(f"{_COMPILED} {_LARGE}", 600),
     "image steps": _module(f"{_IMAGES} --modes eager", 300),
     "compiled image steps": _module(f"{_IMAGES} --modes compile cudagraphs --out {COMPILED}", 900),
     "paper": _module("scmixvi.experiments.image_nll --datasets mnist", 1e9, True),

@@ -10,7 +10,9 @@ r"""Seconds an epoch of MixtureSCVI against scvi.model.SCVI, side by side in one
 Every round trains each model for a few epochs, one model after the other, so that whatever else
 the machine does slows all of them; the ratios are taken within a round. The first epoch of every
 round is warm-up. With `--max-steps` an epoch ends after that many steps, on cells from all of the
-data, and its seconds are scaled up to a whole one. Memory is measured in a process of its own for
+data, and its seconds are scaled up to a whole one. With `--compile` torch compiles all models, SCVI
+too, in the mode that is named; an epoch before the rounds, in which it does so, is left out, and
+where the time of a compiled step goes is not known. Memory is measured in a process of its own for
 each model. Results go to results/singlecell.json, one entry for data, device and threads, to which
 the parts (training, floor, memory, inference) are added, each with its environment.
 """
@@ -105,24 +107,40 @@ def n_steps(model: scvi.model.SCVI) -> int:
     return -(-int(np.ceil(0.9 * model.adata.n_obs)) // BATCH_SIZE)
 
 
-def where_time_goes(model: scvi.model.SCVI, epochs: int, limit: float) -> dict[str, float]:
-    """Shares of a training run's seconds."""
+def where_time_goes(
+    model: scvi.model.SCVI, epochs: int, options: dict[str, Any]
+) -> dict[str, float]:
+    """Shares of a training run's seconds; none of a compiled one, whose parts are one."""
+    if "plan_kwargs" in options:
+        return {}
     profiler = PartsProfiler()
     with timed_parts(model.module) as seconds:
-        clock = fit(model, epochs, profiler=profiler, limit_train_batches=limit)
+        clock = fit(model, epochs, profiler=profiler, **options)
     return shares(seconds, profiler, clock.starts[-1] - clock.starts[0])
 
 
-def train_all(found: dict, epochs: int, rounds: int, limit: float) -> tuple[dict, dict]:
-    """Median seconds an epoch of each round, by model: of the clock and of the processor.
+def how_to_train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `train`: the steps of an epoch, or 1.0 for all, and whether to compile."""
+    options: dict[str, Any] = {"limit_train_batches": arguments.max_steps or 1.0}
+    if arguments.compile is None:
+        return options
+    # Every model has two shapes of minibatch, and after these many of one function torch gives up.
+    torch._dynamo.config.recompile_limit = 64
+    compiled = {"compile": True, "compile_kwargs": {"mode": arguments.compile}}
+    return options | {"plan_kwargs": compiled}
 
-    `limit` is Lightning's `limit_train_batches`: steps of an epoch, or 1.0 for all.
-    """
+
+def train_all(found: dict, epochs: int, rounds: int, options: dict[str, Any]) -> tuple[dict, dict]:
+    """Median seconds an epoch of each round, by model: of the clock and of the processor."""
+    limit = options["limit_train_batches"]
+    if "plan_kwargs" in options:
+        for model in found.values():
+            fit(model, 1, **options)
     seconds: dict[str, list[float]] = {name: [] for name in found}
     processor: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, model in found.items():
-            clock = fit(model, epochs + 1, limit_train_batches=limit)
+            clock = fit(model, epochs + 1, **options)
             whole = 1.0 if isinstance(limit, float) else n_steps(model) / min(limit, n_steps(model))
             seconds[name].append(whole * float(np.median(clock.epochs(warmup=1))))
             processor[name].append(whole * float(np.median(clock.processor_epochs(warmup=1))))
@@ -130,14 +148,14 @@ def train_all(found: dict, epochs: int, rounds: int, limit: float) -> tuple[dict
 
 
 def entry(
-    name: str, model: scvi.model.SCVI, seconds: list[float], epochs: int, limit: float
+    name: str, model: scvi.model.SCVI, seconds: list[float], epochs: int, options: dict[str, Any]
 ) -> dict:
     """Everything about one model."""
     return {
         "model": name,
         "seconds_an_epoch": summary(seconds, digits=4),
         "cells_a_second": round(len(model.train_indices) / float(np.median(seconds))),
-        "shares": where_time_goes(model, epochs + 1, limit),
+        "shares": where_time_goes(model, epochs + 1, options),
     }
 
 
@@ -252,12 +270,12 @@ def plot() -> None:
 
 def timed(arguments: argparse.Namespace, found: dict) -> dict[str, Any]:
     """Seconds of training, by model."""
-    limit = arguments.max_steps or 1.0
-    seconds, processor = train_all(found, arguments.epochs, arguments.rounds, limit)
+    options = how_to_train(arguments)
+    seconds, processor = train_all(found, arguments.epochs, arguments.rounds, options)
     ratio, processor_ratio = ratios(seconds, BASELINE), ratios(processor, BASELINE)
     rows = [
         {
-            **entry(name, model, seconds[name], arguments.epochs, limit),
+            **entry(name, model, seconds[name], arguments.epochs, options),
             "ratio_to_SCVI": ratio[name],
             "processor_seconds_an_epoch": summary(processor[name], digits=4),
             "processor_ratio_to_SCVI": processor_ratio[name],
@@ -280,6 +298,8 @@ def run(arguments: argparse.Namespace) -> None:
     key = f"{arguments.data}, {adata.n_obs} cells, {device}, {threads} threads"
     if arguments.matmul_precision != "highest":
         key += f', products "{arguments.matmul_precision}"'
+    if arguments.compile:
+        key += f', compiled "{arguments.compile}"'
     if set(arguments.parts) != {"memory"}:
         found = models(adata, batch_key, arguments.components)
     if "training" in arguments.parts:
@@ -320,6 +340,11 @@ def main() -> None:
         choices=["highest", "high", "medium"],
         default="highest",
         help="torch.set_float32_matmul_precision, for all models",
+    )
+    parser.add_argument(
+        "--compile",
+        choices=["default", "reduce-overhead"],
+        help="compile all models; the second records CUDA graphs",
     )
     arguments = parser.parse_args()
     quiet(arguments.threads)

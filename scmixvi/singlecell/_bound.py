@@ -98,7 +98,7 @@ class Bound:
         scores, qz = inference_outputs[SCORES_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
         if scores is None or self.n_components == 1 or scores.shape[1] != scores.shape[2]:
             return {}
-        found = {"jsd": jsd(scores, qz.c_log_weights.T).mean()}
+        found = {"jsd": jsd(scores, self._weights_of_bound(qz)).mean()}
         if self.mixture_weights in ("learned", "amortized"):
             weights = qz.c_log_weights.exp().mean(0)
             found |= {f"weight_{s}": weight for s, weight in enumerate(weights)}
@@ -148,9 +148,13 @@ class Bound:
                 log_q.reshape(-1, 1, 1, log_q.shape[-1]),
                 None,
             )
-        log_weights = None if self.mixture_weights == "uniform" else qz.c_log_weights.T
         shape = (scores.shape[0], scores.shape[1], -1)
+        log_weights = self._weights_of_bound(qz)
         return log_lik.reshape(shape), log_prior.reshape(shape), scores, log_weights
+
+    def _weights_of_bound(self, qz: Distribution) -> Tensor | None:
+        """Log weights `[S, n]`; None where they are uniform, which the bounds compute sooner."""
+        return None if self.mixture_weights == "uniform" else qz.c_log_weights.T
 
 
 def _log_likelihood(tensors: dict, generative_outputs: dict) -> Tensor:

@@ -39,9 +39,9 @@ def encode_components(
         loc, raw_variance, hidden = (t.unsqueeze(1) for t in (loc, raw_variance, hidden))
     elif can_stack(encoders):
         hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
-        heads = [_joined_head(e) for e in encoders]
-        weight = torch.stack([w for w, _ in heads])
-        bias = torch.stack([b for _, b in heads])
+        heads = [head for e in encoders for head in (e.mean_encoder, e.var_encoder)]
+        weight = torch.cat([h.weight for h in heads]).unflatten(0, (len(encoders), -1))
+        bias = torch.cat([h.bias for h in heads]).unflatten(0, (len(encoders), -1))
         loc, raw_variance = _batched_linear(hidden, weight, bias).chunk(2, dim=-1)
     else:
         hidden = torch.stack([e.encoder(x, *cat_list) for e in encoders], dim=1)
@@ -57,11 +57,6 @@ def encode_components(
 def widened(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in float64 where it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _joined_head(encoder: Encoder) -> tuple[Tensor, Tensor]:
-    heads = encoder.mean_encoder, encoder.var_encoder
-    return torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])
 
 
 def can_stack(encoders: Sequence[Encoder]) -> bool:
@@ -152,10 +147,10 @@ def _stacked_batch_norm(layers: Sequence[nn.BatchNorm1d], hidden: Tensor) -> Ten
         hidden, *statistics, weight, bias, use_batch, first.momentum, first.eps
     )
     if first.training and first.track_running_stats:
-        for m, mean, var in zip(layers, *(s.chunk(len(layers)) for s in statistics), strict=True):
-            m.running_mean.copy_(mean)
-            m.running_var.copy_(var)
-            m.num_batches_tracked += 1
+        owned = [m.running_mean for m in layers], [m.running_var for m in layers]
+        for own, joined in zip(owned, statistics, strict=True):
+            torch._foreach_copy_(own, joined.chunk(len(layers)))
+        torch._foreach_add_([m.num_batches_tracked for m in layers], 1)
     return normed
 
 

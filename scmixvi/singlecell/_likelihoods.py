@@ -27,7 +27,9 @@ import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import softplus
 
+from scmixvi.core.objectives import can_look_at
 from scmixvi.singlecell._decoded import fused_log_likelihood
 
 _EPS = 1e-8  # scvi.distributions adds it inside every logarithm
@@ -68,10 +70,14 @@ def log_likelihood(px: Distribution, x: Tensor, theta: Tensor | None = None) -> 
     theta = _fold(px.theta if theta is None else theta, px.mu.shape)
     logits = px.zi_logits if isinstance(px, ZeroInflatedNegativeBinomial) else None
     mu, theta, logits, counts = _same_float(px.mu, theta, logits, x)
+    compiling = torch.compiler.is_compiling()
     with torch.autocast(x.device.type, enabled=False):
         rows = (-1, *x.shape)
         logits = None if logits is None else logits.reshape(rows)
-        value = _CountLikelihood.apply(mu.reshape(rows), theta, logits, counts)
+        found = _by_formula if compiling else _CountLikelihood.apply
+        value = found(mu.reshape(rows), theta, logits, counts)
+    if compiling:
+        return value.reshape(px.mu.shape[:-1])
     if x.device.type == "cpu" and not value.isfinite().all():
         return px.log_prob(x).sum(-1)  # parameters beyond the range of exp(), or not numbers
     return value.reshape(px.mu.shape[:-1])
@@ -81,14 +87,14 @@ def _covered(px: Distribution, x: Tensor) -> bool:
     """Whether the formulas above hold for these counts under this distribution."""
     if type(px) not in (NegativeBinomial, ZeroInflatedNegativeBinomial) or px.on_mps:
         return False
-    if torch.compiler.is_compiling() or x.dim() != 2 or x.shape != px.mu.shape[-2:]:
+    if x.dim() != 2 or x.shape != px.mu.shape[-2:]:
         return False
     return px.mu.numel() > 0 and _are_counts(x)
 
 
 def _are_counts(x: Tensor) -> bool:
     """Whole and not negative: asked only where the answer costs no synchronisation."""
-    if x.device.type != "cpu" or not x.is_floating_point():
+    if not can_look_at(x) or not x.is_floating_point():
         return x.is_floating_point()
     return bool(x.amin() >= 0) and bool(x.frac().amax() == 0)
 
@@ -113,6 +119,22 @@ def _same_float(*tensors: Tensor | None) -> list[Tensor | None]:
     for tensor in tensors:
         dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
     return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+
+
+def _by_formula(mu: Tensor, theta: Tensor, logits: Tensor | None, x: Tensor) -> Tensor:
+    """As `_CountLikelihood`, for a compiler, which fuses it and derives the gradients by itself."""
+    inverse = (theta + _EPS).reciprocal()
+    v = mu * inverse
+    log1p = torch.log1p(v)
+    value = x * (torch.log(v + _EPS * inverse) - log1p)
+    gone = theta * log1p
+    if logits is None:
+        value = value - gone
+    else:
+        kept = -logits - gone
+        value = torch.where(x > _EPS, value + kept, softplus(kept)) - softplus(-logits)
+    constant, _ = _constant_by_gamma(theta, x, False)
+    return value.sum(-1) + constant
 
 
 class _CountLikelihood(torch.autograd.Function):
@@ -294,6 +316,10 @@ def _constant(theta: Tensor, x: Tensor, want_slope: bool) -> tuple[Tensor, Tenso
     """Sum over genes of log Gamma(x + theta) / Gamma(theta) / x!, and its slopes in theta."""
     if x.device.type == "cpu" and theta.shape[:2].numel() == 1:
         return _constant_by_table(theta.flatten(), x)
+    return _constant_by_gamma(theta, x, want_slope)
+
+
+def _constant_by_gamma(theta: Tensor, x: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None]:
     value = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     slope = torch.digamma(x + theta) - torch.digamma(theta) if want_slope else None
     return value.sum(-1), slope

@@ -45,11 +45,10 @@ class MixtureTrainingPlan(TrainingPlan):
     def kl_weight(self) -> float | torch.Tensor:
         """As scvi-tools', but a number: its tensor is copied to the device in every step.
 
-        A compiled module gets the tensor, for it is compiled again for every other number.
+        A compiled module gets the tensor while the weight rises, for it is compiled again for
+        every other number.
         """
-        if hasattr(self.module, "_orig_mod"):
-            return super().kl_weight
-        return _compute_kl_weight(
+        weight = _compute_kl_weight(
             self.current_epoch,
             self.global_step,
             self.n_epochs_kl_warmup,
@@ -57,6 +56,11 @@ class MixtureTrainingPlan(TrainingPlan):
             self.max_kl_weight,
             self.min_kl_weight,
         )
+        return super().kl_weight if self._is_compiled and weight != 1 else weight
+
+    @property
+    def _is_compiled(self) -> bool:
+        return hasattr(self.module, "_orig_mod")
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """As scvi-tools' step; raises ValueError before a loss that is not finite does harm."""
@@ -110,7 +114,7 @@ class MixtureTrainingPlan(TrainingPlan):
         if mode != "train" or not self._logs_once_an_epoch:
             super().compute_and_log_metrics(loss_output, metrics, mode)
             return
-        self._steps.append(_without_graph(loss_output))
+        self._steps.append(_without_graph(loss_output, copied=self._is_compiled))
         if self.trainer.is_last_batch:
             self._log_epoch(metrics)
         elif len(self._steps) == STEPS_KEPT:
@@ -193,20 +197,28 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def _without_graph(loss_output: LossOutput) -> LossOutput:
-    """A step's loss, sums and scalar extras, without what they were computed from."""
+def _without_graph(loss_output: LossOutput, copied: bool) -> LossOutput:
+    """A step's loss, sums and scalar extras, without what they were computed from.
+
+    Copies, where the next step of a compiled module may write into the memory of this one's.
+    """
+
+    def kept(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().clone() if copied else tensor.detach()
+
+    extra = _scalars(loss_output.extra_metrics or {})
     return LossOutput(
-        loss=loss_output.loss.detach(),
-        reconstruction_loss=loss_output.reconstruction_loss_sum.detach(),
-        kl_local=loss_output.kl_local_sum.detach(),
-        kl_global=loss_output.kl_global_sum.detach(),
+        loss=kept(loss_output.loss),
+        reconstruction_loss=kept(loss_output.reconstruction_loss_sum),
+        kl_local=kept(loss_output.kl_local_sum),
+        kl_global=kept(loss_output.kl_global_sum),
         n_obs_minibatch=loss_output.n_obs_minibatch,
-        extra_metrics=_scalars(loss_output.extra_metrics or {}),
+        extra_metrics={name: kept(value) for name, value in extra.items()},
     )
 
 
 def _scalars(extra: dict[str, Any]) -> dict[str, torch.Tensor]:
-    found = {k: torch.as_tensor(v).detach() for k, v in extra.items()}
+    found = {k: torch.as_tensor(v) for k, v in extra.items()}
     return {k: v for k, v in found.items() if v.dim() == 0}
 
 

@@ -62,10 +62,14 @@ def as_dtype(tensors, dtype):
 @pytest.mark.parametrize("dispersion", THETA_SHAPES)
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_values_and_gradients_are_scvi_s(family, dispersion, n_rows, dtype, rtol, monkeypatch):
+@pytest.mark.parametrize("compiling", [False, True], ids=["", "compiling"])
+def test_values_and_gradients_are_scvi_s(
+    family, dispersion, n_rows, dtype, rtol, compiling, monkeypatch
+):
     given = parameters(n_rows, dispersion)
     expected = value_and_gradients(scvi_log_likelihood, family, *given)
     without_fallback(monkeypatch, family)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     found = value_and_gradients(log_likelihood, family, *as_dtype(given, dtype))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == dtype

@@ -8,13 +8,14 @@ import pytest
 import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from counts import QUIET
 from scmixvi import MixtureSCVI
 from scmixvi.singlecell._loading import DataSplitter
 from scmixvi.singlecell._storage import has_latents, store_latents
-from scmixvi.singlecell._training import MixtureTrainingPlan
+from scmixvi.singlecell._training import MixtureTrainingPlan, _without_graph
 
 
 def adata():
@@ -73,6 +74,9 @@ def test_a_compiled_module_gets_the_kl_weight_as_a_tensor():
     plan.module._orig_mod = model.module.decoder
     assert isinstance(plan.kl_weight, torch.Tensor)
     assert float(plan.kl_weight) == 0.0
+    plan.n_epochs_kl_warmup = 0  # with L > 1 the bound pools its draws at weight 1, known as such
+    assert type(plan.kl_weight) is float
+    assert plan.kl_weight == 1.0
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), None, [torch.ones(2)], torch.ones(2).to("meta")])
@@ -294,3 +298,20 @@ def test_callbacks_find_the_kl_weight_at_the_end_of_every_epoch(make_model):
     plan = {"n_epochs_kl_warmup": 4}
     make_model().train(3, plan_kwargs=plan, callbacks=[Seen()], latent_key=None, **QUIET)
     assert found == [0.0, 0.25, 0.5]
+
+
+def test_what_is_kept_of_a_step_is_a_copy_where_the_next_writes_over_it():
+    """A recorded CUDA graph gives its results in the same memory every time."""
+    given = LossOutput(
+        loss=torch.tensor(3.0),
+        reconstruction_loss=torch.tensor([2.0, 4.0]),
+        kl_local=torch.tensor([1.0, 1.0]),
+        extra_metrics={"jsd": torch.tensor(0.5)},
+    )
+    kept = _without_graph(given, copied=True)
+    for tensor in (given.loss, given.reconstruction_loss_sum, given.extra_metrics["jsd"]):
+        tensor.fill_(-1.0)
+    assert kept.loss == 3
+    assert kept.reconstruction_loss_sum == 6
+    assert kept.kl_local_sum == 2
+    assert kept.extra_metrics["jsd"] == 0.5
