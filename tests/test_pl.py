@@ -432,3 +432,22 @@ def test_a_training_without_a_logger_has_no_history():
 def test_scores_of_one_name_are_told_apart():
     with pytest.raises(ValueError, match="scores has several columns of the name b"):
         pl.compare(pd.DataFrame([[0.1, 0.2]], columns=["b", "b"]))
+
+
+def test_compare_takes_pandas_own_missing_values():
+    scores = pd.DataFrame({"ARI": [0.7, None], "NMI": [0.6, 0.5]}, index=["a", "b"])
+    axes = pl.compare(scores.convert_dtypes(), show=False)
+    texts = [text.get_text() for text in axes.texts]
+    plt.close(axes.figure)
+    axes = pl.compare(scores, show=False)
+    assert texts == [text.get_text() for text in axes.texts]
+    plt.close(axes.figure)
+
+
+def test_axes_of_a_subfigure_are_saved_with_the_whole(tmp_path):
+    figure = plt.figure()
+    axes = figure.subfigures(1, 2)[1].subfigures(2, 1)[0].subplots()
+    scores = pd.DataFrame({"ARI": [0.7]}, index=["a"])
+    pl.compare(scores, show=False, ax=axes, save=tmp_path / "a.png")
+    assert plt.imread(tmp_path / "a.png").size > 0
+    plt.close(figure)

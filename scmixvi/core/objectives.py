@@ -30,6 +30,8 @@ import math
 import torch
 from torch import Tensor
 
+from scmixvi.core.precision import at_least_float32
+
 # What rounding may leave of the logarithm of a sum of weights, in float32, with S in the hundreds.
 MAX_LOG_TOTAL = 1e-3
 
@@ -319,10 +321,6 @@ def check_distribution(log_weights: Tensor) -> None:
         )
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 def _checked_scores(log_q_all: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return `log_q_all` and the log weights of the scored components, `[S, 1 or B]` or None."""
     if log_q_all.dim() != 4:
@@ -331,7 +329,7 @@ def _checked_scores(log_q_all: Tensor, log_weights: Tensor | None) -> tuple[Tens
             f"but its shape is {tuple(log_q_all.shape)}."
         )
     n_scored, n_inputs = log_q_all.shape[2:]
-    log_q_all = _at_least_float32(log_q_all)
+    log_q_all = at_least_float32(log_q_all)
     if log_weights is None:
         return log_q_all, None
     if tuple(log_weights.shape) not in ((n_scored,), (n_scored, n_inputs)):
@@ -341,7 +339,7 @@ def _checked_scores(log_q_all: Tensor, log_weights: Tensor | None) -> tuple[Tens
         )
     if log_weights.dim() == 1:
         log_weights = log_weights.unsqueeze(-1)
-    return log_q_all, _at_least_float32(log_weights)
+    return log_q_all, at_least_float32(log_weights)
 
 
 def _checked_terms(log_lik: Tensor, log_prior: Tensor, log_q_all: Tensor) -> tuple[Tensor, Tensor]:
@@ -353,7 +351,7 @@ def _checked_terms(log_lik: Tensor, log_prior: Tensor, log_q_all: Tensor) -> tup
                 f"L, S and B, but their shapes are {tuple(term.shape)} and "
                 f"{tuple(log_q_all.shape)}."
             )
-    return _at_least_float32(log_lik), _at_least_float32(log_prior)
+    return at_least_float32(log_lik), at_least_float32(log_prior)
 
 
 def _draw_weights(log_q_all: Tensor, log_weights: Tensor | None) -> Tensor | None:
@@ -380,7 +378,7 @@ def _own_scores(log_q_all: Tensor) -> Tensor:
             "this needs every drawn component scored once (S drawn from = S scored under), "
             f"but log_q_all has shape {tuple(log_q_all.shape)}."
         )
-    return _at_least_float32(log_q_all).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    return at_least_float32(log_q_all).diagonal(dim1=1, dim2=2).movedim(-1, 1)
 
 
 def _log_sum(terms: Tensor, axis: int) -> Tensor:

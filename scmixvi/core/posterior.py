@@ -60,12 +60,7 @@ class Stage:
     ) -> tuple[Tensor, Tensor]:
         """Draw z `[L, A, B, D]`, A = S or the `drawn` ones, and its scores `[L, A, S, B]`."""
         base = self._base(above)
-        if drawn is not None:
-            z0 = _draw_own(base, n_samples, drawn)
-        elif base.batch_shape[:-2]:
-            z0 = base.rsample().diagonal(dim1=1, dim2=2).movedim(-1, 1)
-        else:
-            z0 = base.rsample(torch.Size([n_samples]))
+        z0 = _draw(base, n_samples) if drawn is None else _draw_own(base, n_samples, drawn)
         if self.flow is None:
             return z0, _log_prob_all(base, z0)
         if self.flow.shared:
@@ -73,6 +68,11 @@ class Stage:
             return z, _log_prob_all(base, z0) - log_det.unsqueeze(2)
         z = self.flow(z0)[0] if drawn is None else self._own_flows(z0, drawn, base.batch_shape[-2])
         return z, self._score(base, z)
+
+    def draw(self, above: Sequence[Tensor], n_samples: int) -> Tensor:
+        """Draw z `[L, S, B, D]`, without scoring it."""
+        z0 = _draw(self._base(above), n_samples)
+        return z0 if self.flow is None else self.flow(z0)[0]
 
     def score(self, above: Sequence[Tensor], z: Tensor) -> Tensor:
         """Score z `[L, S, B, D]` under every component: `[L, S, S, B]`, in nats."""
@@ -100,6 +100,13 @@ class Stage:
         everyone = z0.flatten(0, 1).unsqueeze(1).expand(-1, n_components, -1, -1)
         z = self.flow(everyone)[0].unflatten(0, z0.shape[:2])
         return z[:, torch.arange(len(drawn), device=drawn.device), drawn]
+
+
+def _draw(base: Distribution, n_samples: int) -> Tensor:
+    """Draw `[L, S, B, D]`, each by its own component."""
+    if base.batch_shape[:-2]:
+        return base.rsample().diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    return base.rsample(torch.Size([n_samples]))
 
 
 def _draw_own(base: Distribution, n_samples: int, drawn: Tensor) -> Tensor:
@@ -275,8 +282,13 @@ class MixturePosterior:
 
     def sample(self, n: int) -> tuple[Tensor, ...]:
         """Draw n independent samples of the mixture for each input, `[n, B, D]` a level."""
-        zs, log_q_all = self.sample_stratified(n)
-        logits = self.log_weights_like(log_q_all[0, 0]).expand(log_q_all.shape[2:]).T
+        if n < 1:
+            raise ValueError(f"n must be at least 1, but it is {n}.")
+        zs: tuple[Tensor, ...] = ()
+        for stage in self.stages:
+            zs = (*zs, stage.draw(zs, n))
+        each = zs[0][0, ..., 0]
+        logits = self.log_weights_like(each).expand(each.shape).T
         drawn = Categorical(logits=logits).sample(torch.Size([n])).unsqueeze(1).unsqueeze(-1)
         return tuple(z.gather(1, drawn.expand(-1, -1, -1, z.shape[-1]))[:, 0] for z in zs)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from scmixvi.core.objectives import check_distribution
+from scmixvi.core.precision import at_least_float32
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -6.0, 2.0
 
@@ -30,7 +31,7 @@ def diagonal_normal(parameters: Tensor) -> Independent:
     -------
     A distribution with batch `[...]` and event `[D]`, in float32 at least.
     """
-    mean, log_variance = _at_least_float32(parameters).chunk(2, dim=-1)
+    mean, log_variance = at_least_float32(parameters).chunk(2, dim=-1)
     scale = (0.5 * log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)).exp()
     return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
@@ -253,7 +254,3 @@ class Prior(nn.Module):
     def forward(self) -> Chain:
         """Build the joint density; a VampPrior encodes its pseudo-inputs here, once."""
         return Chain(self.top(), tuple(self.conditionals))
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from scmixvi.image._checks import check_precision
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
-from scmixvi.image.checkpoints import check_settings, read_checkpoint
+from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import TRAINER_DEFAULTS, recipe_training, run_settings
 from scmixvi.image.memory import keep_freed_memory
@@ -90,6 +90,9 @@ class ImageCLI(LightningCLI):
             self._check_checkpoint()
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: Lightning would import whatever they name."""
 
     def before_instantiate_classes(self) -> None:
         """Give the run a folder of its own, unless one was named, and a bar that costs no time.
@@ -207,10 +210,10 @@ class ImageCLI(LightningCLI):
             self._check_epochs(checkpoint)
 
     def _check_epochs(self, checkpoint: dict[str, Any]) -> None:
-        finished, wanted = checkpoint.get("epoch", 0), self.trainer.max_epochs
+        finished, wanted = finished_epochs(checkpoint), self.trainer.max_epochs
         if wanted is not None and 0 <= wanted < finished:
             raise ValueError(
-                f"the checkpoint has {finished} epochs or more behind it, and trainer.max_epochs "
+                f"the checkpoint has {finished} epochs behind it, and trainer.max_epochs "
                 f"is {wanted}: name more, or test it with the subcommand test."
             )
 

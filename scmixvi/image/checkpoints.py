@@ -111,6 +111,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def finished_epochs(checkpoint: dict[str, Any]) -> int:
+    """How many epochs have had all their steps: a checkpoint's `epoch` is that of its last step."""
+    progress: Any = checkpoint.get("loops")
+    for name in ("fit_loop", "epoch_loop.batch_progress", "is_last_batch"):
+        progress = progress.get(name) if isinstance(progress, dict) else None
+    return checkpoint.get("epoch", 0) + (progress is True)
+
+
 def at_home(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """Name in a checkpoint of Lightning's the folder where it lies now, with what lies beside it.
 

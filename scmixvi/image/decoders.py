@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
+from scmixvi.core.precision import at_least_float32
 from scmixvi.image.nets import mlp
 
 Likelihood = Callable[[Tensor], Distribution]
@@ -28,8 +29,8 @@ def bernoulli(logits: Tensor) -> Independent:
     logits
         `[..., C, H, W]`: one parameter a channel.
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return _BinaryImages(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+    pixels = Bernoulli(logits=at_least_float32(logits), validate_args=False)
+    return _BinaryImages(pixels, 3, validate_args=False)
 
 
 class _BinaryImages(Independent):
@@ -98,8 +99,7 @@ class DiscretizedLogisticMixture(Distribution):
     has_rsample = False
 
     def __init__(self, parameters: Tensor, n_channels: int, n_levels: int = 256) -> None:
-        half = parameters.dtype in (torch.float16, torch.bfloat16)
-        parameters = parameters.float() if half else parameters
+        parameters = at_least_float32(parameters)
         pairs = n_channels * (n_channels - 1) // 2
         members = parameters.unflatten(-3, (-1, 1 + 2 * n_channels + pairs))  # [..., M, P/M, H, W]
         logit, means, log_scales, raw = members.split([1, n_channels, n_channels, pairs], dim=-3)

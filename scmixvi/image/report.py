@@ -15,13 +15,14 @@ from scmixvi.records import environment
 
 def run_record(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Command, seed, date, versions and device of this process, as plain values."""
-    module = getattr(sys.modules["__main__"].__spec__, "name", Path(sys.argv[0]).name)
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    program = ["-m", module.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
     try:
         torchvision = version("torchvision")
     except PackageNotFoundError:
         torchvision = "none"
     return {
-        "command": f"python -m {shlex.join([module.removesuffix('.__main__'), *sys.argv[1:]])}",
+        "command": shlex.join(["python", *program, *sys.argv[1:]]),
         "seed": run_seed(),
         "environment": environment(device) | {"torchvision": torchvision},
     }

@@ -67,6 +67,7 @@ def compare(
         lower_is_better = [lower_is_better]
     _check(scores, lower_is_better)
     check_figure(ax, save)
+    scores = scores.astype(float)  # pandas' own missing values have no order
     runs = scores.groupby(level=0, sort=False)
     means, spreads = runs.mean(), runs.std()
     signs = np.where(means.columns.isin(list(lower_is_better)), -1.0, 1.0)

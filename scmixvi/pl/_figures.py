@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import scanpy as sc
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 
 def panels(n_panels: int, width: float = 5.5, height: float = 4.2) -> list[Axes]:
@@ -27,7 +28,10 @@ def check_figure(ax: Axes | None, save: str | Path | None) -> None:
 def finished(axes: Axes, show: bool | None, save: str | Path | None) -> bool:
     """Save and show the figure as asked; return whether it was shown."""
     if save is not None:
-        axes.figure.savefig(save, bbox_inches="tight", dpi=110)
+        figure = axes.figure
+        while isinstance(figure, SubFigure):
+            figure = figure.figure
+        figure.savefig(save, bbox_inches="tight", dpi=110)
     if sc.settings.autoshow if show is None else show:
         plt.show()
         return True

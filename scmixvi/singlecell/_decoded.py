@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import linear
 
+from scmixvi.core.precision import at_least_float32
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
-from scmixvi.singlecell._encoders import widened
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 
@@ -40,12 +40,12 @@ class Heads(NamedTuple):
 
     def distribution(self, draws: Sequence[int] = ()) -> Distribution:
         """Scvi's own, its parameters `[*draws, B, G]`."""
-        scale = widened(linear(self.hidden, self.weight, self.bias)).softmax(-1)
+        scale = at_least_float32(linear(self.hidden, self.weight, self.bias)).softmax(-1)
         rate = torch.exp(self.log_library) * scale
         scale, rate = (t.unflatten(0, (*draws, -1)) for t in (scale, rate))
         if self.logit_weight is None:
             return NegativeBinomial(mu=rate, theta=self.theta, scale=scale)
-        logits = widened(linear(self.hidden, self.logit_weight, self.logit_bias))
+        logits = at_least_float32(linear(self.hidden, self.logit_weight, self.logit_bias))
         return ZeroInflatedNegativeBinomial(
             mu=rate,
             theta=self.theta,
@@ -63,9 +63,10 @@ class _Undecoded:
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__"):
             return object.__getattribute__(self, name)
-        heads, draws, with_gradients = self.__dict__.pop("undecoded")
+        heads, draws, with_gradients = self.__dict__["undecoded"]
         with torch.set_grad_enabled(with_gradients):
             px = heads.distribution(draws)
+        del self.__dict__["undecoded"]
         self.__dict__.update(px.__dict__)
         self.__class__ = type(px)
         return getattr(self, name)
@@ -121,6 +122,8 @@ def _by_heads(heads: Heads, draws: Sequence[int], x: Tensor) -> Tensor | None:
     largest = float(_kernels.largest_count(x.contiguous().view(-1).numpy()))
     if not 0 <= largest <= _LARGEST:
         return None
+    if not torch.is_grad_enabled():  # inside, a parameter would still ask for its slopes
+        heads = Heads(*(None if t is None else t.detach() for t in heads))
     n_cells = len(x)
     log_library = heads.log_library.reshape(-1, n_cells)
     theta = heads.theta.reshape(-1, x.shape[1])

@@ -12,6 +12,8 @@ from scvi.nn import Encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scmixvi.core.precision import at_least_float32
+
 
 def encode_components(
     encoders: Sequence[Encoder], x: Tensor, *cat_list: Tensor
@@ -49,14 +51,9 @@ def encode_components(
         loc = torch.stack([e.mean_encoder(h) for e, h in rows], dim=1)
         raw_variance = torch.stack([e.var_encoder(h) for e, h in rows], dim=1)
     # Autocast may hand over bfloat16, in which the bound's differences would drown.
-    loc, raw_variance = widened(loc), widened(raw_variance)
+    loc, raw_variance = at_least_float32(loc), at_least_float32(raw_variance)
     variance = first.var_activation(raw_variance) + first.var_eps
     return loc, variance.sqrt(), hidden
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 where it is that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def can_stack(encoders: Sequence[Encoder]) -> bool:
@@ -74,7 +71,7 @@ def can_stack(encoders: Sequence[Encoder]) -> bool:
 def _stacked_layers(stacks: Sequence[nn.Module], x: Tensor, cat_list: Sequence[Tensor]) -> Tensor:
     """The hidden layers of S `FCLayers`, `[n, F] -> [n, S, n_hidden]`."""
     n_components = len(stacks)
-    covariates = _one_hot_covariates(stacks[0].n_cat_list, cat_list)
+    covariates = one_hot_covariates(stacks[0].n_cat_list, cat_list)
     hidden = x
     for i, blocks in enumerate(zip(*(s.fc_layers for s in stacks), strict=True)):
         for layers in zip(*blocks, strict=True):
@@ -83,7 +80,7 @@ def _stacked_layers(stacks: Sequence[nn.Module], x: Tensor, cat_list: Sequence[T
                 continue
             if isinstance(layer, nn.Linear):
                 if covariates and stacks[0].inject_into_layer(i):
-                    hidden = _with_covariates(hidden, covariates)
+                    hidden = with_covariates(hidden, covariates)
                 hidden = _stacked_linear(layers, hidden)
             elif isinstance(layer, nn.BatchNorm1d):
                 normed = _stacked_batch_norm(layers, hidden.flatten(1))
@@ -95,7 +92,7 @@ def _stacked_layers(stacks: Sequence[nn.Module], x: Tensor, cat_list: Sequence[T
     return hidden
 
 
-def _one_hot_covariates(n_cat_list: Sequence[int], cat_list: Sequence[Tensor]) -> list[Tensor]:
+def one_hot_covariates(n_cat_list: Sequence[int], cat_list: Sequence[Tensor]) -> list[Tensor]:
     if len(n_cat_list) > len(cat_list):
         raise ValueError(
             f"the encoders expect {len(n_cat_list)} categorical covariates, got {len(cat_list)}."
@@ -107,7 +104,7 @@ def _one_hot_covariates(n_cat_list: Sequence[int], cat_list: Sequence[Tensor]) -
     ]
 
 
-def _with_covariates(hidden: Tensor, covariates: list[Tensor]) -> Tensor:
+def with_covariates(hidden: Tensor, covariates: list[Tensor]) -> Tensor:
     if hidden.dim() == 3:
         n_components = hidden.shape[1]
         covariates = [c.unsqueeze(1).expand(-1, n_components, -1) for c in covariates]

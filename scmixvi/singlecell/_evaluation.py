@@ -11,6 +11,7 @@ from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scmixvi._messages import check_whole
 from scmixvi.core import component_elbos, log_mixture, miselbo, siwelbo
 from scmixvi.singlecell._bound import library_ratio
 from scmixvi.singlecell._cell_refinement import refined
@@ -75,8 +76,7 @@ class Evaluation:
             raise ValueError(
                 f"estimator must be one of {list(ESTIMATORS)}, but it is {estimator!r}."
             )
-        if n_mc_samples < 1:
-            raise ValueError(f"n_mc_samples must be at least 1, but it is {n_mc_samples}.")
+        check_whole("n_mc_samples", n_mc_samples)
         log_ll = torch.cat(
             [
                 self._marginal_ll(

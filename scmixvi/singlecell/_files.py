@@ -7,7 +7,9 @@ import sys
 from types import BuiltinFunctionType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import torch
+from pandas.api.extensions import ExtensionArray
 from scvi.data._download import _download
 from scvi.model.base._constants import SAVE_KEYS
 
@@ -55,14 +57,32 @@ def element_wise(name: str) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Python's refers to torch's functions by `getattr`, which could get anything."""
+    """Python's, but for what a reader would have to refuse, or might not have.
+
+    Of torch's functions it refers to some by `getattr`, which could get anything. And pandas keeps
+    strings in pyarrow where that is installed, whose own buffers a file could forge.
+    """
 
     def reducer_override(self, value: Any) -> Any:
         """How to write a value: NotImplemented is as usual."""
+        if isinstance(value, ExtensionArray) and _is_in_pyarrow(value):
+            return _in_python(value).__reduce_ex__(pickle.DEFAULT_PROTOCOL)
         if not isinstance(value, BuiltinFunctionType) or value.__name__ not in ELEMENT_WISE:
             return NotImplemented
         name = value.__name__
         return (element_wise, (name,)) if value is getattr(torch, name) else NotImplemented
+
+
+def _is_in_pyarrow(array: ExtensionArray) -> bool:
+    dtype = array.dtype
+    return isinstance(dtype, pd.StringDtype) and dtype.storage.startswith("pyarrow")
+
+
+def _in_python(strings: ExtensionArray) -> ExtensionArray:
+    """The same strings as Python's, and the same missing value, in pandas 2 and 3."""
+    missing = getattr(strings.dtype, "na_value", pd.NA)
+    dtype = pd.StringDtype("python") if missing is pd.NA else pd.StringDtype("python", missing)
+    return strings.astype(dtype)
 
 
 PICKLING = SimpleNamespace(**vars(pickle) | {"Pickler": _Pickler})  # torch.save's `pickle_module`
@@ -196,7 +216,10 @@ def _path(dir_path: str, prefix: str | None) -> str:
 
 
 def replace_files(source: str, target: str) -> None:
-    """Move every file of `source` into `target`, each in one step."""
+    """Move every file of `source` into `target`, each in one step, and the model's last.
+
+    Where one cannot be replaced (Windows keeps those that are open) the model is that of before.
+    """
     os.makedirs(target, exist_ok=True)
-    for name in os.listdir(source):
+    for name in sorted(os.listdir(source), key=lambda name: name.endswith(SAVE_KEYS.MODEL_FNAME)):
         os.replace(os.path.join(source, name), os.path.join(target, name))

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import linear, one_hot
 
+from scmixvi.core.precision import at_least_float32
 from scmixvi.singlecell._decoded import Heads, can_defer, undecoded
-from scmixvi.singlecell._encoders import widened
 from scmixvi.singlecell._inference import side_by_side
 from scmixvi.singlecell._streaming import DISPERSION_KEY, decode_in_passes, needs_passes
 
@@ -76,7 +76,7 @@ class Generation:
             px = undecoded(self._heads(hidden, rows(scale_factor), px_r), draws)
         else:
             px_scale, px_r, px_rate, px_dropout = (
-                None if out is None else widened(out).unflatten(0, (*draws, -1))
+                None if out is None else at_least_float32(out).unflatten(0, (*draws, -1))
                 for out in self.decoder(
                     self.dispersion, flat_input, rows(scale_factor), *covariates
                 )

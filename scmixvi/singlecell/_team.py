@@ -2,8 +2,8 @@
 
 Threads of our own would share the processors with torch's, which keep spinning between two of its
 operations. So the loop joins torch's OpenMP team, through libgomp's entry for compiled parallel
-regions. Where torch does not come with libgomp (it does on Linux) the loop runs on the calling
-thread.
+regions: torch's own copy (pip's wheels for Linux), or the one that the process has. Where there is
+none the loop runs on the calling thread.
 
 No thread holds Python's lock: what the loop works on is handed over as a block of integers in
 memory, addresses and sizes. Every thread takes the next rows until none is left.
@@ -30,7 +30,7 @@ def in_parallel(entry: Callable[[], Any], n_rows: int, arguments: Sequence[int])
     entry
         A :func:`~scmixvi.singlecell._compiled.thread_entry`. It gets the address of `HEAD`
         integers followed by the arguments, and works on the rows that
-        :func:`~scmixvi.singlecell._compiled.next_rows` gives it until there are none.
+        :func:`~scmixvi.singlecell._kernels.next_rows` gives it until there are none.
     n_rows
         Number of rows.
     arguments
@@ -50,14 +50,15 @@ def in_parallel(entry: Callable[[], Any], n_rows: int, arguments: Sequence[int])
 
 @functools.cache
 def _libgomp() -> ctypes.CDLL | None:
-    """The libgomp that torch brings and computes with, or None."""
+    """The libgomp that torch computes with, or None."""
     found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     try:
         # By name: where another library brought one of that name first, torch uses that one too.
-        library = ctypes.CDLL(found[0].name, mode=os.RTLD_NOLOAD)
+        name = found[0].name if found else "libgomp.so.1"
+        library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
         a_pointer, number = ctypes.c_void_p, ctypes.c_uint
         library.GOMP_parallel.argtypes = [a_pointer, a_pointer, number, number]
         library.GOMP_parallel.restype = None
-    except (IndexError, OSError, AttributeError):
+    except (OSError, AttributeError):
         return None
     return library

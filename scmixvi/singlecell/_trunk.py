@@ -13,7 +13,8 @@ from scvi.nn import Encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scmixvi.singlecell._encoders import _one_hot_covariates, _with_covariates, widened
+from scmixvi.core.precision import at_least_float32
+from scmixvi.singlecell._encoders import one_hot_covariates, with_covariates
 
 
 def initial_offsets(encoder: Encoder, n_components: int, spread: float = 1.0) -> Tensor:
@@ -68,8 +69,8 @@ def encode_trunk(
     for layer in norms:
         hidden = _dropout_a_cell(layer, hidden) if isinstance(layer, nn.Dropout) else layer(hidden)
     # Autocast may hand over bfloat16, in which the bound's differences would drown.
-    loc = widened(encoder.mean_encoder(hidden))
-    raw_variance = widened(encoder.var_encoder(hidden))
+    loc = at_least_float32(encoder.mean_encoder(hidden))
+    raw_variance = at_least_float32(encoder.var_encoder(hidden))
     return loc, (encoder.var_activation(raw_variance) + encoder.var_eps).sqrt(), hidden
 
 
@@ -82,7 +83,7 @@ def fold_offset(state: dict[str, Tensor], component: int) -> dict[str, Tensor]:
         If the encoder's layers have no bias.
     """
     layers = [k.rsplit(".", 2)[0] for k in state if k.startswith("z_encoder.encoder.fc_layers.")]
-    name = f"{max(layers, key=_layer_number).rsplit('.0', 1)[0]}.0.bias"
+    name = f"{max(layers, key=_layer_number)}.0.bias"
     if name not in state:
         raise ValueError(
             "an encoder without biases cannot stand for one component of a trunk: "
@@ -101,11 +102,11 @@ def _last_layer(encoder: Encoder) -> nn.Sequential:
 
 def _shared_part(stack: nn.Module, x: Tensor, cat_list: tuple[Tensor, ...]) -> Tensor:
     """W h + b of the last layer, `[n, n_hidden]`, through all layers before it."""
-    covariates = _one_hot_covariates(stack.n_cat_list, cat_list)
+    covariates = one_hot_covariates(stack.n_cat_list, cat_list)
     hidden, n_layers = x, len(stack.fc_layers)
     for i, block in enumerate(stack.fc_layers):
         if covariates and stack.inject_into_layer(i):
-            hidden = _with_covariates(hidden, covariates)
+            hidden = with_covariates(hidden, covariates)
         for layer in list(block)[: 1 if i == n_layers - 1 else None]:
             hidden = hidden if layer is None else layer(hidden)
     return hidden

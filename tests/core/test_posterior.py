@@ -8,6 +8,7 @@ from torch.distributions import Independent, Normal
 
 import laws
 from scmixvi.core import MixturePosterior, Stage, miselbo
+from scmixvi.core import posterior as posterior_module
 
 L, S, B, D = 2, 3, 5, 2
 
@@ -179,3 +180,21 @@ def test_doors(parameters):
             ask(unnormalised)
     with pytest.raises(NotImplementedError, match="no closed form"):
         _ = single(parameters, SharedShift()).mean
+
+
+def test_draws_of_the_mixture_are_not_scored(monkeypatch):
+    """Scores of every draw under every component would take S times the memory of the draws."""
+
+    def refuse(*_):
+        raise AssertionError("a draw was scored")
+
+    monkeypatch.setattr(posterior_module, "_log_prob_all", refuse)
+    loc = torch.tensor([-9.0, 9.0]).reshape(2, 1, 1)
+    normal = Independent(Normal(loc, torch.ones(2, 1, 1), validate_args=False), 1)
+    mixture = MixturePosterior([Stage(lambda: normal)], torch.tensor([0.25, 0.75]).log())
+    torch.manual_seed(0)
+    (z,) = mixture.sample(4000)
+    assert z.shape == (4000, 1, 1)
+    assert (z > 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
+    with pytest.raises(ValueError, match="at least 1"):
+        mixture.sample(0)

@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import sys
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -16,7 +17,7 @@ from tiny_images import TINY_RECIPES
 
 from scmixvi.image import __main__
 from scmixvi.image.__main__ import CONFIGS, main
-from scmixvi.image.checkpoints import load_vae, write_checkpoint
+from scmixvi.image.checkpoints import load_vae, read_checkpoint, write_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import recipe_training
 from scmixvi.image.recipes import RECIPES
@@ -346,8 +347,27 @@ def test_a_resume_has_epochs_to_train(small_mnist, monkeypatch, capsys):
     run(monkeypatch, *base, "--trainer.max_epochs=3")
     last = small_mnist / "runs" / "mlp_mnist_S1_seed0" / "last.ckpt"
     with pytest.raises(SystemExit):
-        run(monkeypatch, *base, "--trainer.max_epochs=1", f"--ckpt_path={last}")
-    assert "has 2 epochs or more behind it, and trainer.max_epochs is 1" in capsys.readouterr().err
+        run(monkeypatch, *base, "--trainer.max_epochs=2", f"--ckpt_path={last}")
+    assert "has 3 epochs behind it, and trainer.max_epochs is 2" in capsys.readouterr().err
+    run(
+        monkeypatch, *base, "--trainer.max_epochs=3", f"--ckpt_path={last}"
+    )  # none is left to train
+
+
+def test_a_checkpoint_names_nothing_to_import(small_mnist, monkeypatch, capsys):
+    """Lightning takes `hyper_parameters` for arguments, and an objective is found by its name."""
+    (small_mnist / "from_a_stranger.py").write_text(
+        "from pathlib import Path\nPath('imported').touch()\nobjective = None\n"
+    )
+    monkeypatch.syspath_prepend(small_mnist)
+    base = ("--config=mlp_mnist.yaml", *SHORT)
+    run(monkeypatch, "fit", *base, "--trainer.max_epochs=1")
+    path = small_mnist / "runs" / "mlp_mnist_S1_seed0" / "last.ckpt"
+    checkpoint = read_checkpoint(path)
+    checkpoint["hyper_parameters"] = {"objective": "from_a_stranger.objective"}
+    write_checkpoint(checkpoint, path)
+    run(monkeypatch, "test", *base, f"--ckpt_path={path}")
+    assert not (small_mnist / "imported").exists()
 
 
 def test_what_is_told_to_end_says_so(monkeypatch):
@@ -366,3 +386,13 @@ def test_the_command_can_be_given_again(monkeypatch):
     sizes = "--model.sizes={n_latent: 3, encoder_hidden: [16]}"
     monkeypatch.setattr("sys.argv", ["x", "fit", sizes])
     assert shlex.split(run_record()["command"])[-2:] == ["fit", sizes]
+
+
+def test_the_command_of_a_script_and_of_a_module(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["work/train.py", "--seed", "1"])
+    for spec, command in (
+        (None, "python train.py --seed 1"),
+        (SimpleNamespace(name="scmixvi.image.__main__"), "python -m scmixvi.image --seed 1"),
+    ):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+        assert run_record()["command"] == command

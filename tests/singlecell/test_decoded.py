@@ -225,3 +225,26 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_anew(monkeypatch):
 
     monkeypatch.setattr(_compiled, "njit", njit)
     assert _compiled.compiled()(len) is len
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_slopes_are_computed_where_somebody_wants_them(context, monkeypatch):
+    kept, score = [], _kernels.score
+
+    def spy(*arguments):
+        kept.append(arguments[-1])
+        return score(*arguments)
+
+    monkeypatch.setattr(_kernels, "score", spy)
+    heads, x = heads_and_counts()
+    with context():
+        fused_log_likelihood(undecoded(heads, (N_ROWS,)), x)
+    assert kept == [context is torch.enable_grad]
+
+
+def test_what_could_not_be_computed_can_be_asked_again():
+    heads, _ = heads_and_counts()
+    px = undecoded(heads._replace(weight=torch.zeros(3, 4)), (N_ROWS,))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            _ = px.mu

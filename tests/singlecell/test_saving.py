@@ -6,12 +6,13 @@ import warnings
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._files import check_model_file
+from scmixvi.singlecell._files import PICKLING, check_model_file
 
 
 @pytest.fixture
@@ -158,3 +159,17 @@ def test_data_of_an_older_model_are_not_passed_over(make_model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         second.save(tmp_path / "m", overwrite=True, save_anndata=True)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_strings_in_pyarrow_are_saved_as_python_s(tmp_path, missing):
+    """As pandas 3 keeps all strings where pyarrow is there, in the history's columns too."""
+    strings = pd.array(["elbo", pd.NA if missing else "jsd"], dtype="string[pyarrow]")
+    state = {"model_state_dict": {}, "attr_dict": {"history_": pd.Series(strings)}}
+    torch.save(state, tmp_path / "model.pt", pickle_module=PICKLING)
+    check_model_file(str(tmp_path))
+    with open(tmp_path / "model.pt", "rb") as file:
+        assert b"pyarrow.lib" not in file.read()
+    found = torch.load(tmp_path / "model.pt", weights_only=False)["attr_dict"]["history_"]
+    assert found.dtype.storage == "python"
+    pd.testing.assert_series_equal(found.astype(object), pd.Series(strings).astype(object))

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from scmixvi.singlecell import _team
-from scmixvi.singlecell._compiled import HEAD, array_at, next_rows, thread_entry
+from scmixvi.singlecell._compiled import thread_entry
+from scmixvi.singlecell._kernels import HEAD, array_at, next_rows
 
 
 @thread_entry
