@@ -130,14 +130,14 @@ def test_what_is_said_of_fashion_mnist_is_so():
 
 def test_what_is_said_of_big_encoders_is_so():
     runs = read(EXPERIMENTS / "big_iwae.json", {})["runs"]
-    for size, short, pooled in ((2, 0.04, 0.09), (3, 0.11, 0.14)):
+    for seed, size, short in ((0, 2, 0.04), (0, 3, 0.11), (1, 2, -0.12), (1, 3, -0.16)):
         found, units, layers = (
-            runs[f"mnist/{name}/S={size}/seed=0"]
+            runs[f"mnist/{name}/S={size}/seed={seed}"]
             for name in ("mixture", "iwae_units", "iwae_layers")
         )
         assert round(units["nll"] - found["nll"], 2) == short
-        assert round(units["nll_pooled"] - found["nll_pooled"], 2) == pooled
-        one = runs["mnist/mixture/S=1/seed=0"]
+        assert (units["nll_pooled"] > found["nll_pooled"]) == (short > 0)
+        one = runs[f"mnist/mixture/S=1/seed={seed}"]
         assert layers["nll"] > one["nll"] + 10
         assert max(found["nll"], units["nll"]) < one["nll"]
         assert float(_paper_images.TABLE_7["iwae_units"][1]) > float(
