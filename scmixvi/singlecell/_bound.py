@@ -1,6 +1,5 @@
 """The bound that a MixtureVAE is trained by, and what it is made of."""
 
-import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.data._constants import ADATA_MINIFY_TYPE
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from scmixvi.core import jsd, miselbo
+from scmixvi.singlecell._distributions import log_standard_normal
 from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY, repeated
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._streaming import DISPERSION_KEY, LOG_LIK_KEY
@@ -125,7 +125,7 @@ class Bound:
         outputs = self._outputs(encoded[MODULE_KEYS.QZ_KEY], ql, library, u)
         counts = tensors[REGISTRY_KEYS.X_KEY]
         decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
-        log_prior = _standard_normal(u)
+        log_prior = log_standard_normal(u)
         return _log_likelihood(tensors, decoded).reshape(log_prior.shape) + log_prior
 
     def _bound_terms(
@@ -138,7 +138,7 @@ class Bound:
         """
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         u, scores = inference_outputs[UNTRANSFORMED_KEY], inference_outputs[SCORES_KEY]
-        log_lik, log_prior = _log_likelihood(tensors, generative_outputs), _standard_normal(u)
+        log_lik, log_prior = _log_likelihood(tensors, generative_outputs), log_standard_normal(u)
         if scores is None:
             log_q = qz.log_prob(u).squeeze(-1)
             shape = (-1, 1, log_q.shape[-1])
@@ -163,11 +163,6 @@ def _log_likelihood(tensors: dict, generative_outputs: dict) -> Tensor:
         return generative_outputs[LOG_LIK_KEY]
     px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
     return log_likelihood(px, tensors[REGISTRY_KEYS.X_KEY], theta)
-
-
-def _standard_normal(u: Tensor) -> Tensor:
-    """Log N(u; 0, I), summed over the last axis."""
-    return -0.5 * (u.square().sum(-1) + u.shape[-1] * np.log(2 * np.pi))
 
 
 def _expected(log_lik: Tensor, log_weights: Tensor | None) -> Tensor:

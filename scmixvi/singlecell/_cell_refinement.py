@@ -55,11 +55,7 @@ def refined(
             part = {k: _copied(rows_of(v, rows, n_cells), module) for k, v in tensors.items()}
             encoded = module.inference(**module._get_inference_input(part, full_forward_pass))
             found.append(_refined(module, part, encoded, n_steps))
-    loc, scale, log_weights = (
-        torch.cat([getattr(qz, name) for qz in found])
-        for name in ("c_loc", "c_scale", "c_log_weights")
-    )
-    return MixtureOfNormals(loc, scale, log_weights, validate_args=False)
+    return MixtureOfNormals.joined(found)
 
 
 def _refined(

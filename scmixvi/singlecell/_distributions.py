@@ -1,6 +1,7 @@
 """The mixture posterior in the shape that scvi-tools expects of `qz`."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +49,16 @@ class MixtureOfNormals(Distribution):
             c_log_weights = c_loc.new_full((n_cells, n_components), -math.log(n_components))
         self.c_log_weights = c_log_weights
         super().__init__(torch.Size((n_cells, n_latent)), validate_args=validate_args)
+
+    @classmethod
+    def joined(cls, parts: Sequence["MixtureOfNormals"], dim: int = 0) -> "MixtureOfNormals":
+        """Cells side by side (`dim` 0), or the components of the same cells (`dim` 1).
+
+        Weights of components side by side are then still to be normalised.
+        """
+        names = ("c_loc", "c_scale", "c_log_weights")
+        joined = (torch.cat([getattr(part, name) for part in parts], dim) for name in names)
+        return cls(*joined, validate_args=False)
 
     @property
     def posterior(self) -> MixturePosterior:
@@ -113,6 +124,11 @@ class MixtureOfNormals(Distribution):
     @property
     def _weights(self) -> Tensor:
         return self.c_log_weights.exp().unsqueeze(-1)
+
+
+def log_standard_normal(u: Tensor) -> Tensor:
+    """Log N(u; 0, I), summed over the last axis."""
+    return -0.5 * (u.square().sum(-1) + u.shape[-1] * math.log(2 * math.pi))
 
 
 def _radical_inverses(n: int, base: int) -> Tensor:

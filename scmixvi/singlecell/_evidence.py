@@ -101,11 +101,8 @@ def started(module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_
     encoded = module._encoded_whole(tensors)
     own = encoded[MODULE_KEYS.QZ_KEY]
     both = own, refined(module, tensors, n_steps, True)
-    loc, scale, log_weights = (
-        torch.cat([getattr(qz, name) for qz in both], dim=1)
-        for name in ("c_loc", "c_scale", "c_log_weights")
-    )
-    qz = MixtureOfNormals(loc, scale, log_weights - math.log(2), validate_args=False)
+    qz = MixtureOfNormals.joined(both, dim=1)
+    qz.c_log_weights = qz.c_log_weights - math.log(2)
     return encoded | {MODULE_KEYS.QZ_KEY: qz}
 
 

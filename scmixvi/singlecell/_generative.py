@@ -56,19 +56,10 @@ class Generation:
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         draws = z.shape[:-2]
+        rows = partial(_flat_rows, draws)
         scale_factor = size_factor if self.use_size_factor_key else library
-
-        def rows(tensor: Tensor) -> Tensor:
-            return tensor.expand(*draws, *tensor.shape[-2:]).reshape(-1, tensor.shape[-1])
-
-        decoder_input = [z] if cont_covs is None else [z, cont_covs]
-        covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
-        if self.batch_representation == "embedding":
-            embedded = self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index)
-            decoder_input.append(embedded)
-        else:
-            covariates = (batch_index, *covariates)
-        flat_input = side_by_side([rows(part) for part in decoder_input])
+        parts, covariates = self._decoder_input(z, batch_index, cont_covs, cat_covs)
+        flat_input = side_by_side([rows(part) for part in parts])
         covariates = tuple(map(rows, covariates))
         if counts is not None and can_defer(self.decoder, self.gene_likelihood, self.dispersion):
             px_r = self._dispersion(batch_index, y)
@@ -95,6 +86,21 @@ class Generation:
             ),
             DISPERSION_KEY: px_r,
         }
+
+    def _decoder_input(
+        self,
+        z: Tensor,
+        batch_index: Tensor,
+        cont_covs: Tensor | None,
+        cat_covs: Tensor | None,
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """What the decoder's input is put together from, and its categorical covariates."""
+        parts = [z] if cont_covs is None else [z, cont_covs]
+        covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
+        if self.batch_representation == "embedding":
+            embedded = self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index)
+            return [*parts, embedded], covariates
+        return parts, (batch_index, *covariates)
 
     def _dispersion(self, batch_index: Tensor, y: Tensor) -> Tensor:
         """Inverse dispersion, `[G]` or `[n, G]`."""
@@ -124,3 +130,8 @@ class Generation:
         if self.gene_likelihood == "poisson":
             return Poisson(rate=rate, scale=scale, validate_args=False)
         return Normal(rate, dispersion, normal_mu=scale, validate_args=False)
+
+
+def _flat_rows(draws: torch.Size, tensor: Tensor) -> Tensor:
+    """A row for every draw of every cell, `[n, F]` or `[*draws, n, F] -> [K * n, F]`."""
+    return tensor.expand(*draws, *tensor.shape[-2:]).reshape(-1, tensor.shape[-1])

@@ -25,6 +25,7 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scmixvi.singlecell._distributions import MixtureOfNormals, log_standard_normal
 from scmixvi.singlecell._evidence import effective_draws
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass
@@ -78,9 +79,7 @@ def choose_anchors(
         counts.append(tensors[REGISTRY_KEYS.X_KEY].to(model.device))
         inputs = model.module._get_inference_input(tensors)
         posteriors.append(model.module.inference(**inputs)[MODULE_KEYS.QZ_KEY])
-    cls = type(posteriors[0])
-    parts = {name: [getattr(q, name) for q in posteriors] for name in cls.arg_constraints}
-    qz = cls(**{name: torch.cat(tensors) for name, tensors in parts.items()}, validate_args=False)
+    qz = MixtureOfNormals.joined(posteriors)
     return Anchors(torch.cat(counts), log_px.to(model.device), qz)
 
 
@@ -107,7 +106,7 @@ def log_weights(anchors: Anchors, u: Tensor, px: Distribution, theta: Tensor) ->
     few = next(cells_in_passes(a_pass, anchors.x))["X"]
     n_draws = max(1, min(draws_a_pass(few), _PAIRS_A_PASS // anchors.qz.c_loc.numel()))
     for rows in torch.arange(len(u), device=u.device).split(n_draws):
-        log_pz = -0.5 * (u[rows].square().sum(-1) + u.shape[-1] * np.log(2 * np.pi))
+        log_pz = log_standard_normal(u[rows])
         log_qz = anchors.qz.log_prob(u[rows].unsqueeze(1)).squeeze(-1).logsumexp(-1)
         here = theta if theta.dim() == 1 else theta[rows].unsqueeze(1)
         ratio = [

@@ -141,16 +141,10 @@ class Posteriors:
         ):
             if sampled:
                 draws = qz.sample((mc_samples if give_mean else 1,))
-                parts = [self.module.z_encoder.z_transformation(draws).mean(0)]
-            elif return_dist:
-                parts = [qz.mean, qz.variance]
-            elif representation == "mean":
-                parts = [qz.mean]
+                row = self.module.z_encoder.z_transformation(draws).mean(0)
             else:
-                parts = [qz.c_loc.flatten(1)]
-                if representation == "params":
-                    parts.append(qz.c_scale.square().flatten(1))
-            rows.append(torch.cat(parts, dim=1).cpu())
+                row = _represented(qz, "moments" if return_dist else representation)
+            rows.append(row.cpu())
         found = torch.cat(rows).numpy()
         return tuple(np.split(found, 2, axis=1)) if return_dist else found
 
@@ -303,3 +297,15 @@ class Posteriors:
         for tensors in dataloader:
             inputs = self.module._get_inference_input(to_encode(tensors))
             yield self.module.inference(**inputs)["qz"]
+
+
+def _represented(qz: MixtureOfNormals, representation: str) -> Tensor:
+    """One row a cell: the mixture's mean, its moments, or its components' means or parameters."""
+    if representation == "mean":
+        return qz.mean
+    if representation == "moments":
+        return torch.cat([qz.mean, qz.variance], dim=1)
+    means = qz.c_loc.flatten(1)
+    if representation == "params":
+        return torch.cat([means, qz.c_scale.square().flatten(1)], dim=1)
+    return means
