@@ -99,6 +99,18 @@ def test_queries_have_one_draw_a_cell_or_as_many_as_asked(make_model, first_batc
     torch.testing.assert_close(one["px"].mean, generative["px"].mean)
 
 
+def test_the_first_of_several_draws_is_passed_over_as_in_scvi(make_model, first_batch):
+    model = make_model(n_components=2)
+    module, batch = model.module.eval(), first_batch(model)
+    with torch.inference_mode():
+        inputs = module._get_inference_input(batch)
+        qz = module.inference(**inputs)["qz"]
+        torch.manual_seed(3)
+        found = module.inference(**inputs, n_samples=3)["u"]
+        torch.manual_seed(3)
+        torch.testing.assert_close(found, qz.sample((4,))[1:])
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_encodes_and_decodes_as_scvi(make_model, first_batch, option):
     model = make_model(n_components=3, **OPTIONS[option])
@@ -181,6 +193,15 @@ def test_chunks_of_draws_do_not_change_the_estimator(small):
     for per_pass in (7, 50):
         found = model.module.marginal_ll(batch, 1500, n_mc_samples_per_pass=per_pass)
         assert (found - exact).abs().mean() < 0.03
+
+
+def test_draws_are_rounded_up_to_a_multiple_of_the_components(make_model, first_batch):
+    model = make_model(n_components=2)
+    module, batch, found = model.module.eval(), first_batch(model), []
+    for n_draws in (5, 6):
+        torch.manual_seed(1)
+        found.append(module.marginal_ll(batch, n_draws))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def test_marginal_likelihood_with_an_unobserved_library(make_model, first_batch):

@@ -158,3 +158,15 @@ def test_data_of_an_older_model_are_not_passed_over(make_model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         second.save(tmp_path / "m", overwrite=True, save_anndata=True)
+
+
+def test_who_reads_a_model_keeps_the_old_one_while_it_is_replaced(make_model, tmp_path):
+    model, file = make_model(), tmp_path / "model" / "model.pt"
+    model.save(tmp_path / "model")
+    before = file.read_bytes()
+    with torch.no_grad():
+        model.module.px_r += 1
+    with open(file, "rb") as reader:
+        model.save(tmp_path / "model", overwrite=True)
+        assert reader.read() == before
+    assert file.read_bytes() != before
