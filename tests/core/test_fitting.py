@@ -15,6 +15,7 @@ from scmixvi.core import (
     miselbo,
     refined_posterior,
 )
+from scmixvi.core.fitting import LEARNING_RATE, WARMUP_STEPS
 
 
 def log_joint_of(model):
@@ -123,6 +124,22 @@ def test_no_steps_leave_the_start_and_the_start_is_never_changed():
     assert (loc == 0).all()
 
 
+def test_steps_rise_to_the_learning_rate_and_fall_to_nothing():
+    """Adam's steps up a constant slope are as long as the rate of the moment."""
+    start = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    loc, _ = fitted_gaussians(*start, lambda z: 1e4 * z.sum(-1), 40)
+    rates = [min(1, (k + 1) / WARMUP_STEPS) * (1 - k / 40) for k in range(40)]
+    assert loc.item() == pytest.approx(LEARNING_RATE * sum(rates), rel=1e-3)
+
+
+def test_a_component_without_weight_is_not_fitted():
+    start = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1), torch.ones(2, 1, 1)
+    weights = torch.tensor([1.0, 0.0]).log()
+    found, _ = fitted_gaussians(*start, lambda z: -(z - 3).square().sum(-1), 20, weights)
+    assert found[0].item() > -0.9
+    assert found[1].item() == 1
+
+
 def test_no_noise_is_left_at_the_exact_posterior():
     """Draws of one step differ, yet from the optimum nothing moves that far: the path gradient."""
     torch.manual_seed(0)
@@ -132,6 +149,17 @@ def test_no_noise_is_left_at_the_exact_posterior():
     found = fitted_gaussians(*start, lambda z: target.log_prob(z).sum(-1), 100)
     divergence = kl_divergence(Normal(*found), target).sum(-1)
     assert divergence.max() < 0.01
+
+
+def test_no_noise_is_left_at_the_exact_posterior_of_any_family():
+    loc, log_scale = (torch.zeros(1, 4, 3, requires_grad=True) for _ in range(2))
+
+    def posterior(loc, log_scale):
+        return gaussian_mixture(loc, log_scale.exp())
+
+    fit_posterior(posterior, (loc, log_scale), lambda z: -0.5 * z.square().sum(-1), 20)
+    assert not loc.any()
+    assert not log_scale.any()
 
 
 def test_the_models_weights_get_no_gradient_whatever_context_it_is_called_in():
@@ -163,6 +191,18 @@ def test_an_input_without_a_finite_gradient_stays_and_the_others_move():
     assert (loc[0, 0] > 0.1).all()
     assert (loc[0, 1] == 0).all()
     assert torch.isfinite(scale).all()
+
+
+def test_an_input_whose_first_gradient_is_infinite_moves_with_the_next():
+    calls = []
+
+    def log_joint(z):
+        calls.append(z)
+        slope = torch.tensor([1.0, math.inf if len(calls) == 1 else 1.0])
+        return (9 * slope.reshape(1, 1, 2, 1) * z).sum(-1)
+
+    loc, _ = fitted_gaussians(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), log_joint, 20)
+    assert (loc > 0.1).all()
 
 
 class Chained:

@@ -200,6 +200,11 @@ def test_a_training_step_does_not_look_at_the_weights():
         miselbo(log_lik, log_prior, log_q_all.detach(), torch.zeros(3))
 
 
+def test_weights_a_hundredth_off_are_no_distribution():
+    with pytest.raises(ValueError, match="must be normalised"):
+        log_mixture(torch.zeros(1, 2, 2, 1), torch.tensor([0.5, 0.51]).log())
+
+
 @pytest.mark.parametrize("beta", [0, 1, 0.5, torch.tensor(0.5), torch.tensor([1.0])])
 def test_kl_weights_may_be_numbers_or_tensors(beta):
     log_lik, log_prior, log_q_all = (term[:1] for term in good_terms())

@@ -165,6 +165,24 @@ def test_passes_change_no_score_and_no_divergence(model, monkeypatch, weighting)
         posterior.jsd(0)
 
 
+def test_a_last_pass_of_fewer_draws_counts_for_as_many(monkeypatch):
+    """Components that lie apart have the divergence log 2 in every draw."""
+    loc = torch.tensor([-50.0, 50.0]).reshape(2, 1, 1)
+    monkeypatch.setattr(posterior_module, "MAX_NUMBERS_A_PASS", 12)
+    with torch.no_grad():
+        found = laws.gaussian_mixture(loc, torch.ones(2, 1, 1)).jsd(7)
+    assert found.item() == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_passes_are_for_the_top_level_alone(monkeypatch):
+    """Below it every draw has its own Gaussians, which do not split."""
+    posterior = two_levels((torch.randn(S, 3, 2).double(), torch.ones(S, 3, 2).double()))
+    zs, scores = posterior.sample_stratified(5)
+    monkeypatch.setattr(posterior_module, "MAX_NUMBERS_A_PASS", 1)
+    with torch.no_grad():
+        torch.testing.assert_close(posterior.log_prob_all(zs), scores)
+
+
 def test_scores_agree_with_torch_at_drawn_points(model):
     posterior = model.imperfect_posterior(S)
     base = posterior.stages[0].conditional().base_dist

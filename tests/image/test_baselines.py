@@ -79,6 +79,13 @@ def test_training_a_member_moves_its_posterior_alone(name):
     assert all(moved)
 
 
+def test_what_a_member_shares_is_put_into_evaluation_mode():
+    first = MAKERS["mlp"]()
+    member = ensemble_member(first, MAKERS["mlp"]().posterior)
+    assert not member.decoder.training
+    assert not member.prior.training
+
+
 def iaf():
     return recipes.iaf(n_flow_hidden=4, **CONV)
 

@@ -21,6 +21,12 @@ def test_binarise_once_is_the_same_draw_and_leaves_the_default_generator_alone()
     assert not rest[pixels[10:] == 0].any()
 
 
+def test_the_one_draw_of_the_held_out_images_is_this_one():
+    """Figures of different versions are of the same images."""
+    (drawn,) = binarise_once(torch.full((24,), 128, dtype=torch.uint8))
+    assert "".join(str(int(pixel)) for pixel in drawn) == "111100000110100001000111"
+
+
 def test_every_image_comes_once_an_epoch_and_the_order_changes():
     pixels = torch.arange(12, dtype=torch.uint8).reshape(12, 1, 1, 1)
     batches = ImageBatches(pixels, 4, shuffle=True)

@@ -46,6 +46,16 @@ def test_an_interrupted_write_leaves_the_good_file_alone(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_who_reads_a_checkpoint_keeps_the_old_one_while_it_is_replaced(tmp_path):
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(GOOD, path)
+    before = path.read_bytes()
+    with open(path, "rb") as reader:
+        write_checkpoint(GOOD | {"epoch": 5}, path)
+        assert reader.read() == before
+    assert read_checkpoint(path)["epoch"] == 5
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint .*gone.ckpt"):
         read_checkpoint(tmp_path / "gone.ckpt")

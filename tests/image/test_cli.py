@@ -50,6 +50,12 @@ SHORT = (
 )
 
 
+def test_a_training_takes_2000_epochs_unless_told_otherwise(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fit", "--print_config")
+    assert "max_epochs: 2000" in capsys.readouterr().out
+
+
 def test_fit_ends_with_a_test_and_can_be_tested_again(small_mnist, monkeypatch):
     base = ("--config", "configs/mlp_mnist.yaml", "--model.n_components", "2", *SHORT)
     run(monkeypatch, "fit", *base, "--trainer.max_epochs=2")

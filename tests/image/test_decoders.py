@@ -64,6 +64,14 @@ def test_logistic_mixture_against_plain_arithmetic():
         assert distribution.log_prob(x).exp().item() == pytest.approx(expected.item(), rel=1e-9)
 
 
+def test_every_pair_of_four_channels_has_a_coefficient_of_its_own():
+    raw, values = torch.randn(1 + 4 + 4 + 6), torch.tensor([0.1, -0.3, 0.7, 0.2])
+    distribution = DiscretizedLogisticMixture(raw.reshape(15, 1, 1), 4)
+    found = distribution._means_given(values.reshape(1, 4, 1, 1))
+    expected = raw[4] + (raw[12:].tanh() * values[:3]).sum()
+    torch.testing.assert_close(found[0, 3, 0, 0], expected)
+
+
 def test_pixels_are_independent_given_the_parameters():
     distribution = logistic_mixture(3, 256, (2,), (3, 2))
     x = (torch.randint(0, 256, (2, 3, 3, 2)) / 255).double()
@@ -112,6 +120,12 @@ def test_any_log_scale_gives_a_distribution_and_a_gradient(log_scale):
     log_prob.sum().backward()
     assert log_prob.isfinite().all()
     assert parameters.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("log_scale", "expected"), [(6.0, 6.0), (9.0, 7.0)])
+def test_wide_members_stay_wide(log_scale, expected):
+    parameters = torch.tensor([0.0, 0.0, log_scale]).reshape(3, 1, 1)
+    assert DiscretizedLogisticMixture(parameters, 1).log_scales.item() == expected
 
 
 def test_shape_of_draws_and_half_precision():

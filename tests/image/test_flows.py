@@ -66,6 +66,18 @@ def test_a_step_of_the_iaf_is_autoregressive_and_steps_turn_around():
         assert (ordered.tril(-1) != 0).any()
 
 
+def test_an_iaf_starts_near_the_identity():
+    """Where its networks say nothing, a step takes z to sigmoid(2) z."""
+    flow, z0 = make("iaf", 3, n_steps=2), torch.tensor([1.0, -2.0, 3.0]).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.zero_()
+    z, log_det = flow(z0)
+    scale = 1 / (1 + math.exp(-2))
+    torch.testing.assert_close(z, scale**2 * z0)
+    assert log_det.item() == pytest.approx(2 * 3 * math.log(scale))
+
+
 @flows
 def test_density_behind_a_flow_integrates_to_1(kind):
     flow = make(kind, 2)

@@ -144,12 +144,15 @@ def test_path_gradients_leave_the_value_alone_and_the_undrawn_encoders_out():
         model(x, 2, "s2a", A, path_gradient=True)
 
 
-def test_where_path_gradients_are_not_allowed_the_whole_one_is_taken():
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4)], ids=["dropout", "batch norm"]
+)
+def test_where_path_gradients_are_not_allowed_the_whole_one_is_taken(layer):
     """With a flow, which would have to be inverted, and with encoders that look at the batch."""
     assert not tiny_images.recipe("iaf", S).posterior.allows_path_gradients
     model, x = tiny_images.recipe("mlp", S), IMAGES[:B]
     assert model.posterior.allows_path_gradients
-    model.posterior.levels[0].features.add_module("mask", torch.nn.Dropout(0.5))
+    model.posterior.levels[0].features.insert(1, layer.double())
     assert not model.posterior.allows_path_gradients
     miselbo(*model(x, 1, "s2a", A, path_gradient=True)).mean().backward()
     assert (model.posterior.levels[0].head.weight.grad.abs().sum((1, 2)) > 0).all()
@@ -268,6 +271,14 @@ class Learned(tiny_images.Weighted):
         if not components or self.is_named:
             return posterior
         return MixturePosterior(posterior.stages, self.logits[components[0]].log_softmax(0))
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_weights_that_are_learned_get_a_gradient_beside_path_gradients(is_named):
+    inner = tiny_images.recipe("mlp", S)
+    model = ImageVAE(Learned(inner.posterior, is_named), inner.prior, inner.decoder)
+    miselbo(*model(IMAGES[:B], path_gradient=True)).sum().backward()
+    assert model.posterior.logits.grad.any()
 
 
 @pytest.mark.parametrize("is_named", [True, False])

@@ -7,6 +7,7 @@ from torch.distributions import Normal
 
 from scmixvi.image.flows import InverseAutoregressiveFlow
 from scmixvi.image.nets import (
+    ComponentOffsets,
     ComponentSequential,
     ConvFeatures,
     PerComponent,
@@ -59,6 +60,10 @@ def test_stacked_convolutions_are_one_network_a_component(n_components, n_channe
             weights = layer.weight[s], layer.bias[s]
             hidden = gated(F.conv2d(hidden, *weights, layer.stride, padding))
         torch.testing.assert_close(out, hidden.flatten(1))
+
+
+def test_components_of_a_trunk_start_half_a_unit_apart():
+    assert ComponentOffsets(100, 100).offsets.std().item() == pytest.approx(0.5, abs=0.02)
 
 
 def test_top_encoder_clamps_log_variances():

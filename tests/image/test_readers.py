@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from idx_files import grey, write_idx
+from torchvision import datasets
 
 from scmixvi.image.readers import SOURCES, find_data, load_images
 
@@ -41,6 +42,21 @@ def test_a_cifar_subset_is_named_as_one(tmp_path):
     assert images.name == "cifar10_subset"
     assert torch.equal(images.train_pixels, train)
     assert images.test_labels.tolist() == [0, 1, 2]
+
+
+def test_rows_stay_rows_in_pixels_whose_channels_are_last(tmp_path, monkeypatch):
+    """As torchvision reads CIFAR-10."""
+    pixels = torch.arange(2 * 32 * 32 * 3).reshape(2, 32, 32, 3).to(torch.uint8)
+
+    class CIFAR10:
+        def __init__(self, folder, train, download):
+            self.data, self.targets = pixels.numpy(), [3, 4]
+
+    monkeypatch.setattr(datasets, "CIFAR10", CIFAR10)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    images = load_images("cifar10", tmp_path)
+    assert torch.equal(images.train_pixels[1, 2], pixels[1, :, :, 2])
+    assert images.train_labels.tolist() == [3, 4]
 
 
 def test_the_environment_names_the_folder(tmp_path, monkeypatch):

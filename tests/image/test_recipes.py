@@ -113,6 +113,18 @@ def test_one_level_may_be_named_as_a_sequence():
     assert recipes.mlp(2, n_latent=[4], **sizes).latent_sizes == (4,)
 
 
+@pytest.mark.parametrize("name", [name for name, (*_, vamp) in PARTS.items() if vamp])
+def test_a_vamp_prior_has_the_weights_of_the_posterior(name):
+    weights = tiny_images.recipe(name, 2, weights=[0.9, 0.1]).prior.top.log_weights
+    torch.testing.assert_close(weights.exp().float(), torch.tensor([0.9, 0.1]))
+
+
+def test_pseudo_inputs_start_dark():
+    pixels = recipes.PseudoInputs(500, (1, 4, 4))()
+    assert pixels.mean().item() == pytest.approx(0.05, abs=0.001)
+    assert pixels.std().item() == pytest.approx(0.01, abs=0.001)
+
+
 def test_pseudo_inputs_stay_images():
     pseudo_inputs = recipes.PseudoInputs(5, (1, 3, 2))
     with torch.no_grad():

@@ -43,3 +43,8 @@ def test_training_stops_when_the_bound_has_not_risen_for_as_many_epochs_as_it_ma
     model = Scripted([-9.0, -8.0, -8.5, -7.0, -7.0, -7.5, -1.0, -1.0, -1.0])
     trainer.fit(model, batches, batches)
     assert trainer.current_epoch == 6
+
+
+def test_a_rise_counts_from_min_delta_on_and_the_patience_is_100():
+    assert early_stopping(min_delta=0.5).min_delta == 0.5
+    assert early_stopping().patience == 100

@@ -1,6 +1,7 @@
 """Training with Lightning: warm-up, resumption, guards and reports, on a tiny stand-in model."""
 
 import contextlib
+import inspect
 import json
 import math
 import shutil
@@ -31,7 +32,8 @@ from scmixvi.image.callbacks import (
     early_stopping,
     last_checkpoint,
 )
-from scmixvi.image.lightning import VAETraining
+from scmixvi.image.data import ImageDataModule
+from scmixvi.image.lightning import MONITORED, VAETraining, recipe_training
 
 
 class TinyPosterior(nn.Linear):
@@ -167,6 +169,14 @@ def test_siwelbo_trains_without_warm_up(tmp_path):
     assert all(not torch.equal(before[name], after) for name, after in weights(module).items())
 
 
+def test_the_defaults_of_a_training():
+    wanted = {"warmup_epochs": 100, "learning_rate": 5e-4, "n_test_samples": 5000}
+    for what in (VAETraining, recipe_training):
+        found = inspect.signature(what).parameters
+        assert {name: found[name].default for name in wanted} == wanted
+    assert inspect.signature(ImageDataModule).parameters["batch_size"].default == 100
+
+
 @pytest.mark.parametrize(("settings", "complaint"), [
     ({"n_importance_samples": 0}, r"\(L\) must be at least 1"),
     ({"n_test_samples": 0}, r"n_test_samples \(L\) must be at least 1, but it is 0"),
@@ -244,13 +254,17 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, af
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
 
 
-def test_best_and_last_are_kept(tmp_path):
-    module = training(warmup_epochs=0)
-    run = trainer(tmp_path, max_epochs=4)
-    run.fit(module, batches(), held_out())
+def test_the_epoch_of_the_highest_bound_and_the_last_are_kept(tmp_path):
+    module, bounds = training(), [-9.0, -7.0, -8.0]
+    module.validation_step = lambda x, batch_idx: module.log(
+        MONITORED, bounds[module.current_epoch], batch_size=len(x)
+    )
+    trainer(tmp_path, max_epochs=3).fit(module, batches(), held_out())
     assert sorted(path.name for path in tmp_path.glob("*")) == ["best.ckpt", "last.ckpt"]
-    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert last["epoch"] == 3
+    best, last = (
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+    )
+    assert (best["epoch"], last["epoch"]) == (1, 2)
     torch.testing.assert_close(last["state_dict"], module.state_dict(), rtol=0, atol=0)
 
 

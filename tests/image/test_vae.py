@@ -1,5 +1,6 @@
 """The VAE itself: its terms, likelihood in chunks, representations, and its doors."""
 
+import inspect
 import math
 
 import pytest
@@ -125,7 +126,34 @@ def test_both_estimates_are_those_of_the_model():
     torch.testing.assert_close(eq_17_and_pooled(strata, vae.posterior.log_weights), expected)
 
 
+def test_likelihoods_take_5000_draws_by_default():
+    for method in (ImageVAE.nll, ImageVAE.nll_by_component):
+        assert inspect.signature(method).parameters["n_importance_samples"].default == 5000
+
+
+@pytest.mark.parametrize("part", ["posterior", "decoder"])
+def test_a_model_in_training_answers_as_in_evaluation_mode(x, part):
+    model = tiny_images.recipe("mlp", 2)
+    layers = model.decoder.net if part == "decoder" else model.posterior.levels[0].features
+    layers.insert(1, nn.Dropout(0.9))
+    for ask in (
+        lambda: model.sample(50),
+        lambda: model.reconstruct(x),
+        lambda: model.jsd(x, 20),
+        lambda: model.encode(x, "params"),
+        lambda: model.nll(x, 20),
+    ):
+        found = []
+        for training in (False, True):
+            torch.manual_seed(3)
+            model.train(training)
+            found.append(ask())
+        torch.testing.assert_close(*found)
+
+
 def test_evaluation_mode_is_put_back_part_by_part(model, x):
+    """The encoder averages over the batch, so that its buffers show the mode."""
+    model.posterior.levels[0].features.layers.insert(0, nn.BatchNorm2d(1).double())
     model.train()
     model.decoder.eval()
     before = [buffer.clone() for buffer in model.buffers()]

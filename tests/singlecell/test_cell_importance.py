@@ -6,6 +6,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from counts import QUIET
+from scmixvi.singlecell._cell_importance import _weighted
 
 CELLS = np.array([4, 17, 30, 58])
 BY_CELL = {"weights": "importance_by_cell", "return_numpy": True}
@@ -69,6 +70,18 @@ def test_expression_is_that_of_the_exact_posterior(make_model, settings, batch):
         assert off.sum() < 0.3 * np.abs(under_q[one] - exact[one]).sum(), "no better than q"
 
 
+def test_draws_of_a_component_count_by_its_weight(make_model, first_batch):
+    model = make_model(n_components=2, mixture_weights=[0.9, 0.1])
+    module, batch = model.module.eval(), first_batch(model)
+    with torch.inference_mode():
+        encoded = module.inference(**module._get_inference_input(batch))
+        u, found = _weighted(module, batch, encoded, 8, 4)
+        log_q = encoded["qz"].log_prob(u).squeeze(-1)
+        expected = module._log_joint(batch, encoded, u) - log_q
+    expected = expected + torch.tensor([0.9, 0.1]).log().repeat(4).unsqueeze(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize(("n_draws", "counts"), [(43, {10, 11}), (3, {1}), (40, {10})])
 def test_every_cell_counts_alike(make_model, n_draws, counts):
     """One cell more or less where the number of draws is no multiple; cells in random order."""
@@ -98,6 +111,30 @@ def test_rows_belong_to_the_cells_that_name_them(make_model):
     )
     counts = model.adata.to_df().sum(axis=1)
     np.testing.assert_allclose(drawn.sum(axis=1), counts.loc[drawn.index], rtol=1e-4)
+
+
+def test_latent_library_sizes_are_drawn_as_widely_as_the_encoder_says(make_model, first_batch):
+    model = make_model(n_components=2, use_observed_lib_size=False)
+    model.train(1, **QUIET)
+    drawn = model.get_normalized_expression(
+        n_samples_overall=60,
+        library_size="latent",
+        weights="importance_by_cell",
+        n_mc_samples=20,
+    )
+    with torch.inference_mode():
+        module = model.module
+        ql = module.inference(**module._get_inference_input(first_batch(model)))["ql"]
+    log_library = np.log(drawn.sum(axis=1).loc[model.adata.obs_names].to_numpy())
+    z = (torch.from_numpy(log_library) - ql.loc.squeeze(-1)) / ql.scale.squeeze(-1)
+    assert 0.7 < z.std() < 1.3
+
+
+def test_expression_is_scaled_to_the_library_size(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    drawn = model.get_normalized_expression(n_samples_overall=20, library_size=1e4, **BY_CELL)
+    np.testing.assert_allclose(drawn.sum(1), 1e4, rtol=1e-4)
 
 
 def test_one_seed_gives_one_result_whatever_the_minibatches_of_decoding(make_model):

@@ -235,6 +235,21 @@ def test_minified_data_hold_what_was_refined(trained, kind):
             model.minify_adata(n_refinement_steps=5)
 
 
+def test_what_starts_at_the_encoders_does_whatever_is_stored(trained, first_batch):
+    """Bounds of the components, and a refinement that is told to."""
+    model = trained(n_epochs=1)
+
+    def found():
+        batch = first_batch(model)
+        torch.manual_seed(1)
+        bounds = model.module.component_bounds(batch)
+        return bounds, refined(model.module, batch, 2, full_forward_pass=True).c_loc
+
+    before = found()
+    model.minify_adata(WITH_COUNTS, n_refinement_steps=30, progress=False)
+    torch.testing.assert_close(found(), before)
+
+
 def test_other_data_sparse_minibatches_and_dataloaders(trained):
     model = trained(batch_key=None)
     other = make_adata(20, seed=3)

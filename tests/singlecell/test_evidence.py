@@ -82,6 +82,19 @@ def test_components_count_in_the_bound_by_their_weights(first_batch):
     assert found["miselbo"].mean().item() == pytest.approx(draws.mean().item(), abs=6 * error)
 
 
+def test_draws_for_the_bound_are_rounded_up_to_a_multiple_of_the_components(
+    make_model, first_batch
+):
+    model = make_model(n_components=2)
+    module, batch, found = model.module.eval(), first_batch(model), []
+    for n_samples in (5, 6):
+        torch.manual_seed(1)
+        with torch.inference_mode():
+            gaps = variational_gaps(module, batch, n_samples, n_rounds=1, n_draws=50, n_final=100)
+        found.append(gaps["miselbo"])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_the_evidence_of_a_gaussian_needs_few_draws_and_more_would_add_little():
     """Log p(x, z) = log N(z; 1, 0.5^2 I) - 7, from an encoder that is somewhat off."""
     torch.manual_seed(0)
@@ -96,6 +109,31 @@ def test_the_evidence_of_a_gaussian_needs_few_draws_and_more_would_add_little():
     )
     assert ((found.effective > 0.7) & (found.effective <= 1)).all()
     assert ((found.still_rising > 0) & (found.still_rising < 0.01)).all(), "Jensen"
+
+
+def test_the_encoders_draws_are_spread_over_all_tenths():
+    """Most of them weigh nothing: if one tenth had them all, log p(x) would seem to rise still."""
+    torch.manual_seed(0)
+    target, encoder = Normal(1.0, 0.5), Normal(0.0, 3.0)
+
+    def log_densities(z):
+        return target.log_prob(z).sum(-1), encoder.log_prob(z).sum(-1)
+
+    found = evidence(log_densities, lambda n: encoder.sample((n, 4, 2)), n_draws=400, n_final=2000)
+    assert found.still_rising.abs().max() < 0.05
+
+
+def test_adaptation_goes_on_until_every_input_has_enough():
+    """One input's encoder is exact, the other's ten standard deviations of its target off."""
+    torch.manual_seed(0)
+    target = Normal(torch.tensor([0.0, 3.0]).reshape(2, 1), torch.tensor([1.0, 0.3]).reshape(2, 1))
+    encoder = Normal(torch.zeros(2, 1), torch.ones(2, 1))
+
+    def log_densities(z):
+        return target.log_prob(z).sum(-1), encoder.log_prob(z).sum(-1)
+
+    found = evidence(log_densities, lambda n: torch.randn(n, 2, 2), n_draws=200)
+    assert (found.effective > 0.5).all()
 
 
 def test_worse_encoders_have_a_wider_gap_below_the_same_evidence():

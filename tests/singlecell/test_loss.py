@@ -91,3 +91,13 @@ def test_the_divergence_that_is_logged_is_the_weighted_one(make_model, first_bat
     above = own - qz.log_prob(u).squeeze(-1)
     expected = (qz.c_log_weights.exp().T * above).sum(0).mean()
     torch.testing.assert_close(output.extra_metrics["jsd"], expected)
+
+
+def test_the_weights_that_are_logged_are_their_means_over_cells(make_model, first_batch):
+    model = make_model(n_components=3, mixture_weights="amortized")
+    module, batch = model.module.eval(), first_batch(model)
+    torch.nn.init.normal_(module.weight_encoder.weight)
+    inference, _, output = module(batch)
+    expected = inference["qz"].c_log_weights.exp().mean(0)
+    found = torch.stack([output.extra_metrics[f"weight_{s}"] for s in range(3)])
+    torch.testing.assert_close(found, expected)

@@ -261,6 +261,13 @@ def test_a_trunk_starts_from_scvi(make_model):
     model.train(1, **QUIET)
 
 
+def test_jitter_of_a_trunk_is_a_share_of_its_weights(make_model):
+    stock = make_model(SCVI, n_hidden=128)
+    module = MixtureSCVI.from_scvi_model(stock, 9, jitter=0.1, encoder_sharing="trunk").module
+    norms = module.z_encoder.encoder.fc_layers[-1][0].weight.norm(dim=1)
+    assert (module.component_offsets[1:] / norms).std().item() == pytest.approx(0.1, rel=0.15)
+
+
 def test_a_trunk_without_bias_is_no_scvi(make_model):
     model = make_model(
         n_components=2, encoder_sharing="trunk", extra_encoder_kwargs={"bias": False}

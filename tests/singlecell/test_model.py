@@ -72,6 +72,10 @@ def kl_weights(model):
             [0, 1, 1, 1, 1, 1, 1, 1],
         ),
         ({"plan_kwargs": {"max_kl_weight": 0.5}}, [0, 1 / 4] + [1 / 2] * 6),
+        (
+            {"plan_kwargs": {"n_epochs_kl_warmup": 4, "min_kl_weight": 0.2}},
+            [0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1],
+        ),
     ],
 )
 def test_kl_weight_reaches_1_in_a_quarter_of_the_epochs(make_model, arguments, expected):
@@ -511,6 +515,22 @@ def test_from_scvi_model_starts_where_scvi_ended(make_model, adata):
     assert adata.obsm["X_mix"].shape == (60, 3)
 
 
+def test_jitter_is_a_share_of_the_spread_of_the_weights(make_model):
+    stock = make_model(SCVI, n_hidden=64, n_latent=10)
+    module = MixtureSCVI.from_scvi_model(stock, 2, jitter=0.1).module
+    own, other = (e.mean_encoder.weight.detach() for e in module.z_encoders)
+    assert (other - own).std().item() == pytest.approx(0.1 * own.std().item(), rel=0.2)
+
+
+def test_an_upgrade_and_what_is_handed_back_keep_the_split(make_model):
+    stock = make_model(SCVI)
+    stock.train(1, **QUIET)
+    model = MixtureSCVI.from_scvi_model(stock, 2)
+    for other in (model, model.to_scvi(0)):
+        np.testing.assert_array_equal(other.train_indices, stock.train_indices)
+        np.testing.assert_array_equal(other.validation_indices, stock.validation_indices)
+
+
 def test_from_scvi_model_refuses_other_models(trained):
     with pytest.raises(ValueError, match=r"needs an scvi\.model\.SCVI"):
         MixtureSCVI.from_scvi_model(trained)
@@ -597,6 +617,25 @@ def test_the_best_component_has_the_best_bound(trained):
             if name.startswith(("z_encoder.mean_encoder", "z_encoder_1.mean_encoder")):
                 parameter.add_(5.0)
     assert trained._best_component(trained.adata) == 2
+
+
+def test_the_best_component_is_judged_by_all_cells_of_small_data(make_model, monkeypatch):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    asked, load = [], model._make_data_loader
+
+    def spy(**arguments):
+        asked.extend(arguments["indices"])
+        return load(**arguments)
+
+    monkeypatch.setattr(model, "_make_data_loader", spy)
+    model.to_scvi()
+    assert sorted(set(asked)) == list(range(60))
+
+
+def test_a_mixture_has_four_components_by_default(make_model):
+    module = make_model().module
+    assert (module.n_components, module.n_importance_samples) == (4, 1)
 
 
 def test_summary_names_the_mixture(trained, capsys):

@@ -99,6 +99,21 @@ def test_queries_have_one_draw_a_cell_or_as_many_as_asked(make_model, first_batc
     torch.testing.assert_close(one["px"].mean, generative["px"].mean)
 
 
+def test_draws_are_the_same_whether_the_data_are_minified_or_not(make_model, first_batch):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+
+    def drawn():
+        torch.manual_seed(3)
+        inputs = model.module._get_inference_input(first_batch(model))
+        with torch.inference_mode():
+            return model.module.inference(**inputs, n_samples=3)["u"]
+
+    before = drawn()
+    model.minify_adata("latent_posterior_parameters_with_counts")
+    torch.testing.assert_close(drawn(), before, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_encodes_and_decodes_as_scvi(make_model, first_batch, option):
     model = make_model(n_components=3, **OPTIONS[option])
@@ -181,6 +196,15 @@ def test_chunks_of_draws_do_not_change_the_estimator(small):
     for per_pass in (7, 50):
         found = model.module.marginal_ll(batch, 1500, n_mc_samples_per_pass=per_pass)
         assert (found - exact).abs().mean() < 0.03
+
+
+def test_draws_are_rounded_up_to_a_multiple_of_the_components(make_model, first_batch):
+    model = make_model(n_components=2)
+    module, batch, found = model.module.eval(), first_batch(model), []
+    for n_draws in (5, 6):
+        torch.manual_seed(1)
+        found.append(module.marginal_ll(batch, n_draws))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def test_marginal_likelihood_with_an_unobserved_library(make_model, first_batch):

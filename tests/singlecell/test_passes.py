@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 
 from counts import QUIET, make_adata
 from scmixvi.singlecell import _passes
+from scmixvi.singlecell._posteriors import Posteriors
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_sparse_counts_give_the_same_posteriors(
         found = model.get_latent_representation(**arguments)
         dense = model.get_latent_representation(**arguments, load_sparse_tensor=False, batch_size=7)
         np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-6)
-    stock = super(type(model), model).get_latent_representation(return_dist=True)
+    stock = super(Posteriors, model).get_latent_representation(return_dist=True)
     np.testing.assert_allclose(found, stock, rtol=1e-4, atol=1e-6)
 
 

@@ -124,6 +124,8 @@ def test_sparse_minibatches_are_refined_too():
 
 def test_held_out_cells_stay_held_out():
     model = trained()
+    model.train(1, train_size=0.7, validation_size=0.2, latent_key=None, **SHORT)
+    assert len(model.test_indices) == 8
     before = [model.train_indices, model.validation_indices, model.test_indices]
     model.refine_encoders(1, **SHORT)
     after = [model.train_indices, model.validation_indices, model.test_indices]

@@ -173,3 +173,15 @@ def test_strings_in_pyarrow_are_saved_as_python_s(tmp_path, missing):
     found = torch.load(tmp_path / "model.pt", weights_only=False)["attr_dict"]["history_"]
     assert found.dtype.storage == "python"
     pd.testing.assert_series_equal(found.astype(object), pd.Series(strings).astype(object))
+
+
+def test_who_reads_a_model_keeps_the_old_one_while_it_is_replaced(make_model, tmp_path):
+    model, file = make_model(), tmp_path / "model" / "model.pt"
+    model.save(tmp_path / "model")
+    before = file.read_bytes()
+    with torch.no_grad():
+        model.module.px_r += 1
+    with open(file, "rb") as reader:
+        model.save(tmp_path / "model", overwrite=True)
+        assert reader.read() == before
+    assert file.read_bytes() != before

@@ -8,6 +8,7 @@ import pytest
 import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
+from scvi.model import SCVI
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
@@ -274,6 +275,15 @@ def test_latents_of_before_are_not_passed_off_as_those_of_now(make_model, caplog
     with pytest.raises(RuntimeError, match="stopped"):
         make_model().train(5, callbacks=[Stop()], **QUIET)
     assert "latents of before" not in caplog.text
+
+
+def test_an_upgraded_model_counts_as_trained_after_a_training_that_fails(make_model):
+    stock = make_model(SCVI)
+    stock.train(1, **QUIET)
+    model = MixtureSCVI.from_scvi_model(stock, 2)
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.train(5, callbacks=[Stop()], **QUIET)
+    assert model.is_trained
 
 
 def test_latents_of_a_collection_lie_in_its_parts():

@@ -35,6 +35,15 @@ def test_an_scvi_that_is_trained_on_adds_to_the_history(make_model):
     assert len(model.history["elbo_train"]) == 2
 
 
+def test_the_history_of_an_scvi_has_nothing_of_components(make_model):
+    model = make_model(n_components=2, mixture_weights="learned")
+    model.train(1, **QUIET)
+    assert {"jsd_train", "weight_0_train"} <= model.history.keys()
+    left = model.to_scvi(0).history.keys()
+    assert "elbo_train" in left
+    assert not any(name.startswith(("jsd", "weight")) for name in left)
+
+
 def test_refining_with_checkpoints_keeps_the_decoder(make_model, tmp_path):
     """scvi-tools' callback leaves the module in training mode whenever it has saved one."""
     model = make_model(n_components=2, use_batch_norm="both")
