@@ -49,7 +49,7 @@ class Inference:
             ql, library = self.l_encoder(encoder_input, *covariates)
         if drawn is not None and encoded is None:
             return self._draw_stratified(qz, ql, library, self.n_importance_samples, drawn)
-        return self._draw(qz, ql, library, n_samples, stratified, skip=1)
+        return self._draw(qz, ql, library, n_samples, stratified)
 
     def _drawn_components(self, device: torch.device) -> Tensor | None:
         """Components `[A]` that this training step draws from; None is all."""
@@ -140,19 +140,17 @@ class Inference:
         library: Tensor,
         n_samples: int,
         stratified: bool,
-        skip: int = 0,
     ) -> dict[str, Tensor | Distribution | None]:
         """Draw z, stratified or from the mixture; raises ValueError unless n_samples is a count.
 
-        SCVI's encoder draws once (`skip`) before the `n_samples` that it is asked for: the same
-        random stream then gives the same draws whether the data are minified or not.
+        The same random stream gives the same draws whether the data are minified or not.
         """
         if stratified:
             return self._draw_stratified(qz, ql, library, self.n_importance_samples)
         if n_samples == 1:
             return self._outputs(qz, ql, library, qz.sample())
         check_whole("n_samples", n_samples)
-        u = qz.sample((n_samples + skip,))[skip:]
+        u = qz.sample((n_samples,))
         return self._outputs(qz, ql, repeated(library, ql, n_samples), u)
 
     def _draw_stratified(

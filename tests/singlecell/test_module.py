@@ -9,6 +9,7 @@ from scvi.model import SCVI
 from torch.distributions import Normal
 
 import laws
+from counts import QUIET
 from scmixvi import MixtureSCVI
 from scmixvi.singlecell._inference import SCORES_KEY
 from scmixvi.singlecell._streaming import DISPERSION_KEY
