@@ -59,12 +59,12 @@ def draws_by_cell(
     for tensors in model._make_data_loader(indices=indices[needed], **loading):
         tensors = {k: v if v is None else v.to(model.device) for k, v in tensors.items()}
         for part, encoded in model.module._encoded_in_passes(tensors, n_refinement_steps):
-            u, log_weights = _weighted(
+            u, log_importance = _weighted(
                 model.module, part, encoded, n_mc_samples, n_mc_samples_per_pass
             )
             here = needed[start : start + u.shape[1]]
             start += len(here)
-            picked = torch.multinomial(log_weights.double().softmax(0).T, share + 1, True)
+            picked = torch.multinomial(log_importance.double().softmax(0).T, share + 1, True)
             wanted = torch.arange(share + 1) < torch.from_numpy(how_many[here]).unsqueeze(1)
             of_cell = wanted.nonzero()[:, 0]
             found.append(u[picked[wanted.to(u.device)], of_cell.to(u.device)].cpu())

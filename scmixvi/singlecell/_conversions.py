@@ -16,7 +16,7 @@ from scmixvi.singlecell._checks import (
     check_many_components,
     check_mixture_arguments,
 )
-from scmixvi.singlecell._convert import (
+from scmixvi.singlecell._twins import (
     MIXTURE_ARGUMENTS,
     components_from_one,
     data_of,

@@ -83,7 +83,7 @@ def choose_anchors(
     return Anchors(torch.cat(counts), log_px.to(model.device), qz)
 
 
-def log_weights(anchors: Anchors, u: Tensor, px: Distribution, theta: Tensor) -> Tensor:
+def log_importance(anchors: Anchors, u: Tensor, px: Distribution, theta: Tensor) -> Tensor:
     """Log importance weight of every draw, not normalised.
 
     Parameters
@@ -129,17 +129,17 @@ def _log_lik(x: Tensor, px: Distribution, theta: Tensor, rows: Tensor) -> Tensor
     return log_likelihood(at_anchors, x, theta)
 
 
-def probabilities(log_weights: Tensor, truncation: bool = False) -> np.ndarray:
+def probabilities(log_importance: Tensor, truncation: bool = False) -> np.ndarray:
     r"""Weights p that sum to 1; with `truncation` none enters below the mean of all.
 
     If their effective sample size, :math:`1 / \sum_i p_i^2`, is small, a warning says so.
     """
-    log_weights = log_weights.double()
+    log_importance = log_importance.double()
     if truncation:
-        log_mean = log_weights.logsumexp(0) - np.log(len(log_weights))
-        log_weights = log_weights.clamp(min=log_mean)
-    p = log_weights.softmax(0)
-    effective = effective_draws(log_weights).item()
+        log_mean = log_importance.logsumexp(0) - np.log(len(log_importance))
+        log_importance = log_importance.clamp(min=log_mean)
+    p = log_importance.softmax(0)
+    effective = effective_draws(log_importance).item()
     if effective < min(FEW_DRAWS, 0.5 * len(p)):
         logger.warning(
             "the importance weights rest on the equivalent of %.0f of %d draws: expression is that "
@@ -185,7 +185,7 @@ def pooled_draws(
             compute_loss=False,
         )
         u, px = outputs["u"], decoded[MODULE_KEYS.PX_KEY]
-        found = log_weights(anchors, u.flatten(0, -2), *_flat(px, decoded["px_r"], u))
+        found = log_importance(anchors, u.flatten(0, -2), *_flat(px, decoded["px_r"], u))
         draws.append(u.reshape(-1, *u.shape[-2:]).cpu())
         weights.append(found.reshape(-1, u.shape[-2]).cpu())
     draws, weights = torch.cat(draws, dim=1), torch.cat(weights, dim=1)

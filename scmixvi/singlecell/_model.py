@@ -37,7 +37,7 @@ from scmixvi.singlecell._data_checks import (
 )
 from scmixvi.singlecell._estimates import Estimates
 from scmixvi.singlecell._fitting import Fitting
-from scmixvi.singlecell._loading import DataSplitter, InMemoryLoader
+from scmixvi.singlecell._minibatches import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._posteriors import Posteriors
 from scmixvi.singlecell._saving import CheckedFiles

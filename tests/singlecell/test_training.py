@@ -14,7 +14,7 @@ from scvi.train import TrainingPlan
 
 from counts import QUIET
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._loading import DataSplitter
+from scmixvi.singlecell._minibatches import DataSplitter
 from scmixvi.singlecell._storage import has_latents, store_latents
 from scmixvi.singlecell._training import MixtureTrainingPlan, _without_graph
 

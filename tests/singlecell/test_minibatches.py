@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _loading
+from scmixvi.singlecell import _minibatches
 
 N_CELLS, N_GENES = 23, 7
 
@@ -40,7 +40,7 @@ def loaders(adata, **kwargs):
     manager = MixtureSCVI(adata, n_components=1).adata_manager
     return [
         cls(manager, batch_size=5, **kwargs)
-        for cls in (scvi.dataloaders.AnnDataLoader, _loading.InMemoryLoader)
+        for cls in (scvi.dataloaders.AnnDataLoader, _minibatches.InMemoryLoader)
     ]
 
 
@@ -70,7 +70,7 @@ def assert_same_batches(stock, ours):
 def test_batches_are_scvi_s(kind, gathered):
     indices = np.arange(N_CELLS)[::-1][:-2]
     stock, ours = loaders(annotated(kind), shuffle=True, indices=indices)
-    assert isinstance(ours.dataset.dataset, _loading._Gathered) == gathered
+    assert isinstance(ours.dataset.dataset, _minibatches._Gathered) == gathered
     assert_same_batches(stock, ours)
 
 
@@ -98,7 +98,7 @@ def test_backed_data_are_left_to_scvi(tmp_path):
     annotated("csr").write_h5ad(tmp_path / "counts.h5ad")
     adata = anndata.read_h5ad(tmp_path / "counts.h5ad", backed="r")
     scvi.model.SCVI.setup_anndata(adata)
-    loader = _loading.InMemoryLoader(scvi.model.SCVI(adata).adata_manager)
+    loader = _minibatches.InMemoryLoader(scvi.model.SCVI(adata).adata_manager)
     assert type(loader.dataset.dataset._source) is scvi.data.AnnTorchDataset
 
 
@@ -117,9 +117,9 @@ def test_training_uses_it_and_ends_where_scvi_s_loader_does(monkeypatch):
         return model.history["train_loss"].to_numpy()
 
     gathered = []
-    rows = _loading._rows
-    monkeypatch.setattr(_loading, "_rows", lambda *a: gathered.append(1) or rows(*a))
+    rows = _minibatches._rows
+    monkeypatch.setattr(_minibatches, "_rows", lambda *a: gathered.append(1) or rows(*a))
     ours = trained()
     assert gathered
-    monkeypatch.setattr(_loading, "available", lambda: False)
+    monkeypatch.setattr(_minibatches, "available", lambda: False)
     assert np.array_equal(ours, trained())
