@@ -142,7 +142,7 @@ def decoders_figure(runs: Runs, path: Path) -> None:
 IMAGE_ESTIMATES = {
     "nll": "own draws, Eq. 17",
     "nll_pooled": "own draws, one logarithm",
-    "nll_refined": "refined",
+    "nll_refined": "refined, one logarithm",
 }
 """Figure of a run, and how it is called."""
 

@@ -41,7 +41,7 @@ DATASET/METHOD/against=OTHER
     the overlap of the top 50, averaged over types. An ensemble averages its members' changes.
     Seeds differ in their initialisation and in which tenth of the cells is held out.
 
-    pip install 'scmixvi[experiments]'
+    pip install ".[experiments]"
     python -m scmixvi.experiments.integration --seed 0
 """
 
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     with_scib = has_scib()
     if not with_scib and not arguments.smoke:
         raise ModuleNotFoundError(
-            "this experiment scores with scib-metrics: pip install 'scmixvi[experiments]'."
+            'this experiment scores with scib-metrics: pip install ".[experiments]" from a clone.'
         )
     singlecell.quiet()
     for name, load in data_sets(protocol).items():

@@ -52,7 +52,7 @@ class Planted(NamedTuple):
 
 
 def plant(adata: ad.AnnData, label: str, seed: int) -> Planted:
-    """Thin a tenth of the genes in a random half of the largest cell type, in a copy."""
+    """Thin a tenth of the expressed genes in a random half of the largest cell type, in a copy."""
     rng = np.random.default_rng(seed)
     labels = adata.obs[label]
     cells = rng.permutation(np.flatnonzero(labels == labels.value_counts().index[0]))

@@ -71,7 +71,7 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
     estimator
         Of the training loss: "all"; "s2a", draw from `n_drawn` random components a step and score
         under all, the same bound in expectation; "s2s", score under the drawn ones alone, a looser
-        bound at a cost that does not depend on S. Everything but training takes all components.
+        bound at a cost that hardly depends on S. Everything but training takes all components.
     n_drawn
         Components that a training step draws from; not looked at with "all".
     **kwargs

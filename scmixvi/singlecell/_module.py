@@ -46,7 +46,7 @@ class MixtureVAE(Inference, Generation, Bound, Evaluation, VAE):
     estimator
         Of the training loss: "all" draws from every component; "s2a" from `n_drawn` components
         chosen at random in each step, scored under all (the same bound in expectation); "s2s" from
-        `n_drawn`, scored under those alone (a looser bound, whose cost does not depend on S).
+        `n_drawn`, scored under those alone (a looser bound, whose cost hardly depends on S).
         Evaluation mode always takes all.
     n_drawn
         A, components that a training step draws from; not looked at with "all".

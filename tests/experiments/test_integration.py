@@ -145,7 +145,7 @@ def test_smoke_run_compares_seeds_and_resumes(tmp_path, monkeypatch, capsys):
 
 def test_what_to_install_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(integration, "has_scib", lambda: False)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'scmixvi\[experiments\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[experiments\]"'):
         integration.main(["--result", str(tmp_path / "x.json")])
 
 
