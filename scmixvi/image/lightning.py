@@ -240,7 +240,7 @@ class VAETraining(L.LightningModule):
             return
         finite = is_gradient_finite(self)
         self._finite = finite if self._finite is None else self._finite & finite
-        if finite.device.type == "cpu":  # elsewhere asking would wait
+        if _answers_at_once(finite.device):
             self._check_gradients(
                 f"the gradient of step {self.global_step} (epoch {self.current_epoch})",
                 "with the weights of the step before",
@@ -407,6 +407,11 @@ def _name_of(objective: Callable[..., Tensor]) -> str:
         fixed += [f"{name}={value!r}" for name, value in sorted(objective.keywords.items())]
         return f"{_name_of(objective.func)}({', '.join(fixed)})"
     return getattr(objective, "__name__", type(objective).__name__)
+
+
+def _answers_at_once(device: torch.device) -> bool:
+    """Whether asking a tensor there for its value waits for nothing."""
+    return device.type == "cpu"
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
