@@ -42,9 +42,7 @@ def encode_components(
     elif can_stack(encoders):
         hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
         heads = [head for e in encoders for head in (e.mean_encoder, e.var_encoder)]
-        weight = torch.cat([h.weight for h in heads]).unflatten(0, (len(encoders), -1))
-        bias = torch.cat([h.bias for h in heads]).unflatten(0, (len(encoders), -1))
-        loc, raw_variance = _batched_linear(hidden, weight, bias).chunk(2, dim=-1)
+        loc, raw_variance = _batched_linear(heads, hidden).chunk(2, dim=-1)
     else:
         hidden = torch.stack([e.encoder(x, *cat_list) for e in encoders], dim=1)
         rows = list(zip(encoders, hidden.unbind(1), strict=True))
@@ -113,19 +111,25 @@ def with_covariates(hidden: Tensor, covariates: list[Tensor]) -> Tensor:
 
 def _stacked_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
     """S linear layers: `[n, F]` or `[n, S, F] -> [n, S, n_out]`."""
-    has_bias = layers[0].bias is not None
-    if hidden.dim() == 2:
-        bias = torch.cat([m.bias for m in layers]) if has_bias else None
-        joined = functional.linear(hidden, torch.cat([m.weight for m in layers]), bias)
-        return joined.unflatten(1, (len(layers), -1))
-    bias = torch.stack([m.bias for m in layers]) if has_bias else None
-    return _batched_linear(hidden, torch.stack([m.weight for m in layers]), bias)
+    if hidden.dim() == 3:
+        return _batched_linear(layers, hidden)
+    bias = None if layers[0].bias is None else torch.cat([m.bias for m in layers])
+    joined = functional.linear(hidden, torch.cat([m.weight for m in layers]), bias)
+    return joined.unflatten(1, (len(layers), -1))
 
 
-def _batched_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`[n, S, F]` times weights `[S, n_out, F]`, plus `[S, n_out]`."""
+def _batched_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
+    """S linear layers, or S times as many side by side, of `[n, S, F]`: `[n, S, n_out]`.
+
+    Their weights are put end to end and then seen as S, so that their gradients are too: those of
+    a stack would be copied one by one.
+    """
+    shape = hidden.shape[1], -1
+    weight = torch.cat([m.weight for m in layers]).unflatten(0, shape)
     product = torch.bmm(hidden.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-    return product if bias is None else product + bias
+    if layers[0].bias is None:
+        return product
+    return product + torch.cat([m.bias for m in layers]).unflatten(0, shape)
 
 
 def _stacked_batch_norm(layers: Sequence[nn.BatchNorm1d], hidden: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ def _by_chunks(
 def _chunk(mu: Tensor) -> tuple[int, int]:
     """How many of K rows of draws, and how many cells, a step of the loop takes."""
     n_rows, n_cells, n_genes = mu.shape
-    if mu.is_cuda:
+    if mu.device.type != "cpu":
         return min(n_rows, max(1, _CHUNK_ON_GPU // (n_cells * n_genes))), n_cells
     return 1, min(n_cells, max(1, torch.get_num_threads() * _CHUNK // n_genes))
 
