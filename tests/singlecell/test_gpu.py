@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scvi
 import torch
 
 from counts import make_adata
@@ -127,3 +128,23 @@ def test_posteriors_of_cells_are_refined_there():
     here = model.get_latent_representation(n_refinement_steps=100)
     scale = here.std(axis=0)
     assert np.abs((there - here) / scale).mean() < 0.3
+
+
+def test_a_recorded_step_trains_as_one_that_is_not():
+    """The history is of every step's own losses, whose memory the next step writes into."""
+    recorded = {"compile": True, "compile_kwargs": {"mode": "reduce-overhead"}}
+    found = []
+    for plan in ({}, recorded):
+        torch.compiler.reset()
+        scvi.settings.seed = 0
+        model = make(dropout_rate=0.0)
+        model.train(
+            20,
+            accelerator="gpu",
+            devices=1,
+            plan_kwargs={"n_epochs_kl_warmup": 0, **plan},
+            latent_key=None,
+            enable_progress_bar=False,
+        )
+        found.append(model.history["elbo_train"].to_numpy(float).ravel())
+    np.testing.assert_allclose(found[1], found[0], rtol=0.05)
