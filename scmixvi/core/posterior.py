@@ -281,7 +281,13 @@ class MixturePosterior:
         return log_mixture(self.log_prob_all([z.unsqueeze(1) for z in zs]), self.log_weights)[:, 0]
 
     def sample(self, n: int) -> tuple[Tensor, ...]:
-        """Draw n independent samples of the mixture for each input, `[n, B, D]` a level."""
+        """Draw n independent samples of the mixture for each input, `[n, B, D]` a level.
+
+        Raises
+        ------
+        ValueError
+            If n is below 1.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, but it is {n}.")
         zs: tuple[Tensor, ...] = ()
