@@ -112,11 +112,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def finished_epochs(checkpoint: dict[str, Any]) -> int:
-    """How many epochs have had all their steps: a checkpoint's `epoch` is that of its last step."""
-    progress: Any = checkpoint.get("loops")
-    for name in ("fit_loop", "epoch_loop.batch_progress", "is_last_batch"):
-        progress = progress.get(name) if isinstance(progress, dict) else None
-    return checkpoint.get("epoch", 0) + (progress is True)
+    """How many epochs have had all their steps; Lightning counts one after its callbacks."""
+    fit_loop = _part(checkpoint, "loops", "fit_loop")
+    progress = _part(fit_loop, "epoch_progress", "current")
+    is_open = progress.get("ready", 0) > progress.get("completed", 0)
+    had_all = _part(fit_loop, "epoch_loop.batch_progress").get("is_last_batch") is True
+    return checkpoint.get("epoch", 0) + (is_open and had_all)
+
+
+def _part(entries: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The dictionary at these names; an empty one where there is none."""
+    for name in names:
+        found = entries.get(name)
+        entries = found if isinstance(found, dict) else {}
+    return entries
 
 
 def at_home(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:

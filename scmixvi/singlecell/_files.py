@@ -79,7 +79,7 @@ def _is_in_pyarrow(array: ExtensionArray) -> bool:
 
 
 def _in_python(strings: ExtensionArray) -> ExtensionArray:
-    """The same strings as Python's, and the same missing value, in pandas 2 and 3."""
+    """The same strings as Python's, and the same missing value, from pandas 2.3 on."""
     missing = getattr(strings.dtype, "na_value", pd.NA)
     dtype = pd.StringDtype("python") if missing is pd.NA else pd.StringDtype("python", missing)
     return strings.astype(dtype)

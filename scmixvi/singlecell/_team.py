@@ -50,7 +50,7 @@ def in_parallel(entry: Callable[[], Any], n_rows: int, arguments: Sequence[int])
 
 @functools.cache
 def _libgomp() -> ctypes.CDLL | None:
-    """The libgomp that torch computes with, or None."""
+    """The libgomp that torch brings, else whichever the process has, else None."""
     found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     try:
         # By name: where another library brought one of that name first, torch uses that one too.

@@ -17,7 +17,12 @@ from tiny_images import TINY_RECIPES
 
 from scmixvi.image import __main__
 from scmixvi.image.__main__ import CONFIGS, main
-from scmixvi.image.checkpoints import load_vae, read_checkpoint, write_checkpoint
+from scmixvi.image.checkpoints import (
+    finished_epochs,
+    load_vae,
+    read_checkpoint,
+    write_checkpoint,
+)
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import recipe_training
 from scmixvi.image.recipes import RECIPES
@@ -355,12 +360,26 @@ def test_a_resume_has_epochs_to_train(small_mnist, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, *base, "--trainer.max_epochs=2", f"--ckpt_path={last}")
     assert "has 3 epochs behind it, and trainer.max_epochs is 2" in capsys.readouterr().err
-    run(
-        monkeypatch, *base, "--trainer.max_epochs=3", f"--ckpt_path={last}"
-    )  # none is left to train
+    run(monkeypatch, *base, "--trainer.max_epochs=3", f"--ckpt_path={last}")
+    assert finished_epochs(read_checkpoint(last)) == 3, "none was left to train"
 
 
-def test_a_checkpoint_names_nothing_to_import(small_mnist, monkeypatch, capsys):
+def test_epochs_are_counted_whenever_the_checkpoint_is_written():
+    """At the end of the third epoch, in the third, and after three; and of who knows what."""
+
+    def written(epoch, ready, completed, is_last_batch):
+        progress = {"current": {"ready": ready, "completed": completed}}
+        batches = {"is_last_batch": is_last_batch}
+        loop = {"epoch_progress": progress, "epoch_loop.batch_progress": batches}
+        return {"epoch": epoch, "loops": {"fit_loop": loop}}
+
+    assert finished_epochs(written(2, 3, 2, True)) == 3
+    assert finished_epochs(written(2, 3, 2, False)) == 2
+    assert finished_epochs(written(3, 3, 3, True)) == 3
+    assert finished_epochs({"epoch": 2, "loops": {"fit_loop": None}}) == 2
+
+
+def test_a_checkpoint_names_nothing_to_import(small_mnist, monkeypatch):
     """Lightning takes `hyper_parameters` for arguments, and an objective is found by its name."""
     (small_mnist / "from_a_stranger.py").write_text(
         "from pathlib import Path\nPath('imported').touch()\nobjective = None\n"

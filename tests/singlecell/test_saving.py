@@ -164,6 +164,7 @@ def test_data_of_an_older_model_are_not_passed_over(make_model, tmp_path):
 @pytest.mark.parametrize("missing", [False, True])
 def test_strings_in_pyarrow_are_saved_as_python_s(tmp_path, missing):
     """As pandas 3 keeps all strings where pyarrow is there, in the history's columns too."""
+    pytest.importorskip("pyarrow")
     strings = pd.array(["elbo", pd.NA if missing else "jsd"], dtype="string[pyarrow]")
     state = {"model_state_dict": {}, "attr_dict": {"history_": pd.Series(strings)}}
     torch.save(state, tmp_path / "model.pt", pickle_module=PICKLING)
