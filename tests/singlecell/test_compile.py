@@ -5,9 +5,6 @@ import warnings
 import pytest
 import torch
 
-from counts import make_adata
-from scmixvi import MixtureSCVI
-
 OPTIONS = {
     "defaults": {},
     "one component": {"n_components": 1},
@@ -19,14 +16,10 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_step_is_one_graph_with_the_same_loss_and_gradients(name):
+def test_a_step_is_one_graph_with_the_same_loss_and_gradients(name, make_model, first_batch):
     """One graph is what a GPU can record and repeat; a break would end it without a word."""
-    adata = make_adata(n_cells=20, n_genes=7)
-    MixtureSCVI.setup_anndata(adata, batch_key="batch")
-    options = {"n_components": 3, "n_hidden": 8, "n_latent": 2} | OPTIONS[name]
-    model = MixtureSCVI(adata, **options)
-    batch = next(iter(model._make_data_loader(adata=model.adata, batch_size=20)))
-    module = model.module.train()
+    model = make_model(batch_key="batch", **({"n_components": 3} | OPTIONS[name]))
+    module, batch = model.module.train(), first_batch(model)
     torch._dynamo.reset()
     compiled = torch.compile(module, backend="eager", fullgraph=True, dynamic=False)
     found = [loss_and_gradients(call, module, batch) for call in (module, compiled)]
