@@ -43,6 +43,7 @@ RESULT = RESULTS / "singlecell.json"
 BATCH_SIZE = 128
 BASELINE = "SCVI"
 PARTS = ("training", "floor", "memory", "inference")
+TICKS = (1, 2, 4, 8, 16, 32, 64)  # of the plot
 STEPS_OF_MEMORY = 200  # after which it no longer grows
 
 
@@ -250,26 +251,42 @@ def table(key: str, result: dict) -> None:
 
 
 def plot() -> None:
-    """Seconds an epoch over SCVI's, against S, one line for each entry of the JSON."""
+    """Seconds an epoch over SCVI's, against S: a panel a machine, a line a data set."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for key, result in read(RESULT, {}).items():
-        rows = [row for row in result.get("training", []) if row["model"] != BASELINE]
-        if not rows:
-            continue
-        components = [int(row["model"].removeprefix("S = ")) for row in rows]
-        ratio = [[row["ratio_to_SCVI"][q] for row in rows] for q in ("q25", "median", "q75")]
-        axis.fill_between(components, ratio[0], ratio[2], alpha=0.2)
-        axis.plot(components, ratio[1], marker="o", label=key)
-    axis.axhline(1, color="grey", linestyle="--", linewidth=1)
-    axis.set(xscale="log", yscale="log", xlabel="components S", ylabel="seconds an epoch / SCVI's")
-    axis.set_xticks([1, 2, 4, 8], labels=["1", "2", "4", "8"], minor=False)
-    axis.set_yticks([0.35, 0.5, 1, 2], labels=["0.35", "0.5", "1", "2"], minor=False)
-    for ticks in (axis.xaxis, axis.yaxis):
-        ticks.set_minor_formatter("")
-    axis.legend(frameon=False, fontsize=8)
+    results = {k: r for k, r in read(RESULT, {}).items() if "training" in r}
+    machines = list(dict.fromkeys(_machine(key) for key in results))
+    figure, axes = plt.subplots(
+        1,
+        len(machines),
+        figsize=(3.6 * len(machines), 4.2),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, machine in zip(axes[0], machines, strict=True):
+        for key, result in results.items():
+            if _machine(key) != machine:
+                continue
+            rows = [row for row in result["training"] if row["model"] != BASELINE]
+            components = [int(row["model"].removeprefix("S = ")) for row in rows]
+            ratio = [[row["ratio_to_SCVI"][q] for row in rows] for q in ("q25", "median", "q75")]
+            axis.fill_between(components, ratio[0], ratio[2], alpha=0.2)
+            axis.plot(components, ratio[1], marker="o", label=key.replace(f", {machine}", ""))
+        axis.axhline(1, color="grey", linestyle="--", linewidth=1)
+        axis.set(xscale="log", yscale="log", xlabel="components S", title=machine)
+        axis.set_xticks(TICKS, labels=map(str, TICKS), minor=False)
+        axis.set_yticks([0.35, *TICKS[:5]], labels=["0.35", *map(str, TICKS[:5])], minor=False)
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_minor_formatter("")
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    axes[0, 0].set_ylabel("seconds an epoch / SCVI's")
     figure.savefig(RESULT.with_suffix(".png"), dpi=120)
+
+
+def _machine(key: str) -> str:
+    """Where an entry of the JSON was timed: what follows data and number of cells in its name."""
+    return ", ".join(key.split(", ")[2:4])
 
 
 def timed(arguments: argparse.Namespace, found: dict) -> dict[str, Any]:
