@@ -6,9 +6,15 @@ change between the halves is 1; that of the others is 0, but for what proportion
 lose (less than 0.1, and scvi-tools' test asks for more than 0.25). Models are trained on these
 data and compare the two halves, with MixtureSCVI's and scvi-tools' defaults.
 
-DATASET/METHOD/WEIGHTS, for cortex, sc_mixology and pbmc68k (see
-:mod:`scmixvi.experiments.integration`), SCVI with uniform weights and MixtureSCVI with all
-`weights` of `differential_expression`; for every expected false discovery rate
+DATASET/METHOD/DRAWS, for cortex, sc_mixology and pbmc68k (see
+:mod:`scmixvi.experiments.integration`), SCVI with uniform weights and MixtureSCVI with
+
+- all `weights` of `differential_expression`;
+- "refined": uniform weights, and posteriors of the cells' own after 100 steps, which
+  `minify_adata` stores;
+- "refined_by_cell": the weights "importance_by_cell", of draws from such posteriors.
+
+For every expected false discovery rate
 
 recall
     the share of the planted genes that are called;
@@ -24,11 +30,12 @@ and `fold_change`, the mean over planted genes of the estimated log2 fold change
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 from scipy.sparse import csr_matrix
+from scvi.data._constants import ADATA_MINIFY_TYPE
 
 from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
@@ -39,7 +46,18 @@ from scmixvi.singlecell._expression import WEIGHTS
 RESULT = Path(__file__).parent / "results" / "planted.json"
 PAPER, SMOKE = Protocol(), Protocol(2, 150)
 SHARE, THINNED, MEAN_COUNT = 0.1, 0.5, 0.5
-COMPARED = [("scvi", "uniform"), *(("mixture", weights) for weights in WEIGHTS)]
+N_STEPS = 100  # of refinement
+WITH_COUNTS = ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS
+# Arguments of `differential_expression`.
+DRAWS: dict[str, dict[str, Any]] = {
+    **{weights: {"weights": weights} for weights in WEIGHTS},
+    "refined": {"weights": "uniform"},
+    "refined_by_cell": {
+        "weights": "importance_by_cell",
+        "importance_weighting_kwargs": {"n_refinement_steps": N_STEPS},
+    },
+}
+COMPARED = [("scvi", "uniform"), *(("mixture", draws) for draws in DRAWS)]
 
 
 class Planted(NamedTuple):
@@ -67,11 +85,14 @@ def plant(adata: ad.AnnData, label: str, seed: int) -> Planted:
     return Planted(copy, whole, thinned, np.isin(np.arange(adata.n_vars), chosen))
 
 
-def found(methods: Methods, planted: Planted, method: str, weights: str) -> dict:
+def found(methods: Methods, planted: Planted, method: str, draws: str) -> dict:
     """How well one method tells the planted genes from others."""
     model = methods(method).models[0]
+    if draws == "refined":
+        (model,) = getattr(methods, method)().models  # its own: data stay minified
+        model.minify_adata(WITH_COUNTS, n_refinement_steps=N_STEPS, progress=False)
     table = model.differential_expression(
-        idx1=planted.whole, idx2=planted.thinned, mode="change", silent=True, weights=weights
+        idx1=planted.whole, idx2=planted.thinned, mode="change", silent=True, **DRAWS[draws]
     ).loc[planted.adata.var_names]
     probability = table["proba_de"].to_numpy()
     others = ~planted.genes
@@ -90,10 +111,10 @@ def found(methods: Methods, planted: Planted, method: str, weights: str) -> dict
 
 
 def jobs(methods: Methods, planted: Planted) -> dict[str, Callable[[], dict]]:
-    """Name to job of every method and weighting on one data set."""
+    """Name to job of every method and its draws on one data set."""
     return {
-        f"{methods.name}/{method}/{weights}": partial(found, methods, planted, method, weights)
-        for method, weights in COMPARED
+        f"{methods.name}/{method}/{draws}": partial(found, methods, planted, method, draws)
+        for method, draws in COMPARED
     }
 
 
