@@ -76,7 +76,15 @@ class Stage:
 
     def score(self, above: Sequence[Tensor], z: Tensor) -> Tensor:
         """Score z `[L, S, B, D]` under every component: `[L, S, S, B]`, in nats."""
-        return self._score(self._base(above), z)
+        base = self._base(above)
+        n_inputs = base.batch_shape[-1] if len(base.batch_shape) == 2 else z.shape[2]
+        expected = (n_inputs, *base.event_shape)
+        if tuple(z.shape[2:]) != expected:
+            raise ValueError(
+                f"latents of a stage must have shape [L, S, B, D] with (B, D) = {expected}, but "
+                f"their shape is {tuple(z.shape)}."
+            )
+        return self._score(base, z)
 
     def _base(self, above: Sequence[Tensor]) -> Distribution:
         base = self.conditional(*above)
@@ -266,12 +274,17 @@ class MixturePosterior:
         Raises
         ------
         ValueError
-            If the number or the rank of the latents does not fit the stages.
+            If the number, the rank or a size of the latents does not fit the stages.
         """
         if len(zs) != len(self.stages) or any(z.dim() != 4 for z in zs):
             raise ValueError(
                 f"zs must hold {len(self.stages)} tensor(s) of shape [L, S, B, D], one a stage, "
                 f"but the shapes are {[tuple(z.shape) for z in zs]}."
+            )
+        if any(z.shape[:3] != zs[0].shape[:3] for z in zs):
+            raise ValueError(
+                "the latents of all stages must have the same L, S and B, but their shapes are "
+                f"{[tuple(z.shape) for z in zs]}."
             )
         scores = [stage.score(zs[:h], zs[h]) for h, stage in enumerate(self.stages)]
         return torch.stack(torch.broadcast_tensors(*scores)).sum(dim=0)

@@ -182,6 +182,31 @@ def test_doors(parameters):
         _ = single(parameters, SharedShift()).mean
 
 
+@pytest.mark.parametrize("shape", [(L, S, B, 1), (L, S, B, D + 1), (L, S, 1, D), (L, S, B + 2, D)])
+def test_latents_of_other_sizes_are_named(parameters, hierarchy, shape):
+    """Broadcasting would score one number as all D, or one input's latents as everyone's."""
+    whole = torch.zeros(L, S, B, D).double()
+    z = torch.zeros(shape).double()
+    for posterior in (single(parameters), single(parameters, SharedShift())):
+        with pytest.raises(ValueError, match=r"\[L, S, B, D\] with \(B, D\) = \(5, 2\), but their"):
+            posterior.log_prob_all([z])
+        with pytest.raises(ValueError, match=r"with \(B, D\) = \(5, 2\), but their shape is \(2, "):
+            posterior.log_prob([z[:, 0]])
+    with pytest.raises(ValueError, match=r"\(B, D\) = \(5, 2\)|must have the same L, S and B"):
+        MixturePosterior(hierarchy).log_prob_all([z, whole])
+
+
+def test_latents_of_one_sample_have_its_sizes_on_every_level(hierarchy):
+    whole, posterior = torch.zeros(L, S, B, D).double(), MixturePosterior(hierarchy)
+    below = torch.zeros(L, S, B, 3).double()
+    assert posterior.log_prob_all([whole, below]).shape == (L, S, S, B)
+    for part in (below[:1], below[:, :1], below[:, :, :1]):
+        with pytest.raises(ValueError, match="must have the same L, S and B, but their shapes are"):
+            posterior.log_prob_all([whole, part])
+    with pytest.raises(ValueError, match=r"\(B, D\) = \(5, 3\), but their shape is \(2, 3, 5, 1"):
+        posterior.log_prob_all([whole, below[..., :1]])
+
+
 def test_draws_of_the_mixture_are_not_scored(monkeypatch):
     """Scores of every draw under every component would take S times the memory of the draws."""
 
