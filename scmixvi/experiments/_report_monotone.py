@@ -1,13 +1,16 @@
 """Is the NLL a non-increasing function of S? A verdict from paired differences."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments import cortex, monotone
 from scmixvi.experiments._common import NOT_RUN, cell, interval, markdown, paired
+from scmixvi.experiments._image_tables import note
 from scmixvi.experiments._report_cortex import MIXTURE, SIZES
 from scmixvi.experiments._tables import Runs, Values, errorbars, finish, joined, load, pick
+from scmixvi.records import read
 
 ESTIMATORS = {"Eq. 17": "log_likelihood_eq17", "pooled": "log_likelihood"}
 """How draws become an NLL: one logarithm a component, or one for all."""
@@ -27,6 +30,17 @@ def all_nlls(results: Path, estimator: str) -> NLLs:
 def all_gaps(results: Path) -> NLLs:
     """The pooled log-likelihood, itself a lower bound, minus MISELBO, as :func:`all_nlls`."""
     return _all(results, "gap", "gap", 1)
+
+
+def image_notes(results: Path) -> list[str]:
+    """How the models of images were trained, a data set each, and where that is less."""
+    content = read(results / "monotone_images.json", {"runs": {}})
+    runs, smoke = content["runs"], content.get("smoke", False)
+    return [
+        f"{IMAGE_DATA.get(data, data)} (MLP): "
+        + note({key: run for key, run in runs.items() if key.startswith(f"{data}/")}, smoke)
+        for data in _data_sets(runs, "mnist")
+    ]
 
 
 def _all(results: Path, key: str, image_key: str, sign: int) -> NLLs:
@@ -65,8 +79,11 @@ def verdict(differences: list[float]) -> str:
     return "fails" if mean - half > 0 else "undecided"
 
 
-def monotone_tables(nlls: dict[str, NLLs], gaps: NLLs) -> str:
-    """NLL against S, every step's paired difference with its verdict, and the gap against S."""
+def monotone_tables(nlls: dict[str, NLLs], gaps: NLLs, notes: Sequence[str] = ()) -> str:
+    """NLL against S, every step's paired difference with its verdict, and the gap against S.
+
+    Notes stand below the first table.
+    """
     data_sets = list(nlls["Eq. 17"])
     levels = [
         [data, estimator, *(cell(list(found[data][s].values())) for s in SIZES)]
@@ -84,6 +101,7 @@ def monotone_tables(nlls: dict[str, NLLs], gaps: NLLs) -> str:
         "S has the same number of draws, so that Eq. 17, which is the paper's, takes S logarithms "
         "of fewer draws each, while the pooled estimate, a tighter bound, takes one of all.",
         markdown(["", "estimator", *(f"S = {s}" for s in SIZES)], levels),
+        *notes,
         "**NLL(S + 1) minus NLL(S)**, paired by seed: mean with interval, in how many seeds it is "
         "not positive, and what the interval says of the claim that it never is: *holds* (the "
         "interval is at or below 0), *fails* (above 0) or *undecided*.",

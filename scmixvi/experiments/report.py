@@ -21,6 +21,7 @@ from scmixvi.experiments._report_monotone import (
     ESTIMATORS,
     all_gaps,
     all_nlls,
+    image_notes,
     monotone_figure,
     monotone_tables,
 )
@@ -50,7 +51,7 @@ def write(results: Path, output: Path) -> None:
         texts[name] = tables(runs)
         figure(runs, output / f"{name}.png")
     nlls = {estimator: all_nlls(results, estimator) for estimator in ESTIMATORS}
-    texts["monotone"] = monotone_tables(nlls, all_gaps(results))
+    texts["monotone"] = monotone_tables(nlls, all_gaps(results), image_notes(results))
     monotone_figure(nlls, output / "monotone.png")
     for name, text in texts.items():
         (output / f"{name}.md").write_text(text)

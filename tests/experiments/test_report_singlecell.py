@@ -62,6 +62,10 @@ def test_cortex_tables_hold_means_intervals_and_paired_differences(folder):
 def test_monotone_reads_all_experiments_and_computes_its_verdict(folder):
     runs = {f"mnist/S={s}/seed={k}": {"nll": 90 - s + 0.1 * k} for s in (1, 2) for k in range(3)}
     runs |= {f"mnist/S=3/seed={k}": {"nll": 88 + 0.2 * k} for k in range(3)}
+    scheme = {"epochs": 50, "patience": 100, "warmup_epochs": 12, "learning_rate": 1e-3}
+    training = {"epochs": 50, "stopped_early": False, "scheme": scheme}
+    for name, run in runs.items():
+        run["trainings"] = [training | {"name": name.split("/")[1]}]
     (folder / "monotone_images.json").write_text(json.dumps({"runs": runs}))
     report.write(folder, folder)
     text = (folder / "monotone.md").read_text()
@@ -70,6 +74,8 @@ def test_monotone_reads_all_experiments_and_computes_its_verdict(folder):
     # differences 0, 0.1, 0.2: interval 0.1 ± 0.25
     assert steps[1][:4] == ["2 to 3", "+0.10 ± 0.25", "1 of 3", "undecided"]
     assert steps[2][1:4] == ["not run"] * 3
+    assert "\nMNIST (MLP): Seed(s): 0, 1, 2. **Fewer epochs than the paper's**" in text
+    assert "9 training(s) of 50 epochs (at most 50, KL warm-up 12" in text
     assert rows(text, "cortex (scVI)")[0][:2] == ["Eq. 17", "-0.55 ± 0.64"]
     assert rows(text, "pbmc68k (scVI)")[0][1] == "not run"
     assert (folder / "monotone.png").stat().st_size > 5000
