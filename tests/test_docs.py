@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +79,28 @@ def test_python_is_python(page):
                 found = importlib.import_module(node.module)
                 missing = [n.name for n in node.names if not hasattr(found, n.name)]
                 assert missing == [], f"{node.module} has no {missing}"
+
+
+def imported(source):
+    """What of ours Python imports by name, relative to the package; no modules, no experiments."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "scmixvi":
+            found = importlib.import_module(node.module)
+            module = node.module.removeprefix("scmixvi").removeprefix(".")
+            if not module.startswith("experiments"):
+                names = (alias.name for alias in node.names)
+                yield from (f"{module}.{n}" for n in names if not inspect.ismodule(vars(found)[n]))
+
+
+def test_what_pages_and_notebooks_import_is_on_the_api_page():
+    python = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    blocks = [block for page in PAGES for block in python.findall(page.read_text())]
+    for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        cells = json.loads(notebook.read_text())["cells"]
+        blocks += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    named = {name for block in blocks for name in imported(block)}
+    assert len(named) > 20
+    assert named - listed() == set()
 
 
 def test_citation_has_the_version():
