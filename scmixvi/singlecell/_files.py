@@ -48,6 +48,9 @@ DATA_FUNCTIONS = re.compile(
     r"|pandas\.(_libs\.missing\.)?NA"
 )
 
+ENTRIES = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
+"""Entries of the dictionary that a model file is."""
+
 
 def element_wise(name: str) -> Any:
     """One of torch's functions of a number, by its name: how a model file refers to it."""
@@ -117,14 +120,19 @@ class _ChangesCode(Exception):
     """A file would change what is no data of its own."""
 
 
-def _foreign_names(path: str) -> list[str]:
-    """What a model file names or does besides data; raises ValueError if it is none."""
+def _foreign_names(path: str, entries: tuple[str, ...] = ()) -> list[str]:
+    """What a model file names or does besides data; raises ValueError if it is none.
+
+    It is none if it has not all of the `entries`.
+    """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         foreign = sorted(name for name in names if not _is_data(name))
         if not foreign:
             unpickling = SimpleNamespace(**vars(pickle) | {"Unpickler": _CheckingUnpickler})
-            torch.load(path, "cpu", unpickling, weights_only=False, mmap=True)
+            content = torch.load(path, "cpu", unpickling, weights_only=False, mmap=True)
+            if entries and not (isinstance(content, dict) and content.keys() >= set(entries)):
+                raise ValueError("something else was saved")
     except _ChangesCode as change:
         return [str(change)]
     except Exception as error:
@@ -145,7 +153,7 @@ def _is_data(name: str) -> bool:
 
 def check_staged_file(dir_path: str, prefix: str | None = None) -> None:
     """Raise ValueError if :func:`check_model_file` would refuse a file just written."""
-    foreign = _foreign_names(_path(dir_path, prefix))
+    foreign = _foreign_names(_path(dir_path, prefix), ENTRIES)
     if foreign:
         raise ValueError(
             f"the model is not saved, for loading would refuse its file: it names "
@@ -176,7 +184,7 @@ def check_model_file(
     if backup_url is not None:
         _download(backup_url, dir_path, os.path.basename(path))
     if os.path.exists(path):  # scvi-tools says what is missing
-        _refuse(path, _foreign_names(path))
+        _refuse(path, _foreign_names(path, ENTRIES))
 
 
 def check_legacy_files(dir_path: str, prefix: str | None = None) -> None:

@@ -42,6 +42,14 @@ READERS = {
 }
 
 
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"attr_dict": {}}, [1], torch.ones(2)])
+@pytest.mark.parametrize("name", READERS)
+def test_what_torch_saved_of_something_else_is_no_model(saved, name, content):
+    torch.save(content, "model/model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt is damaged or not a saved model: save"):
+        READERS[name](saved)
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_reading_runs_nothing(saved, name):
     content = torch.load("model/model.pt", weights_only=False)
@@ -166,7 +174,8 @@ def test_strings_in_pyarrow_are_saved_as_python_s(tmp_path, missing):
     """As pandas 3 keeps all strings where pyarrow is there, in the history's columns too."""
     pytest.importorskip("pyarrow")
     strings = pd.array(["elbo", pd.NA if missing else "jsd"], dtype="string[pyarrow]")
-    state = {"model_state_dict": {}, "attr_dict": {"history_": pd.Series(strings)}}
+    state = {"model_state_dict": {}, "var_names": []}
+    state["attr_dict"] = {"history_": pd.Series(strings)}
     torch.save(state, tmp_path / "model.pt", pickle_module=PICKLING)
     check_model_file(str(tmp_path))
     with open(tmp_path / "model.pt", "rb") as file:
