@@ -160,7 +160,7 @@ class VampPrior(Level):
     Raises
     ------
     ValueError
-        If the weights are not normalised.
+        If the weights are not normalised; when called, if they or D are not the encoder's.
 
     References
     ----------
@@ -185,6 +185,11 @@ class VampPrior(Level):
     def forward(self) -> GaussianMixture:
         """Encode the pseudo-inputs and return the mixture of K * S Gaussians over `[D]`."""
         base = self.encoder(self.pseudo_inputs())()
+        if tuple(base.event_shape) != (self.n_latent,):
+            raise ValueError(
+                f"n_latent (D) of a VampPrior is {self.n_latent}, but its encoder's Gaussians are "
+                f"over {tuple(base.event_shape)}: give it the posterior's own top level."
+            )
         n_components, n_pseudo = base.batch_shape
         weights = base.mean.new_full((n_components,), -math.log(n_components))
         if self.log_weights is not None:

@@ -186,12 +186,14 @@ def convolutional(
         fit, or the sharing is unknown.
     """
     counts = {"n_components": n_components, "n_levels": n_levels}
-    _check(image_size, **counts, n_hidden=n_hidden, n_features=n_features)
+    _check(image_size, **counts, n_hidden=n_hidden, n_features=n_features, n_layers=n_layers)
     _check_layers("channels", channels, len(STRIDES))
     trunk = _is_trunk(encoder_sharing)
     for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative (0 is none), but it is {value}.")
+        if not is_whole(value, least=0):
+            raise ValueError(
+                f"{name} must be a whole number of at least 0, which is none, but it is {value!r}."
+            )
     sizes = _level_sizes(n_latent, n_levels)
     log_weights = _log_weights(weights, n_components)
     kind, n_heads = (TrunkConvFeatures, 1) if trunk else (ConvFeatures, n_components)

@@ -77,7 +77,8 @@ class ImageVAE(nn.Module):
         Raises
         ------
         ValueError
-            If the decoder's distribution is not over images of this size.
+            If the decoder takes no latents of these sizes, or its distribution is not over images
+            of this size.
         """
         decoder, support = self._support
         if decoder is not self.decoder:
@@ -89,7 +90,14 @@ class ImageVAE(nn.Module):
         modules = (part for part in (self.decoder, self) if isinstance(part, nn.Module))
         like = next((w for part in modules for w in part.parameters()), torch.empty(0))
         with torch.no_grad(), evaluating(self):
-            decoded = self.decoder(*(like.new_zeros(1, size) for size in self.latent_sizes))
+            zs = [like.new_zeros(1, size) for size in self.latent_sizes]
+            try:
+                decoded = self.decoder(*zs)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the decoder cannot decode latents of sizes {self.latent_sizes}, top first, "
+                    f"which it says it is made for: {error}"
+                ) from error
         if tuple(decoded.event_shape) != self.image_size:
             raise ValueError(
                 f"the decoder's distribution is over images (C, H, W) = "

@@ -72,6 +72,13 @@ def test_a_vamp_prior_takes_normalised_weights_alone():
         one()
 
 
+@pytest.mark.parametrize("n_latent", [1, D + 1])
+def test_a_vamp_prior_has_the_dimensions_of_its_encoder(n_latent):
+    prior = VampPrior(Encoder(), PseudoInputs(), n_latent)
+    with pytest.raises(ValueError, match=rf"is {n_latent}, but its encoder's .* over \({D},\)"):
+        prior()
+
+
 def test_pseudo_inputs_are_encoded_once_a_call():
     calls = []
     prior = VampPrior(Encoder(), PseudoInputs(), D)

@@ -185,8 +185,11 @@ def test_the_seed_decides_every_parameter_that_is_drawn(name, options):
         (lambda: recipes.vanilla(2, image_size=(28, 28)), r"image_size must be \(C, H, W\)"),
         (lambda: recipes.mlp(2, image_size=(1, 0, 28)), r"image_size must be \(C, H, W\)"),
         (lambda: recipes.by_name("vanila"), "the recipes are mlp, vanilla, hierarchical, iaf"),
-        (lambda: recipes.composite(2, n_pseudo_inputs=-1), "n_pseudo_inputs"),
-        (lambda: recipes.iaf(2, n_flow_steps=-1), "n_flow_steps"),
+        (lambda: recipes.composite(2, n_pseudo_inputs=-1), "n_pseudo_inputs must be a whole"),
+        (lambda: recipes.vamp(2, n_pseudo_inputs=2.5), "which is none, but it is 2.5"),
+        (lambda: recipes.iaf(2, n_flow_steps=-1), "n_flow_steps must be a whole number"),
+        (lambda: recipes.iaf(2, n_flow_steps=1.5), "which is none, but it is 1.5"),
+        (lambda: recipes.vanilla(2, n_layers=1.5), "n_layers must be a whole number of at least 1"),
         (
             lambda: recipes.cifar_vanilla(n_mixtures=0),
             "n_mixtures must be a whole number of at least 1",

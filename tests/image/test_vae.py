@@ -353,6 +353,16 @@ def test_parts_must_fit():
         ImageVAE(model.posterior, model.prior, larger.decoder)
 
 
+def test_a_decoder_whose_network_takes_other_latents_is_named(x):
+    model = tiny_images.recipe("mlp", 2)
+    net = mlp_net(3, [4], (1, 2, 2))
+    decoder = Decoder(net, bernoulli, latent_sizes=[2], image_size=(1, 2, 2)).double()
+    other = ImageVAE(model.posterior, model.prior, decoder)
+    for asked in (other, other.nll):
+        with pytest.raises(ValueError, match=r"cannot decode latents of sizes \(2,\), top first"):
+            asked(x)
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_no_images_have_no_likelihood(model, x, pooled):
     assert model.nll(x[:0], 3, pooled).shape == (0,)
