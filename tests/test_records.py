@@ -1,8 +1,14 @@
 """What every JSON says of where it was made."""
 
+import importlib.util
+import json
 import platform
+from argparse import Namespace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
+import anndata
+import numpy as np
 import pytest
 import sklearn
 
@@ -57,3 +63,17 @@ def test_a_clone_that_is_not_installed_is_recorded(monkeypatch):
 
     monkeypatch.setattr(records, "version", version)
     assert records.environment("cpu")["scmixvi"] == scmixvi.__version__
+
+
+def test_the_demo_s_json_says_where_it_was_made(tmp_path):
+    path = Path(__file__).parents[1] / "tutorials" / "demo.py"
+    spec = importlib.util.spec_from_file_location("tutorials_demo", path)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    arguments = Namespace(output=tmp_path, seed=3, max_epochs=1)
+    machine = records.environment("cpu")
+    demo.write(anndata.AnnData(np.ones((2, 2))), {"a": {"JSD": 0.5}}, arguments, machine)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["made_with"] == {"seed": 3, "max_epochs": 1, "environment": machine}
+    assert {"date", "device", "threads", "scvi-tools"} <= machine.keys()
+    assert content["models"] == {"a": {"JSD": 0.5}}
