@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "scmixvi"
 
 SCVI_STACK = {"anndata", "numba", "numpy", "pandas", "rich", "scanpy", "scipy", "scvi", "sklearn"}
 ALLOWED = {
-    "scmixvi.core": {"torch", "scmixvi.core"},
+    "scmixvi.core": {"torch", "scmixvi._messages", "scmixvi.core"},
     "scmixvi.singlecell": SCVI_STACK
     | {"lightning", "pyro", "torch", "scmixvi._messages", "scmixvi.core", "scmixvi.singlecell"},
 }

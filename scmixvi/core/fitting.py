@@ -10,13 +10,13 @@ networks"; Cremer et al. 2018, "Inference suboptimality in variational autoencod
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from scmixvi._messages import check_whole
 from scmixvi.core.objectives import miselbo
 from scmixvi.core.posterior import MixturePosterior, Stage, is_normal
 
@@ -221,8 +221,7 @@ def _climb(
     learning_rate: float,
 ) -> None:
     """Steps of :func:`fit_posterior`; `bounds` are those of fresh draws, `[B]`."""
-    if not isinstance(n_steps, Integral) or isinstance(n_steps, bool) or n_steps < 0:
-        raise ValueError(f"n_steps must be a whole number of at least 0, but it is {n_steps!r}.")
+    check_whole("n_steps", n_steps, least=0)
 
     def schedule(step: int) -> float:
         return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / max(1, n_steps))

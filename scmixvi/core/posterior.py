@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from scmixvi._messages import check_whole
 from scmixvi.core.objectives import can_look_at, check_distribution, jsd, log_mixture
 
 # Numbers that one pass over scores may hold where no gradient is needed (64 MB in float32).
@@ -244,11 +245,11 @@ class MixturePosterior:
         Raises
         ------
         ValueError
-            If L is below 1, a stage's conditional has the wrong rank, or `drawn` holds as many
-            places as there are components, but not each once and in order (looked at on the CPU).
+            If L is no whole number of at least 1, a stage's conditional has the wrong rank, or
+            `drawn` holds as many places as there are components, but not each once and in order
+            (looked at on the CPU).
         """
-        if n_samples < 1:
-            raise ValueError(f"n_samples (L) must be at least 1, but it is {n_samples}.")
+        check_whole("n_samples (L)", n_samples)
         zs: tuple[Tensor, ...] = ()
         log_q_all: Tensor | float = 0.0
         for stage in self.stages:
@@ -299,10 +300,9 @@ class MixturePosterior:
         Raises
         ------
         ValueError
-            If n is below 1.
+            If n is no whole number of at least 1.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, but it is {n}.")
+        check_whole("n", n)
         zs: tuple[Tensor, ...] = ()
         for stage in self.stages:
             zs = (*zs, stage.draw(zs, n))
@@ -326,8 +326,7 @@ class MixturePosterior:
 
     def jsd(self, n_samples: int = 100) -> Tensor:
         """Jensen-Shannon divergence of the components from L draws each, `[B]`, in nats."""
-        if n_samples < 1:
-            raise ValueError(f"n_samples (L) must be at least 1, but it is {n_samples}.")
+        check_whole("n_samples (L)", n_samples)
         n_components, n_inputs = self.stages[0].conditional().batch_shape
         per_pass = max(1, MAX_NUMBERS_A_PASS // max(1, n_components**2 * n_inputs))
         if torch.is_grad_enabled() or per_pass >= n_samples:

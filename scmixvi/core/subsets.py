@@ -1,9 +1,9 @@
 """Training on a few of many components: which ones a step draws from (Hotti et al. 2024)."""
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
+
+from scmixvi._messages import is_whole
 
 TRAINING_ESTIMATORS = ("all", "s2a", "s2s")
 
@@ -26,8 +26,7 @@ def check_estimator(estimator: str, n_drawn: int, n_components: int) -> None:
         )
     if estimator == "all":
         return
-    whole = isinstance(n_drawn, Integral) and not isinstance(n_drawn, bool)
-    if not whole or not 1 <= n_drawn <= n_components:
+    if not is_whole(n_drawn) or n_drawn > n_components:
         raise ValueError(
             f"n_drawn must be a whole number from 1 to n_components = {n_components}, "
             f"but it is {n_drawn!r}."

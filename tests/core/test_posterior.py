@@ -165,8 +165,10 @@ def test_doors(parameters):
     posterior = single(parameters)
     with pytest.raises(ValueError, match="at least one stage"):
         MixturePosterior([])
-    with pytest.raises(ValueError, match="at least 1"):
-        posterior.sample_stratified(0)
+    for draw in (posterior.sample_stratified, posterior.jsd, posterior.sample):
+        for n in (0, 1.5, True):
+            with pytest.raises(ValueError, match=f"whole number of at least 1, but it is {n}"):
+                draw(n)
     with pytest.raises(ValueError, match="1 tensor"):
         posterior.log_prob_all([torch.zeros(B, D)])
     with pytest.raises(ValueError, match="conditional must return"):
@@ -221,5 +223,3 @@ def test_draws_of_the_mixture_are_not_scored(monkeypatch):
     (z,) = mixture.sample(4000)
     assert z.shape == (4000, 1, 1)
     assert (z > 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
-    with pytest.raises(ValueError, match="at least 1"):
-        mixture.sample(0)
