@@ -20,8 +20,6 @@ from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._inference import SCORES_KEY
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass
 
-ESTIMATORS = {"pooled": siwelbo, "stratified": miselbo}
-
 
 class Evaluation:
     """Methods of :class:`~scmixvi.singlecell.MixtureVAE` that estimate log p(x)."""
@@ -34,15 +32,15 @@ class Evaluation:
         n_mc_samples: int,
         return_mean: bool = False,
         n_mc_samples_per_pass: int | None = None,
-        estimator: str = "pooled",
+        pooled: bool = True,
         n_refinement_steps: int = 0,
     ) -> Tensor | float:
         r"""Importance-sampled log p(x) with the true mixture as proposal.
 
         `n_mc_samples` draws are spread evenly over the components (rounded up to a multiple of
-        S). "pooled" averages all weights inside one logarithm; "stratified" (Eq. 17 of the paper)
-        takes one logarithm a component. Both are lower bounds in expectation, and pooled is never
-        below stratified for the same draws.
+        S). Pooled, all weights are averaged inside one logarithm; else (Eq. 17 of the paper) there
+        is one logarithm a component. Both are lower bounds in expectation, and the pooled one is
+        never below the other for the same draws.
 
         Parameters
         ----------
@@ -55,8 +53,8 @@ class Evaluation:
         n_mc_samples_per_pass
             Draws decoded at once; None fits a pass into the cache of a CPU, or 64 MB a tensor on
             a GPU.
-        estimator
-            "pooled" or "stratified".
+        pooled
+            Whether to pool the components' draws in one logarithm.
         n_refinement_steps
             Gradient steps of each cell's own posterior before it is drawn from: it then is a
             better proposal, and the bound is closer to log p(x).
@@ -68,20 +66,15 @@ class Evaluation:
         Raises
         ------
         ValueError
-            If the estimator is unknown, `n_mc_samples` is below 1, or `n_refinement_steps` is not a
-            whole number of at least 0, or not 0 for data minified without counts.
+            If `n_mc_samples` is not a whole number of at least 1, or `n_refinement_steps` not one
+            of at least 0, or not 0 for data minified without counts.
         """
         check_refinement_steps(n_refinement_steps, self.minified_data_type)
-        if estimator not in ESTIMATORS:
-            raise ValueError(
-                f"estimator must be one of {list(ESTIMATORS)}, but it is {estimator!r}."
-            )
         check_whole("n_mc_samples", n_mc_samples)
+        bound = siwelbo if pooled else miselbo
         log_ll = torch.cat(
             [
-                self._marginal_ll(
-                    part, encoded, n_mc_samples, n_mc_samples_per_pass, ESTIMATORS[estimator]
-                )
+                self._marginal_ll(part, encoded, n_mc_samples, n_mc_samples_per_pass, bound)
                 for part, encoded in self._encoded_in_passes(tensors, n_refinement_steps, True)
             ]
         )

@@ -181,12 +181,9 @@ def test_bounds_stay_below_the_exact_likelihood(small):
             ]
         )
     laws.assert_bound(elbos, exact)
-    for estimator in ("pooled", "stratified"):
+    for pooled in (True, False):
         draws = torch.stack(
-            [
-                model.module.marginal_ll(batch, n_mc_samples=9, estimator=estimator)
-                for _ in range(100)
-            ]
+            [model.module.marginal_ll(batch, n_mc_samples=9, pooled=pooled) for _ in range(100)]
         )
         laws.assert_bound(draws, exact)
         assert draws.mean() > elbos.mean(), "L = 3 against L = 2"
@@ -325,16 +322,6 @@ def test_scores_follow_the_draw_law(make_model, first_batch):
         inference, _, _ = model.module(first_batch(model))
         laws.assert_draw_law(inference["qz"].posterior, n_samples, tolerance=1e-5)
         assert inference[SCORES_KEY].shape == (n_samples, n_components, n_components, 60)
-
-
-def test_unknown_estimator_is_named(make_model, first_batch):
-    module = make_model(n_components=2).module
-    with pytest.raises(ValueError, match=r"\['pooled', 'stratified'\]"):
-        module.marginal_ll(first_batch_of(module), 4, estimator="iwae")
-
-
-def first_batch_of(module):
-    return {"X": torch.ones(2, module.n_input)}
 
 
 @pytest.mark.parametrize("options", ["zinb", "nb", "gene-batch"])
