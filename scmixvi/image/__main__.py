@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from scmixvi.image._checks import check_precision
+from scmixvi.image._checks import check_one_device, check_precision
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -126,6 +126,7 @@ class ImageCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         try:
             super().instantiate_classes()
+            check_one_device(self.trainer.num_devices * self.trainer.num_nodes)
             self._check_sizes()
             if path:  # Lightning does it later
                 self._check_loaded(self._checkpoint)

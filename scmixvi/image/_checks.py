@@ -71,6 +71,15 @@ def check_precision(precision: str | int | None) -> None:
         )
 
 
+def check_one_device(n_devices: int) -> None:
+    """Refuse several: the pixels lie on one."""
+    if n_devices > 1:
+        raise ValueError(
+            f"these batches feed one device, not {n_devices}: pass --trainer.devices 1 "
+            "(and one node)."
+        )
+
+
 def check_not_learned(log_weights: Tensor | None) -> None:
     """Refuse to train weights by some of the components, which gives them no right gradient."""
     if log_weights is not None and log_weights.requires_grad:

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from scmixvi.image._checks import check_one_device
 from scmixvi.image.batches import ImageBatches, binarise_once
 from scmixvi.image.readers import find_data, known_source, load_images
 
@@ -104,10 +105,6 @@ class ImageDataModule(L.LightningDataModule):
             raise RuntimeError("call setup() before asking for batches.")
         if self.trainer is None:
             return pixels
-        if self.trainer.world_size > 1:
-            raise ValueError(
-                f"these batches feed one device, not {self.trainer.world_size}: "
-                "pass --trainer.devices 1."
-            )
+        check_one_device(self.trainer.world_size)
         device: torch.device = self.trainer.strategy.root_device
         return pixels.to(device)

@@ -182,6 +182,17 @@ def test_a_wrong_word_ends_the_program_with_one_sentence(
     assert not (small_mnist / "runs").exists()
 
 
+@pytest.mark.parametrize(("words", "n"), [(["devices=2"], 2), (["num_nodes=3"], 3)])
+def test_several_devices_are_refused_before_any_process_starts(
+    small_mnist, monkeypatch, capsys, words, n
+):
+    began = "lightning.pytorch.trainer.call._call_and_handle_interrupt"
+    monkeypatch.setattr(began, lambda *_, **__: pytest.fail("the training began"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fit", *[f"--trainer.{word}" for word in ["accelerator=cpu", *words]])
+    assert f"these batches feed one device, not {n}" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:.*is a subset of cifar10.*")
 def test_grey_values_are_not_for_decoders_of_binary_pixels(data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
