@@ -175,3 +175,22 @@ def assert_integrates_to_1(log_prob, n_dims=2, half_width=20.0, step=0.1, tolera
     with torch.no_grad():
         mass = log_prob(points).logsumexp(0).exp().item() * step**n_dims
     assert abs(mass - 1) < tolerance, f"the density has mass {mass}"
+
+
+def assert_draws_follow(log_prob, draws, half_width=20.0, step=0.1, n_errors=4.5):
+    """Draws `[N, D]` have the density: waves in several directions average as on a grid.
+
+    Unlike moments a dimension, these see members drawn for each dimension by itself.
+    """
+    n_dims = draws.shape[-1]
+    axis = torch.arange(-half_width, half_width + step / 2, step, dtype=torch.float64)
+    points = torch.cartesian_prod(*[axis] * n_dims).reshape(-1, n_dims)
+    with torch.no_grad():
+        mass = log_prob(points).exp() * step**n_dims
+    generator = torch.Generator().manual_seed(0)
+    waves = 0.7 * torch.randn(n_dims, 12, generator=generator, dtype=torch.float64)
+    angles = draws.double() @ waves, points @ waves
+    seen, expected = (torch.cat([angle.cos(), angle.sin()], -1) for angle in angles)
+    error = seen.std(0) / math.sqrt(len(draws))
+    off = (seen.mean(0) - mass @ expected).abs()
+    assert (off <= n_errors * error + 1e-6).all(), f"off by {(off / error).max():.1f} errors"

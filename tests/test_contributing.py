@@ -1,6 +1,5 @@
 """The examples of "Add a flow", "Add a prior" and "Add a likelihood" run and keep the laws."""
 
-import math
 import re
 from pathlib import Path
 
@@ -112,9 +111,21 @@ class TestPrior:
         z = 3 * torch.randn(L, S, B, 2).double()
         torch.testing.assert_close(level().log_prob(z), expected.log_prob(z))
         laws.assert_integrates_to_1(level().log_prob)
-        draws = level().sample((20000,))
-        error = expected.variance.sqrt() / math.sqrt(20000)
-        assert ((draws.mean(0) - expected.mean).abs() < 4 * error).all()
+
+    def test_draws(self):
+        level = spread(run("prior")["LearnedMixture"](2, 5))
+        laws.assert_draws_follow(level().log_prob, level().sample((20000,)))
+
+    @pytest.mark.parametrize("wrong", ["scale", "members a dimension"])
+    def test_draws_of_the_right_mean_alone_are_seen(self, wrong):
+        density = spread(run("prior")["LearnedMixture"](2, 5))()
+        draws = density.sample((2, 20000))
+        if wrong == "scale":
+            draws = draws[0] + 0.5 * torch.randn(20000, 2)
+        else:
+            draws = torch.stack([draws[0, :, 0], draws[1, :, 1]], -1)
+        with pytest.raises(AssertionError, match="off by"):
+            laws.assert_draws_follow(density.log_prob, draws)
 
     def test_bound(self):
         x = tiny_images.all_images((1, 2, 2))[[1, 6, 15]]
