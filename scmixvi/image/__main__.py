@@ -8,6 +8,7 @@ among those that ship with the package.
 
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from scmixvi.image._checks import check_one_device, check_precision
+from scmixvi.image._folders import alone_in
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -52,6 +54,10 @@ def shipped_config(name: str) -> str:
 
 class ImageCLI(LightningCLI):
     """`fit`, which ends with a test of the best weights, and `test`."""
+
+    def __init__(self, *args: Any, folders: ExitStack, **kwargs: Any) -> None:
+        self._folders = folders  # held until the program ends
+        super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -140,6 +146,18 @@ class ImageCLI(LightningCLI):
             self.model.vae.compile(mode=mode)
             self.model.compile_mode = mode
 
+    def before_fit(self) -> None:
+        """Hold the folders of the training, so that no other one writes there meanwhile."""
+        config = self.config[self.config.subcommand]
+        if config.trainer.fast_dev_run:
+            return
+        try:
+            for folder in {Path(folder).resolve() for folder in self._own_folders(config)}:
+                self._folders.enter_context(alone_in(folder))
+        except (OSError, ValueError) as error:
+            self.parser.error(str(error))
+        self._check_folders(config)  # again: what ended since the first look may lie there
+
     def after_fit(self) -> None:
         """Test the best weights; the last, where training ended before its first validation."""
         if self.trainer.interrupted or self._get(self.config, "trainer").fast_dev_run:
@@ -160,11 +178,15 @@ class ImageCLI(LightningCLI):
         named = config.last_checkpoint.folder or config.trainer.default_root_dir
         return named or self._default_folder(config)
 
+    @staticmethod
+    def _own_folders(config: Namespace) -> tuple[str, ...]:
+        checkpoints = (config.best_checkpoint, config.last_checkpoint)
+        return config.trainer.default_root_dir, *(c.folder for c in checkpoints)
+
     def _check_folders(self, config: Namespace) -> None:
         """Refuse folders that hold another training than the one to go on with."""
         own = Path(config.ckpt_path).parent if config.ckpt_path else None
-        checkpoints = (config.best_checkpoint, config.last_checkpoint)
-        for folder in (config.trainer.default_root_dir, *(c.folder for c in checkpoints)):
+        for folder in self._own_folders(config):
             last = Path(folder) / "last.ckpt"
             if last.exists() and not (own and own.samefile(folder)):
                 self.parser.error(
@@ -253,19 +275,21 @@ def main(args: list[str] | None = None) -> ImageCLI:
 
 
 def _run(args: list[str] | None) -> ImageCLI:
-    return ImageCLI(
-        recipe_training,
-        ImageDataModule,
-        save_config_kwargs={"overwrite": True},
-        seed_everything_default=0,
-        trainer_defaults={
-            **TRAINER_DEFAULTS,
-            "max_epochs": 2000,
-            "plugins": [{"class_path": "scmixvi.image.callbacks.SafeCheckpoints"}],
-        },
-        auto_configure_optimizers=False,
-        args=args,
-    )
+    with ExitStack() as folders:
+        return ImageCLI(
+            recipe_training,
+            ImageDataModule,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={
+                **TRAINER_DEFAULTS,
+                "max_epochs": 2000,
+                "plugins": [{"class_path": "scmixvi.image.callbacks.SafeCheckpoints"}],
+            },
+            auto_configure_optimizers=False,
+            args=args,
+            folders=folders,
+        )
 
 
 if __name__ == "__main__":

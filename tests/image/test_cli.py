@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 import sys
 from types import SimpleNamespace
@@ -252,6 +253,36 @@ def test_without_a_validation_the_last_weights_are_kept_and_tested(small_mnist, 
     more = run(monkeypatch, *base, "--trainer.max_steps=15", f"--ckpt_path={folder}/last.ckpt")
     assert more.trainer.global_step == 15
     assert (folder / "best.ckpt").is_file()
+
+
+def test_a_folder_is_of_one_training_at_a_time(small_mnist, monkeypatch, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    folder = small_mnist / "shared"
+    folder.mkdir()
+    words = ("fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    into = f"--trainer.default_root_dir={folder}"
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    for place in (into, f"--best_checkpoint.folder={folder}"):
+        with pytest.raises(SystemExit) as stopped:
+            run(monkeypatch, *words, place)
+        assert stopped.value.code == 2
+        assert f"another training is running in {folder}" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+    os.close(other)
+
+    run(monkeypatch, *words, into)
+    free = os.open(folder, os.O_RDONLY)
+    fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(free)
+
+
+def test_a_folder_that_cannot_be_made_ends_with_one_sentence(small_mnist, monkeypatch, capsys):
+    (small_mnist / "file").write_text("no folder")
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "fit", *SHORT, "--trainer.default_root_dir=file/below")
+    assert stopped.value.code == 2
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def test_a_fast_run_of_a_batch_leaves_nothing(small_mnist, monkeypatch):
