@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scmixvi._messages import check_whole
+
 BINARISATION_SEED = 777
 """Seed of the one draw that binarises the validation and test images of MNIST and Fashion-MNIST."""
 
@@ -64,8 +66,7 @@ class ImageBatches:
         flip: bool = False,
     ) -> None:
         _check_pixels(pixels)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but it is {batch_size}.")
+        check_whole("batch_size", batch_size)
         self.pixels, self.batch_size = pixels, batch_size
         self.shuffle, self.binarise, self.flip = shuffle, binarise, flip
         self._seed = self._position = 0

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from scmixvi._messages import check_whole
 from scmixvi.image._checks import check_one_device
 from scmixvi.image.batches import ImageBatches, binarise_once
 from scmixvi.image.readers import find_data, known_source, load_images
@@ -48,8 +49,7 @@ class ImageDataModule(L.LightningDataModule):
         download: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but it is {batch_size}.")
+        check_whole("batch_size", batch_size)
         self.source = known_source(dataset)
         if not download:
             find_data(dataset, data_dir)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
+from scmixvi._messages import check_whole
 from scmixvi.image.nets import linear, mlp
 
 GATE_SHIFT = 2.0  # sigmoid(2) = 0.88: a flow starts near the identity
@@ -182,5 +183,4 @@ class AffineCoupling(nn.Module):
 def _check_sizes(n_latent: int, n_steps: int) -> None:
     if n_latent < 2:
         raise ValueError(f"a flow needs at least 2 latent dimensions to mix, but D is {n_latent}.")
-    if n_steps < 1:
-        raise ValueError(f"n_steps (T) of a flow must be at least 1, but it is {n_steps}.")
+    check_whole("n_steps (T) of a flow", n_steps)

@@ -15,6 +15,7 @@ from scmixvi._messages import check_whole
 from scmixvi.core import check_estimator, linear_warmup, miselbo
 from scmixvi.image._checks import check_precision
 from scmixvi.image._evaluation import bits_per_dim
+from scmixvi.image._scoring import BoundTerms
 from scmixvi.image.checkpoints import (
     build_vae,
     check_fit,
@@ -387,13 +388,19 @@ def _check_arguments(
     objective: Callable[..., Tensor], warmup_epochs: int, learning_rate: float, **samples: int
 ) -> None:
     for name, n_samples in samples.items():
-        if n_samples < 1:
-            raise ValueError(f"{name} (L) must be at least 1, but it is {n_samples}.")
-    if warmup_epochs < 0:
-        raise ValueError(f"warmup_epochs must not be negative, but it is {warmup_epochs}.")
+        check_whole(f"{name} (L)", n_samples)
+    check_whole("warmup_epochs", warmup_epochs, least=0)
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, but it is {learning_rate}.")
-    if warmup_epochs and "beta" not in inspect.signature(objective).parameters:
+    taken = inspect.signature(objective)
+    try:
+        taken.bind(*BoundTerms._fields)
+    except TypeError as error:
+        raise ValueError(
+            f"the objective must take {', '.join(BoundTerms._fields)}, as scmixvi.core.miselbo "
+            f"does, but {_name_of(objective)} does not: {error}."
+        ) from error
+    if warmup_epochs and "beta" not in taken.parameters:
         raise ValueError(
             f"the objective {_name_of(objective)} takes no KL weight (beta): pass "
             "warmup_epochs=0 with it."

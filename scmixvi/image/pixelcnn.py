@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
+from scmixvi._messages import check_whole
 from scmixvi.image.nets import CHANNELS_LAST, mlp
 
 N_TAPS = 6  # of a 2 x 3 kernel: three above, left, itself, right
@@ -93,8 +94,7 @@ class PixelCNN(nn.Module):
         n_layers: int = 8,
     ) -> None:
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"n_layers of a PixelCNN must be at least 1, but it is {n_layers}.")
+        check_whole("n_layers of a PixelCNN", n_layers)
         self.image_size = image_size
         widths = [image_size[0] + n_context] + [n_features] * n_layers
         self.layers = nn.ModuleList(

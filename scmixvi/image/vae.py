@@ -323,8 +323,7 @@ class ImageVAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """Draw n images from the prior and the decoder, `[n, C, H, W]`, in evaluation mode."""
-        if n < 1:
-            raise ValueError(f"n, the number of images, must be at least 1, but it is {n}.")
+        check_whole("n, the number of images,", n)
         with evaluating(self):
             return self.decoder(*self.prior().sample(n)).sample()
 

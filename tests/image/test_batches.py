@@ -106,5 +106,5 @@ def test_pixels_that_are_no_images_are_refused(pixels, complaint):
 
 
 def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
         ImageBatches(grey(2), 0)
