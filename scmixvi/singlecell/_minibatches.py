@@ -105,10 +105,15 @@ def in_memory(dataset: AnnTorchDataset) -> Dataset:
         if isinstance(data, pd.DataFrame):
             data = data.to_numpy().astype(dtype, copy=False)
         is_csr = issparse(data) and data.format == "csr" and np.dtype(dtype) == np.float32
-        if not (is_csr and data.data.dtype.kind in "fiu") and type(data) is not np.ndarray:
+        if not (is_csr and _can_compile(data.data.dtype)) and type(data) is not np.ndarray:
             return dataset
         columns[key] = data
     return _Gathered(dataset, columns)
+
+
+def _can_compile(dtype: np.dtype) -> bool:
+    """Whether numba has numbers of this type: of long doubles, for example, it has none."""
+    return dtype.kind in "fiu" and dtype.itemsize <= 8 and dtype.isnative
 
 
 def _rows(data: Any, rows: np.ndarray, dtype: Any) -> np.ndarray:

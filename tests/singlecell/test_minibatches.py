@@ -20,6 +20,7 @@ def annotated(kind):
         "csr": sparse.csr_matrix,
         "csr float64": lambda x: sparse.csr_matrix(x.astype(float)),
         "csr int64": lambda x: sparse.csr_matrix(x.astype(int)),
+        "csr long double": lambda x: sparse.csr_matrix(x.astype(np.longdouble)),
         "csc": sparse.csc_matrix,
         "dense": np.asarray,
     }[kind]
@@ -64,6 +65,12 @@ def assert_same_batches(stock, ours):
         ("csr float64", True),
         ("csr int64", True),
         ("dense", True),
+        pytest.param(
+            *("csr long double", False),
+            marks=pytest.mark.skipif(
+                np.dtype(np.longdouble).itemsize == 8, reason="a long double is a double here"
+            ),
+        ),
         ("csc", False),
     ],
 )
