@@ -66,6 +66,7 @@ class Fitting:
         check_precision(arguments)
         if arguments.get("max_epochs") is not None:
             check_whole("max_epochs", arguments["max_epochs"])
+            arguments["max_epochs"] = int(arguments["max_epochs"])  # Lightning takes no numpy's
         if has_adata:
             check_split(self._own.n_obs, arguments)
         max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)

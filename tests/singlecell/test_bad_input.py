@@ -355,6 +355,14 @@ def test_a_training_has_an_end(make_model, max_epochs):
         model.refine_encoders(max_epochs, **QUIET)
 
 
+def test_epochs_may_be_counted_by_numpy(make_model):
+    model = make_model()
+    model.train(np.int64(2), latent_key=None, **QUIET)
+    assert len(model.history["elbo_train"]) == 2
+    model.refine_encoders(np.int64(1), latent_key=None, **QUIET)
+    assert len(model.refinement_history["elbo_train"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
