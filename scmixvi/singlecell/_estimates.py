@@ -1,7 +1,7 @@
 """What a MixtureSCVI estimates from draws: log p(x), expression, and what differs in it."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -173,12 +173,12 @@ class Estimates:
             If adata has no gene of a name in `gene_list`.
         ValueError
             If `weights` or the `library_size` is unknown, `n_samples_overall` is not a whole number
-            of at least 1, "importance" is asked for and the likelihood is neither ZINB nor NB,
-            "importance_by_cell" for data minified without counts, or as in
-            :meth:`get_latent_representation`.
+            of at least 1 or given together with `n_samples`, "importance" is asked for and the
+            likelihood is neither ZINB nor NB, "importance_by_cell" for data minified without
+            counts, or as in :meth:`get_latent_representation`.
         NotImplementedError
-            If weighted draws are to be averaged over several batches, and for
-            "importance_by_cell" with a dataloader or `n_samples`.
+            If weighted draws are to be averaged over several batches or come from a dataloader, and
+            for "importance_by_cell" with `n_samples`.
         """
         bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
         given = bound.arguments
@@ -226,6 +226,13 @@ class Estimates:
             raise TypeError(_unknown_arguments(weights, chooses, sorted(unknown)))
         if weights not in CHOICES or not chooses:
             return
+        has_loader = given.get("dataloader") is not None
+        counts_twice = chooses and given.get("n_samples", 1) != 1 and not has_loader
+        if counts_twice and weights != "importance_by_cell":
+            raise ValueError(
+                "n_samples_overall counts draws of all cells together, and n_samples those of "
+                "each: give one of them."
+            )
         counts_alone = self.module.gene_likelihood in ("zinb", "nb")
         if weights == "importance" and not counts_alone:
             raise ValueError(
@@ -235,6 +242,10 @@ class Estimates:
             )
         if weights == "importance":
             return
+        if weights == "importance" and has_loader:
+            raise NotImplementedError(
+                "weights='importance' takes no dataloader: name the cells, by adata and indices."
+            )
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             raise ValueError(
                 "the data are minified without counts, which weights='importance_by_cell' needs: "
@@ -281,7 +292,7 @@ def _is_left_to_scvi(given: dict[str, Any]) -> bool:
     batches = given.get("transform_batch")
     return (
         given.get("dataloader") is not None
-        or (isinstance(batches, list | tuple) and len(batches) > 1)
+        or (several and len(list(batches)) > 1)
         or given.get("n_samples", 1) != 1
     )
 
@@ -289,6 +300,7 @@ def _is_left_to_scvi(given: dict[str, Any]) -> bool:
 def _unknown_arguments(weights: str | None, chooses: bool, unknown: list[str]) -> str:
     """What is wrong with further arguments of `get_normalized_expression`, and what to do."""
     known = ARGUMENTS_OF_WEIGHTS.get(weights or "", ())
+    several = isinstance(batches, Iterable) and not isinstance(batches, str)
     if known and not chooses:
         return f"weights={weights!r} and {listing(unknown)} need n_samples_overall, how many draws."
     text = f"weights={weights!r} takes no {listing(unknown)}"

@@ -99,6 +99,29 @@ def test_several_batches_are_left_to_scvi_tools(make_model):
     model.train(1, **QUIET)
     with pytest.raises(NotImplementedError, match="averaged across batches"):
         model.get_normalized_expression(weights="importance", transform_batch=["x", "y"])
+    for batches in (["x", "y"], np.array(["x", "y"]), pd.Index(["x", "y"])):
+        with pytest.raises(NotImplementedError, match="averaged across batches"):
+            model.get_normalized_expression(
+                n_samples_overall=4, weights="importance", transform_batch=batches
+            )
+        with pytest.raises(NotImplementedError, match="nor several batches"):
+            model.get_normalized_expression(
+                n_samples_overall=4, weights="importance_by_cell", transform_batch=batches
+            )
+
+
+def test_draws_are_counted_once_and_of_named_cells(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    for weights in (None, "uniform", "importance"):
+        with pytest.raises(ValueError, match="n_samples_overall counts draws of all.*give one"):
+            model.get_normalized_expression(n_samples_overall=4, n_samples=2, weights=weights)
+    with pytest.raises(NotImplementedError, match="'importance' takes no dataloader.*by adata"):
+        model.get_normalized_expression(
+            dataloader=model._make_data_loader(adata=model.adata),
+            n_samples_overall=4,
+            weights="importance",
+        )
 
 
 def test_memory_does_not_grow_with_cells_times_anchors(make_model):
