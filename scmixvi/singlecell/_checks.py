@@ -201,10 +201,12 @@ def check_folder(dir_path: Any) -> None:
 
 
 def check_query_order(adata: Any, reference_model: Any) -> None:
-    """Raise ValueError if a query and its reference model stand in each other's place."""
+    """Raise ValueError if a query and its reference stand in each other's place, or it is empty."""
     if isinstance(adata, str | os.PathLike) or isinstance(reference_model, AnnData):
         raise ValueError(
             "load_query_data takes the query cells first and the reference model, or the folder "
             f"that it is saved in, second, but it is given a {type(adata).__name__} and a "
             f"{type(reference_model).__name__}."
         )
+    if isinstance(adata, AnnData) and adata.n_obs == 0:  # which scvi-tools takes for none given
+        raise ValueError("adata has no cells to map: choose some.")

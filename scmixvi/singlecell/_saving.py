@@ -98,8 +98,8 @@ class CheckedFiles:
         Raises
         ------
         ValueError
-            If the arguments stand in each other's place, the genes are not the reference's, or as
-            in :meth:`load`.
+            If the arguments stand in each other's place, there are no cells, the genes are not the
+            reference's, or as in :meth:`load`.
         """
         check_query_order(adata, reference_model)
         reference_model = cls._checked(reference_model)

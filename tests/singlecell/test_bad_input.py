@@ -678,6 +678,8 @@ def test_library_sizes_of_a_batch_need_a_width(make_model):
     adata.obs["batch"] = ["one"] + ["rest"] * (adata.n_obs - 1)
     model = make_model(data=adata, batch_key="batch", use_observed_lib_size=False)
     with pytest.raises(ValueError, match="all cells of batch 'one' have one library size, or it"):
+    with pytest.raises(ValueError, match="adata has no cells to map"):
+        MixtureSCVI.load_query_data(query[:0].copy(), folder)
         model.train(1, **QUIET)
 
 
