@@ -219,6 +219,17 @@ def check_groups(
         )
 
 
+def check_statistics(adata: AnnData, layer: str | None) -> None:
+    """Raise ValueError for counts on disk, of which scvi-tools knows no means."""
+    counts, where = counts_of(adata, layer)
+    stand_in = sparse.issparse(counts) and _values(counts) is None
+    if counts is not None and (stand_in or not hasattr(counts, "sum")):
+        raise ValueError(
+            f"{where} is on disk, where its statistics cannot be computed: pass all_stats=False, "
+            "or load the data into memory."
+        )
+
+
 def check_own_genes(n_vars: int, n_registered: int) -> None:
     """Raise ValueError if genes came or went since the data were registered."""
     if n_vars != n_registered:

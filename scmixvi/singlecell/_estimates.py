@@ -9,18 +9,20 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scvi.data._constants import ADATA_MINIFY_TYPE
+from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
 from scvi.utils import track
 from torch import Tensor
 
 from scmixvi._messages import check_whole, listing
 from scmixvi.singlecell._checks import check_indices
-from scmixvi.singlecell._data_checks import check_genes, check_groups
+from scmixvi.singlecell._data_checks import check_genes, check_groups, check_statistics
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
+# The column of obs in which scvi-tools keeps groups of cells that no column names.
+_GROUPS_KEY = "_scvi_temp_de"
 ARGUMENTS_OF_WEIGHTS = {
     "importance": ("max_cells", "n_mc_samples", "n_mc_samples_per_pass", "truncation"),
     "importance_by_cell": ("n_mc_samples", "n_mc_samples_per_pass", "n_refinement_steps"),
@@ -224,8 +226,6 @@ class Estimates:
         unknown = given.get("importance_weighting_kwargs", {}).keys() - set(known)
         if unknown:
             raise TypeError(_unknown_arguments(weights, chooses, sorted(unknown)))
-        if weights not in CHOICES or not chooses:
-            return
         has_loader = given.get("dataloader") is not None
         counts_twice = chooses and given.get("n_samples", 1) != 1 and not has_loader
         if counts_twice and weights != "importance_by_cell":
@@ -233,6 +233,8 @@ class Estimates:
                 "n_samples_overall counts draws of all cells together, and n_samples those of "
                 "each: give one of them."
             )
+        if weights not in CHOICES or not chooses:
+            return
         counts_alone = self.module.gene_likelihood in ("zinb", "nb")
         if weights == "importance" and not counts_alone:
             raise ValueError(
@@ -240,12 +242,12 @@ class Estimates:
                 f"{self.module.gene_likelihood!r}: leave `weights` out, or use "
                 "'importance_by_cell'."
             )
-        if weights == "importance":
-            return
         if weights == "importance" and has_loader:
             raise NotImplementedError(
                 "weights='importance' takes no dataloader: name the cells, by adata and indices."
             )
+        if weights == "importance":
+            return
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             raise ValueError(
                 "the data are minified without counts, which weights='importance_by_cell' needs: "
@@ -270,8 +272,9 @@ class Estimates:
         TypeError
             If `importance_weighting_kwargs` are none of the `weights`.
         ValueError
-            If a group has no cells, `idx1` or `idx2` are neither positions nor a mask of cells, or
-            as in :meth:`get_normalized_expression`.
+            If a group has no cells, `idx1` or `idx2` are neither positions nor a mask of cells, if
+            statistics of counts on disk are asked for (`all_stats`), or as in
+            :meth:`get_normalized_expression`.
         """
         bound = inspect.signature(super().differential_expression).bind(*args, **kwargs)
         given = bound.arguments
@@ -284,12 +287,20 @@ class Estimates:
                 names = ("groupby", "group1", "group2")
                 subset = given.get("kwargs", {}).get("subset_idx")
                 check_groups(adata, *map(given.get, names), subset)
-        return super().differential_expression(*bound.args, **bound.kwargs)
+            if given.get("all_stats", True):
+                check_statistics(adata, (self.registry.get(_SETUP_ARGS_KEY) or {}).get("layer"))
+        try:
+            return super().differential_expression(*bound.args, **bound.kwargs)
+        finally:
+            # Where it ends with an error scvi-tools leaves the groups of `idx1` behind.
+            if adata is not None and _GROUPS_KEY in adata.obs:
+                del adata.obs[_GROUPS_KEY]
 
 
 def _is_left_to_scvi(given: dict[str, Any]) -> bool:
     """Whether arguments of `get_normalized_expression` are none that draws are chosen for."""
     batches = given.get("transform_batch")
+    several = isinstance(batches, Iterable) and not isinstance(batches, str)
     return (
         given.get("dataloader") is not None
         or (several and len(list(batches)) > 1)
@@ -300,7 +311,6 @@ def _is_left_to_scvi(given: dict[str, Any]) -> bool:
 def _unknown_arguments(weights: str | None, chooses: bool, unknown: list[str]) -> str:
     """What is wrong with further arguments of `get_normalized_expression`, and what to do."""
     known = ARGUMENTS_OF_WEIGHTS.get(weights or "", ())
-    several = isinstance(batches, Iterable) and not isinstance(batches, str)
     if known and not chooses:
         return f"weights={weights!r} and {listing(unknown)} need n_samples_overall, how many draws."
     text = f"weights={weights!r} takes no {listing(unknown)}"

@@ -619,6 +619,15 @@ def test_groups_that_are_not_there(make_model, arguments, message):
         model.differential_expression(silent=True, **arguments)
 
 
+def test_a_comparison_that_fails_leaves_obs_as_it_was(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    columns = list(model.adata.obs)
+    with pytest.raises(TypeError, match="no_such_argument"):
+        model.differential_expression(idx1=[0, 1], silent=True, no_such_argument=1)
+    assert list(model.adata.obs) == columns
+
+
 def test_a_category_without_cells_is_no_group(make_model):
     model = make_model(n_components=2)
     model.train(1, **QUIET)
@@ -669,6 +678,8 @@ def test_a_query_and_its_reference_in_each_other_s_place(make_model, tmp_path):
         kinds = " and a ".join(type(argument).__name__ for argument in arguments)
         with pytest.raises(ValueError, match=f"query cells first .* given a {kinds}"):
             MixtureSCVI.load_query_data(*arguments)
+    with pytest.raises(ValueError, match="adata has no cells to map"):
+        MixtureSCVI.load_query_data(query[:0].copy(), folder)
     assert not query.uns
     MixtureSCVI.load_query_data(query, folder)
 
@@ -678,8 +689,6 @@ def test_library_sizes_of_a_batch_need_a_width(make_model):
     adata.obs["batch"] = ["one"] + ["rest"] * (adata.n_obs - 1)
     model = make_model(data=adata, batch_key="batch", use_observed_lib_size=False)
     with pytest.raises(ValueError, match="all cells of batch 'one' have one library size, or it"):
-    with pytest.raises(ValueError, match="adata has no cells to map"):
-        MixtureSCVI.load_query_data(query[:0].copy(), folder)
         model.train(1, **QUIET)
 
 

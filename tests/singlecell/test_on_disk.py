@@ -166,6 +166,21 @@ def test_bad_columns_and_indices_of_cells_on_disk(files, parts, together):
         model.get_latent_representation(query)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_groups_of_cells_on_disk_are_compared_without_statistics(files, together):
+    adata = datasets.on_disk(files) if together else ad.read_h5ad(files["a"], backed="r")
+    where = r"adata\.layers\['counts'\]" if together else r"adata\.X"
+    MixtureSCVI.setup_anndata(adata, layer="counts" if together else None)
+    model = MixtureSCVI(adata, **SMALL)
+    model.train(1, latent_key=None, **QUIET)
+    columns = list(adata.obs)
+    with pytest.raises(ValueError, match=f"{where} is on disk.*pass all_stats=False"):
+        model.differential_expression(idx1=[0, 1, 2], silent=True)
+    found = model.differential_expression(idx1=[0, 1, 2], silent=True, all_stats=False)
+    assert len(found) == adata.shape[1]
+    assert list(adata.obs) == columns
+
+
 def test_two_collections_do_not_share_their_registry(files):
     first, second = (datasets.on_disk({name: files[name]}) for name in "ab")
     MixtureSCVI.setup_anndata(first, layer="counts")
