@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type
+from scvi.model import SCVI
 from scvi.model.base._de_core import _subset_group
 
 from scmixvi._messages import listing
@@ -188,6 +190,25 @@ def check_query(
         check_covariates(adata.obs[list(names)])
     if (name := setup.get("size_factor_key")) is not None:
         check_size_factors(adata.obs[name], name)
+
+
+def check_stored_posteriors(adata: AnnData, minified_data_type: str | None) -> None:
+    """Raise ValueError for full data where a model's own are minified."""
+    if minified_data_type is not None and SCVI._LATENT_QZM_KEY not in adata.obsm:
+        raise ValueError(
+            "the model's data are minified, and adata holds no posteriors like theirs: load the "
+            "model with the full data to ask it about other cells."
+        )
+
+
+def check_holds_counts(adata: AnnData, minified_data_type: str | None) -> None:
+    """Raise ValueError for data minified without counts where a model's own are not."""
+    no_counts = ADATA_MINIFY_TYPE.LATENT_POSTERIOR
+    if _get_adata_minify_type(adata) == no_counts and minified_data_type != no_counts:
+        raise ValueError(
+            "adata is minified without counts, and this model's own data are not: ask the model "
+            "that minified them, or give it the full data."
+        )
 
 
 def check_groups(

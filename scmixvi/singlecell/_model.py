@@ -29,10 +29,12 @@ from scmixvi.singlecell._conversions import Conversions
 from scmixvi.singlecell._data_checks import (
     check_covariates,
     check_finite,
+    check_holds_counts,
     check_own_genes,
     check_query,
     check_registration,
     check_size_factors,
+    check_stored_posteriors,
     counts_of,
 )
 from scmixvi.singlecell._estimates import Estimates
@@ -207,6 +209,8 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
             takes_counts = self._takes_counts and not self._knows(adata)
             setup = registry.get(_SETUP_ARGS_KEY) or {}
             check_query(adata, setup, genes, takes_counts, self._needs_library)
+            if own is not None:
+                check_stored_posteriors(adata, self.minified_data_type)
         adata = super()._validate_anndata(adata, copy_if_view)
         if adata is own:
             self._check_registered_numbers()
@@ -238,6 +242,8 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """As scvi-tools does, of cells that are there; raises ValueError for others."""
+        if self._own is not None:
+            check_holds_counts(adata, self.minified_data_type)
         indices = check_indices(indices, adata.n_obs)
         return super()._make_data_loader(adata, indices, *args, **kwargs)
 

@@ -7,7 +7,7 @@ from scvi.model import SCVI
 from scvi.train import SaveCheckpoint
 from scvi.train._callbacks import ScibCallback
 
-from counts import QUIET
+from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
 
 WITH_COUNTS = "latent_posterior_parameters_with_counts"
@@ -109,6 +109,25 @@ def test_minified_data_may_have_had_any_keys(make_model):
     np.testing.assert_allclose(found, params, rtol=1e-4, atol=1e-6)
     assert sorted(full.obsm) == ["X_mix", *keys]
     assert (full.obsm[keys[0]] == 1).all()
+
+
+def test_minified_and_full_data_do_not_stand_in_for_each_other(make_model, tmp_path):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.save(tmp_path / "full")
+    full = MixtureSCVI.load(tmp_path / "full", adata=model.adata.copy())
+    model.minify_adata()
+    minified, other = model.adata.copy(), make_adata()
+    for ask in (full.get_latent_representation, full.get_elbo, full.get_normalized_expression):
+        with pytest.raises(ValueError, match="adata is minified without counts.*ask the model"):
+            ask(minified)
+    np.testing.assert_array_equal(
+        model.get_latent_representation(minified), model.get_latent_representation()
+    )
+    columns = list(other.obs)
+    with pytest.raises(ValueError, match="no posteriors like theirs: load the model with the full"):
+        model.get_latent_representation(other)
+    assert (list(other.obs), dict(other.uns)) == (columns, {})
 
 
 def test_abundance_is_scored_in_passes(make_model, monkeypatch):
