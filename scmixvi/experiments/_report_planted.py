@@ -10,6 +10,7 @@ from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, s
 
 COMPARED = {
     "scvi/uniform": "SCVI",
+    "scvi/refined": "SCVI, refined",
     "mixture/uniform": "MixtureSCVI",
     "mixture/importance_by_cell": "by cell",
     "mixture/refined": "refined",

@@ -7,12 +7,15 @@ lose (less than 0.1, and scvi-tools' test asks for more than 0.25). Models are t
 data and compare the two halves, with MixtureSCVI's and scvi-tools' defaults.
 
 DATASET/METHOD/DRAWS, for cortex, sc_mixology and pbmc68k (see
-:mod:`scmixvi.experiments.integration`), SCVI with uniform weights and MixtureSCVI with
+:mod:`scmixvi.experiments.integration`), of MixtureSCVI
 
 - all `weights` of `differential_expression`;
 - "refined": uniform weights, and posteriors of the cells' own after 100 steps, which
   `minify_adata` stores;
-- "refined_by_cell": the weights "importance_by_cell", of draws from such posteriors.
+- "refined_by_cell": the weights "importance_by_cell", of draws from such posteriors;
+
+and of SCVI "uniform" and "refined", the latter by :meth:`scmixvi.MixtureSCVI.from_scvi_model` with
+one component.
 
 For every expected false discovery rate
 
@@ -37,6 +40,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scvi.data._constants import ADATA_MINIFY_TYPE
 
+from scmixvi import MixtureSCVI
 from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import parser, run_missing
@@ -57,7 +61,11 @@ DRAWS: dict[str, dict[str, Any]] = {
         "importance_weighting_kwargs": {"n_refinement_steps": N_STEPS},
     },
 }
-COMPARED = [("scvi", "uniform"), *(("mixture", draws) for draws in DRAWS)]
+COMPARED = [
+    ("scvi", "uniform"),
+    ("scvi", "refined"),
+    *(("mixture", draws) for draws in DRAWS),
+]
 
 
 class Planted(NamedTuple):
@@ -85,12 +93,22 @@ def plant(adata: ad.AnnData, label: str, seed: int) -> Planted:
     return Planted(copy, whole, thinned, np.isin(np.arange(adata.n_vars), chosen))
 
 
+def refined(methods: Methods, method: str) -> MixtureSCVI:
+    """A model of its own (for it keeps them) whose data hold refined posteriors."""
+    if method == "scvi":
+        (scvi_model,) = methods(method).models
+        model = MixtureSCVI.from_scvi_model(scvi_model, n_components=1)
+    else:
+        (model,) = getattr(methods, method)().models
+    model.minify_adata(WITH_COUNTS, n_refinement_steps=N_STEPS, progress=False)
+    return model
+
+
 def found(methods: Methods, planted: Planted, method: str, draws: str) -> dict:
     """How well one method tells the planted genes from others."""
     model = methods(method).models[0]
     if draws == "refined":
-        (model,) = getattr(methods, method)().models  # its own: data stay minified
-        model.minify_adata(WITH_COUNTS, n_refinement_steps=N_STEPS, progress=False)
+        model = refined(methods, method)
     table = model.differential_expression(
         idx1=planted.whole, idx2=planted.thinned, mode="change", silent=True, **DRAWS[draws]
     ).loc[planted.adata.var_names]
