@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from scvi.data._constants import ADATA_MINIFY_TYPE
+from scvi import REGISTRY_KEYS
+from scvi.data._constants import _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY, ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type
+from scvi.data.fields import CategoricalJointObsField, CategoricalObsField
 from scvi.model import SCVI
 from scvi.model.base._de_core import _subset_group
 
@@ -131,6 +133,59 @@ def check_size_factors(factors: Any, name: str) -> None:
         )
 
 
+def check_categories(
+    obs: Any, setup: Mapping[str, Any], registry: Mapping[str, Any], may_be_new: bool = False
+) -> None:
+    """Raise ValueError for cells of categories that a model does not know.
+
+    Parameters
+    ----------
+    obs
+        The cells' columns.
+    setup
+        Arguments of `setup_anndata` that the model's data were registered with.
+    registry
+        What the model knows of its data.
+    may_be_new
+        Whether it learns those that are new, which then have to be text or numbers as its own are.
+    """
+    for key, known in _categories(setup, registry).items():
+        there = pd.Index(np.asarray(pd.Series(obs[key]).unique()))
+        new = there[~there.isin(known)].tolist()
+        if not new:
+            continue
+        found = (
+            f"adata.obs[{key!r}] holds {listing(map(repr, new))}, and the model knows "
+            f"{listing(map(repr, known.tolist()))}"
+        )
+        if not may_be_new:
+            raise ValueError(
+                f"{found}: name them as the model does, or map cells of a new one with "
+                "MixtureSCVI.load_query_data(adata, model)."
+            )
+        if len({isinstance(value, str) for value in (*new, *known)}) > 1:
+            raise ValueError(f"{found}: make them text, or numbers, as the model's are.")
+
+
+def _categories(setup: Mapping[str, Any], registry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The categories that a model knows, by column of obs."""
+    fields = registry.get(_FIELD_REGISTRIES_KEY) or {}
+
+    def state(field: str) -> Mapping[str, Any]:
+        return (fields.get(field) or {}).get(_STATE_REGISTRY_KEY) or {}
+
+    joint = state(REGISTRY_KEYS.CAT_COVS_KEY).get(CategoricalJointObsField.MAPPINGS_KEY) or {}
+    found = {key: joint.get(key) for key in setup.get("categorical_covariate_keys") or ()}
+    for name, field in (
+        ("batch_key", REGISTRY_KEYS.BATCH_KEY),
+        ("labels_key", REGISTRY_KEYS.LABELS_KEY),
+    ):
+        if setup.get(name) is not None:
+            known = state(field).get(CategoricalObsField.CATEGORICAL_MAPPING_KEY)
+            found[setup[name]] = known
+    return {key: np.asarray(known) for key, known in found.items() if known is not None}
+
+
 def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
     """Raise for counts and columns that cannot be registered, given `setup_anndata`'s arguments."""
     if not hasattr(adata, "obs") or not hasattr(adata, "layers"):
@@ -141,7 +196,13 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
     counts, where = counts_of(adata, setup.get("layer"))
     if setup.get("layer") is not None and setup["layer"] not in adata.layers.keys():
         there = filter(None, adata.layers.keys())  # None is X, from anndata 0.13 on
-        raise KeyError(f"adata has no layer {setup['layer']!r}: it has {listing(there)}.")
+        cure = (
+            " Counts that are in adata.raw become one by adata.layers['counts'] = "
+            "adata.raw[:, adata.var_names].X."
+            if getattr(adata, "raw", None) is not None
+            else ""
+        )
+        raise KeyError(f"adata has no layer {setup['layer']!r}: it has {listing(there)}.{cure}")
     if counts is None and setup.get("layer") is None:
         raise ValueError("adata.X is empty (None): name the layer of raw counts, layer=...")
     if 0 in adata.shape:
@@ -160,6 +221,7 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
 def check_query(
     adata: AnnData,
     setup: Mapping[str, Any],
+    registry: Mapping[str, Any],
     genes: Sequence[str] | None,
     takes_counts: bool,
     needs_library: bool,
@@ -172,6 +234,8 @@ def check_query(
         The cells.
     setup
         Arguments of `setup_anndata` that the model's data were registered with.
+    registry
+        What the model knows of its data.
     genes
         Names of the model's genes, in its order; None where they are not known.
     takes_counts
@@ -182,6 +246,7 @@ def check_query(
     check_registration(adata, setup)
     if genes is not None:
         check_query_genes(adata.var_names, genes)
+    check_categories(adata.obs, setup, registry)
     if takes_counts and _get_adata_minify_type(adata) is None:
         counts, where = counts_of(adata, setup.get("layer"))
         check_finite(counts, where)
@@ -271,6 +336,16 @@ def check_genes(wanted: Sequence[str] | None, there: Sequence[str]) -> None:
     absent = [gene for gene in ([] if wanted is None else wanted) if gene not in known]
     if absent:
         raise KeyError(f"gene_list names {listing(map(repr, absent))}, which adata does not have.")
+
+
+def check_places(genes: Sequence[str], model_genes: Sequence[str]) -> None:
+    """Raise ValueError if genes of a model's data are missing, or stand elsewhere.
+
+    Other names in the same places pass: a user may have renamed the genes.
+    """
+    names, known = (np.asarray(g, dtype=str) for g in (genes, model_genes))
+    if len(names) != len(known) or ((names != known) & np.isin(names, known)).any():
+        check_query_genes(genes, model_genes)
 
 
 def check_query_genes(query_genes: Sequence[str], model_genes: Sequence[str]) -> None:

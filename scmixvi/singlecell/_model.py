@@ -27,10 +27,12 @@ from scmixvi.singlecell._checks import (
 )
 from scmixvi.singlecell._conversions import Conversions
 from scmixvi.singlecell._data_checks import (
+    check_categories,
     check_covariates,
     check_finite,
     check_holds_counts,
     check_own_genes,
+    check_places,
     check_query,
     check_registration,
     check_size_factors,
@@ -182,10 +184,18 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
             If a column of obs is not there.
         ValueError
             If the counts hold NaN or infinity or are one of scipy's sparse arrays, a cell has no
-            batch, label or other category, or an argument is one name where a list is meant.
+            batch, label or other category, or an argument is one name where a list is meant; of
+            cells for a saved model also if its genes stand in another order, or a category is
+            not one of its own.
         """
         setup = inspect.signature(super().setup_anndata).bind(adata, layer, *args, **kwargs)
         check_registration(adata, setup.arguments)
+        further = setup.arguments.get("kwargs", {})
+        if (source := further.get("source_registry")) is not None:
+            if (genes := _genes_of(source)) is not None:
+                check_places(adata.var_names, genes)
+            may_be_new = further.get("extend_categories", False)
+            check_categories(adata.obs, setup.arguments, source, may_be_new)
         check_finite(*counts_of(adata, layer))
         super().setup_anndata(adata, layer, *args, **kwargs)
 
@@ -208,7 +218,7 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
                 genes = own.var_names  # which may have got other names since
             takes_counts = self._takes_counts and not self._knows(adata)
             setup = registry.get(_SETUP_ARGS_KEY) or {}
-            check_query(adata, setup, genes, takes_counts, self._needs_library)
+            check_query(adata, setup, registry, genes, takes_counts, self._needs_library)
             if own is not None:
                 check_stored_posteriors(adata, self.minified_data_type)
         adata = super()._validate_anndata(adata, copy_if_view)

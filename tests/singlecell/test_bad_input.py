@@ -747,3 +747,79 @@ def test_categories_have_an_order(adata):
     adata.obs["batch"] = [1, "1"] * (adata.n_obs // 2)
     with pytest.raises(ValueError, match=r"mixes text and numbers.*adata.obs\['batch'\].astype"):
         MixtureSCVI.setup_anndata(adata, batch_key="batch")
+
+
+def test_counts_in_raw_are_not_a_layer(adata):
+    adata.raw = adata.copy()
+    with pytest.raises(
+        KeyError, match=r"adata\.layers\['counts'\] = adata\.raw\[:, adata\.var_names"
+    ):
+        MixtureSCVI.setup_anndata(adata, layer="raw")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "holds"),
+    [
+        ("batch", "z", "'batch'. holds 'z', and the model knows 'x', 'y': name them"),
+        ("donor", "d3", "'donor'. holds 'd3', and the model knows 'd0', 'd1', 'd2'"),
+        ("cell_type", "d", "'cell_type'. holds 'd', and the model knows 'a', 'b', 'c'"),
+        ("batch", 0, "'batch'. holds 0, and the model knows 'x', 'y'"),
+    ],
+)
+def test_cells_of_a_category_that_the_model_does_not_know(make_model, column, value, holds):
+    model = make_model(
+        batch_key="batch", labels_key="cell_type", categorical_covariate_keys=["donor"]
+    )
+    model.is_trained_ = True
+    other = make_adata(n_cells=20)
+    other.obs[column] = value
+    before = snapshot(other)
+    with pytest.raises(ValueError, match=rf"{holds}.*load_query_data"):
+        model.get_latent_representation(other)
+    assert_untouched(other, before)
+
+
+def test_a_batch_zero_that_the_model_does_not_know(make_model, adata):
+    adata.obs["batch"] = adata.obs["batch"].cat.codes.astype(int) + 1
+    model = make_model(batch_key="batch")
+    other = make_adata(n_cells=20)
+    other.obs["batch"] = 0  # which scvi-tools does not find missing
+    with pytest.raises(ValueError, match="holds 0, and the model knows 1, 2"):
+        model.get_normalized_expression(other)
+
+
+@pytest.mark.parametrize("kind", [str, "category", "datetime64[ns]"])
+def test_categories_of_any_kind_are_found_again(make_model, adata, kind):
+    days = np.array(["2020-01-01", "2021-01-01"])[np.arange(60) % 2]
+    adata.obs["batch"] = days
+    adata.obs["batch"] = adata.obs["batch"].astype(kind)
+    model = make_model(batch_key="batch")
+    other = make_adata(n_cells=20)
+    other.obs["batch"] = adata.obs["batch"].to_numpy()[:20]
+    assert model.get_normalized_expression(other).shape == other.shape
+
+
+def test_query_batches_are_text_or_numbers_as_the_references(make_model, adata):
+    adata.obs["batch"] = adata.obs["batch"].cat.codes.astype(int)
+    model = make_model(batch_key="batch")
+    query = make_adata(n_cells=20)
+    query.obs["batch"] = "2"
+    before = snapshot(query)
+    with pytest.raises(ValueError, match="holds '2', and the model knows 0, 1: make them text, or"):
+        MixtureSCVI.load_query_data(query, model)
+    assert_untouched(query, before)
+    query.obs["batch"] = 2
+    assert MixtureSCVI.load_query_data(query, model).summary_stats.n_batch == 3
+
+
+def test_a_saved_model_takes_its_genes_in_its_order(make_model, tmp_path):
+    make_model().save(tmp_path / "model")
+    for other in (make_adata()[:, ::-1].copy(), make_adata()[:, :9].copy()):
+        before = snapshot(other)
+        with pytest.raises(ValueError, match=r"does not fit the model.*prepare_query_anndata"):
+            MixtureSCVI.load(tmp_path / "model", adata=other)
+        assert_untouched(other, before)
+    renamed = make_adata()
+    renamed.var_names = [f"ENSG{i}" for i in range(renamed.n_vars)]
+    with pytest.warns(UserWarning, match="var_names"):
+        MixtureSCVI.load(tmp_path / "model", adata=renamed)
