@@ -451,3 +451,21 @@ def test_axes_of_a_subfigure_are_saved_with_the_whole(tmp_path):
     pl.compare(scores, show=False, ax=axes, save=tmp_path / "a.png")
     assert plt.imread(tmp_path / "a.png").size > 0
     plt.close(figure)
+
+
+@pytest.mark.parametrize("cmap", ["YlGn", "viridis", "Greys"])
+def test_scores_can_be_read_on_their_colours_in_any_style(cmap):
+    scores = pd.DataFrame({"ARI": [0.7, 0.8, 0.9], "NMI": [0.5, None, 0.6]}, index=["a", "b", "c"])
+    with plt.style.context("dark_background"):
+        axes = pl.compare(scores, cmap=cmap, show=False)
+    image = axes.images[0]
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        light = image.to_rgba(image.get_array())[row, column, :3].mean()
+        assert abs(light - mpl.colors.to_rgb(text.get_color())[0]) > 0.4
+    plt.close(axes.figure)
+
+
+def test_diversity_is_drawn_of_data_and_not_of_a_model(adata):
+    with pytest.raises(TypeError, match=r"it is a Model: of a model pass model\.adata"):
+        pl.posterior_diversity(Model(adata))

@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from scmixvi._messages import listing
 from scmixvi.pl._figures import check_figure, finished, panels
 
+LUMINANCE = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are, of 1 in all."""
+
 
 def compare(
     scores: pd.DataFrame,
@@ -84,11 +87,15 @@ def compare(
         width = 0.09 * rows + max(1.5, 0.08 * columns + 0.2) * n_columns
         ax = panels(1, width + 0.4, 0.45 * n_rows + 0.6)[0]
     colours = plt.colormaps[cmap].with_extremes(bad="white")
-    ax.imshow(np.ma.masked_invalid(0.1 + 0.6 * shade), cmap=colours, vmin=0, vmax=1, aspect="auto")
+    image = ax.imshow(
+        np.ma.masked_invalid(0.1 + 0.6 * shade), cmap=colours, vmin=0, vmax=1, aspect="auto"
+    )
+    is_light = image.to_rgba(image.get_array())[..., :3] @ LUMINANCE > 0.5
     for row, column in np.ndindex(n_rows, n_columns):
         text = _text(means.iat[row, column], spreads.iat[row, column], digits)
         weight = "bold" if bold.iat[row, column] else "normal"
-        ax.text(column, row, text, ha="center", va="center", weight=weight)
+        colour = "black" if is_light[row, column] else "white"
+        ax.text(column, row, text, ha="center", va="center", weight=weight, color=colour)
     arrows = np.where(signs > 0, "↑", "↓")
     ax.set_xticks(range(n_columns), [f"{c} {a}" for c, a in zip(means, arrows, strict=True)])
     ax.set_yticks(range(n_rows), means.index)

@@ -58,8 +58,8 @@ def posterior_diversity(
     ValueError
         If both `ax` and `color` are given, or as many titles as there are no panels.
     TypeError
-        If `ax` or `save` is of another type, or an argument is about several panels, which stand in
-        a row here.
+        If `adata`, `ax` or `save` is of another type, or an argument is about several panels, which
+        stand in a row here.
 
     Examples
     --------
@@ -98,6 +98,11 @@ def _titles(kwargs: dict[str, Any], n_panels: int) -> list[dict[str, str]]:
 def _check(
     adata: AnnData, color: Sequence[str], key: str, basis: str, gene_symbols: str | None
 ) -> None:
+    if not hasattr(adata, "obs"):
+        raise TypeError(
+            f"adata must be an AnnData, but it is a {type(adata).__name__}: of a model pass "
+            "model.adata."
+        )
     known = {*adata.obs}
     for genes in (adata, *([] if adata.raw is None else [adata.raw])):
         known |= {*genes.var_names, *genes.var.get(gene_symbols, ())}
