@@ -99,7 +99,10 @@ def _history(model: Any, method: str) -> dict[str, pd.DataFrame]:
         raise ValueError(f"method must be one of {listing(HISTORIES)}, not {method!r}.")
     found = getattr(model, HISTORIES[method], None)
     if found is not None and not found:
-        raise ValueError(f"the history of {method} is empty: it ran with logger=False.")
+        raise ValueError(
+            f"the history of {method} is empty: it ran with logger=False, or with a logger of your "
+            "own, which has the metrics in its place."
+        )
     if not found:
         raise ValueError(
             f"the model has no history of {method}: call model.{method}() first, if it has it."

@@ -193,6 +193,11 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
             f"adata must be an AnnData of raw counts, but it is a {type(adata).__name__}: make "
             "one, anndata.AnnData(counts)."
         )
+    if hasattr(adata, "mod"):
+        raise ValueError(
+            "adata is a MuData, and MixtureSCVI takes one modality of it, an AnnData: "
+            f"adata[{next(iter(adata.mod), 'rna')!r}]."
+        )
     counts, where = counts_of(adata, setup.get("layer"))
     if setup.get("layer") is not None and setup["layer"] not in adata.layers.keys():
         there = filter(None, adata.layers.keys())  # None is X, from anndata 0.13 on

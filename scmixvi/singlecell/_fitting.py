@@ -86,9 +86,9 @@ class Fitting:
             # cancel the covariate's weights, which are all that it trains.
             module.train()
         was_trained = self.is_trained_
-        if self.history is None:
+        if not self.history:
             # scvi-tools adds to the history of a trained model: where there is none (the model
-            # comes from a trained SCVI) it would record nothing.
+            # comes from a trained SCVI, or had another logger) it would record nothing.
             self.is_trained_ = False
         try:
             result = super().train(**arguments)

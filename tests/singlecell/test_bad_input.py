@@ -823,3 +823,10 @@ def test_a_saved_model_takes_its_genes_in_its_order(make_model, tmp_path):
     renamed.var_names = [f"ENSG{i}" for i in range(renamed.n_vars)]
     with pytest.warns(UserWarning, match="var_names"):
         MixtureSCVI.load(tmp_path / "model", adata=renamed)
+
+
+def test_one_modality_is_taken(adata):
+    mudata = pytest.importorskip("mudata")  # scvi-tools brings it
+    both = mudata.MuData({"rna": adata, "protein": make_adata(seed=1)})
+    with pytest.raises(ValueError, match=r"takes one modality of it, an AnnData: adata\['rna'\]"):
+        MixtureSCVI.setup_anndata(both)

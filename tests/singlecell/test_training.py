@@ -118,6 +118,16 @@ def test_logging_by_steps_can_be_turned_off():
     assert len(model.history["elbo_train"]) == 5
 
 
+def test_a_training_after_one_without_a_logger_is_recorded(make_model):
+    model = make_model()
+    model.train(1, logger=False, **QUIET)
+    assert model.history == {}
+    model.train(2, log_every_n_steps=1, **QUIET)
+    model.train(1, log_every_n_steps=1, **QUIET)
+    assert len(model.history["elbo_train"]) == 3
+    assert (model.history["kl_weight"].to_numpy(float) == 1).all()
+
+
 def test_early_stopping_and_plateau_see_the_same_numbers():
     options = {
         "early_stopping": True,
