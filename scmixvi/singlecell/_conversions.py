@@ -77,8 +77,8 @@ class Conversions:
         """
         if type(scvi_model).__name__ != "SCVI" or scvi_model.module is None:
             raise ValueError(
-                "from_scvi_model needs an scvi.model.SCVI whose module exists, "
-                f"but got a {type(scvi_model).__name__}."
+                "from_scvi_model takes an scvi.model.SCVI that has its data or was loaded "
+                f"(scvi.model.SCVI.load), but it is given a {type(scvi_model).__name__}."
             )
         unknown = mixture_kwargs.keys() - set(MIXTURE_ARGUMENTS)
         if unknown:

@@ -163,7 +163,7 @@ class Estimates:
 
         Memory holds a minibatch, the latents and what is returned. Weights do nothing without
         `n_samples_overall`, there as here. In a DataFrame of chosen draws the index names the cell
-        of each.
+        of each. A model that is not trained warns, here and in :meth:`differential_expression`.
 
         Raises
         ------
@@ -182,6 +182,7 @@ class Estimates:
             If weighted draws are to be averaged over several batches or come from a dataloader, and
             for "importance_by_cell" with `n_samples`.
         """
+        self._check_if_trained()
         bound = inspect.signature(super().get_normalized_expression).bind(*args, **kwargs)
         given = bound.arguments
         adata = self._own if given.get("adata") is None else given["adata"]

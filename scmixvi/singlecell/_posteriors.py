@@ -180,7 +180,9 @@ class Posteriors:
         """How much the components disagree about each cell: their Jensen-Shannon divergence.
 
         A Monte Carlo estimate in nats, `(n,)`: near 0 where all components say the same, at most
-        log S where they do not overlap (Eq. 19 of the paper).
+        log S where they do not overlap (Eq. 19 of the paper). It is in units of the components' own
+        spread, and no measure of noise: cells of few counts get less of it. What finds those is the
+        variance, `get_latent_representation(return_dist=True)[1]`.
 
         Parameters
         ----------

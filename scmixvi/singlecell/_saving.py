@@ -4,6 +4,8 @@ import inspect
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from anndata import AnnData
@@ -22,6 +24,20 @@ from scmixvi.singlecell._files import (
 
 # Arguments of `load_query_data` that say which weights a query model trains.
 FREEZING = tuple(inspect.signature(_set_params_online_update).parameters)[1:]
+
+
+@contextmanager
+def _of_this_class() -> Iterator[None]:
+    """Say what to do with a model of another class, where scvi-tools says that it is one."""
+    try:
+        yield
+    except ValueError as error:
+        if "a different class" not in str(error):
+            raise
+        raise ValueError(
+            "the model is no MixtureSCVI: load an SCVI with scvi.model.SCVI.load, and make a "
+            "mixture of it with MixtureSCVI.from_scvi_model."
+        ) from error
 
 
 class CheckedFiles:
@@ -79,11 +95,13 @@ class CheckedFiles:
         Raises
         ------
         ValueError
-            If the file is damaged, is not a saved model, or would run code when loaded.
+            If the file is damaged, is not a saved model, or one of another class, or would run
+            code when loaded.
         """
         bound = inspect.signature(super().load).bind(dir_path, adata, *args, **kwargs).arguments
         check_model_file(dir_path, bound.get("prefix"), bound.get("backup_url"))
-        model = super().load(dir_path, adata, *args, **kwargs)
+        with _of_this_class():
+            model = super().load(dir_path, adata, *args, **kwargs)
         freezing = getattr(model, "query_freezing_", None)
         if freezing is not None:
             _set_params_online_update(model.module, **freezing)
@@ -114,7 +132,8 @@ class CheckedFiles:
                 adata, reference_model, return_reference_var_names=True
             )
             check_query_genes(adata.var_names, genes)
-        model = super().load_query_data(adata, reference_model, *args, **kwargs)
+        with _of_this_class():
+            model = super().load_query_data(adata, reference_model, *args, **kwargs)
         model.query_freezing_ = {name: given[name] for name in FREEZING}
         return model
 

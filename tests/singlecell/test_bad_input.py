@@ -830,3 +830,26 @@ def test_one_modality_is_taken(adata):
     both = mudata.MuData({"rna": adata, "protein": make_adata(seed=1)})
     with pytest.raises(ValueError, match=r"takes one modality of it, an AnnData: adata\['rna'\]"):
         MixtureSCVI.setup_anndata(both)
+
+
+def test_models_of_another_class_are_loaded_by_it(make_model, tmp_path):
+    model = make_model(SCVI)
+    model.save(tmp_path / "scvi")
+    for read in (
+        lambda: MixtureSCVI.load(tmp_path / "scvi", adata=make_adata()),
+        lambda: MixtureSCVI.load_query_data(make_adata(), model),
+    ):
+        with pytest.raises(
+            ValueError, match=r"no MixtureSCVI: load an SCVI with .*from_scvi_model"
+        ):
+            read()
+    with pytest.raises(ValueError, match=r"\(scvi\.model\.SCVI\.load\), but it is given a str"):
+        MixtureSCVI.from_scvi_model("scvi")
+
+
+def test_expression_of_a_model_that_is_not_trained(make_model):
+    model = make_model()
+    with pytest.warns(UserWarning, match="untrained model"):
+        model.get_normalized_expression()
+    with pytest.warns(UserWarning, match="untrained model"):
+        model.differential_expression(groupby="cell_type", silent=True)

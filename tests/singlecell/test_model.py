@@ -532,7 +532,7 @@ def test_an_upgrade_and_what_is_handed_back_keep_the_split(make_model):
 
 
 def test_from_scvi_model_refuses_other_models(trained):
-    with pytest.raises(ValueError, match=r"needs an scvi\.model\.SCVI"):
+    with pytest.raises(ValueError, match=r"takes an scvi\.model\.SCVI"):
         MixtureSCVI.from_scvi_model(trained)
 
 
