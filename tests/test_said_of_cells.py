@@ -160,6 +160,7 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
         uniform = runs[name.replace("null, importance_by_cell", "null")]
         for key in ("median", "p95", "largest"):
             np.testing.assert_allclose(run[key], uniform[key], atol=0.07)
+    said_of_equal_depth = {"cortex": [0.6], "sc_mixology": [0.8], "pbmc68k": [0.8, 0.9]}
     for data in of_bounds.DATASETS:
         auroc = {
             method: [run for name, run in runs.items() if f"{data}/{method}/ambiguous/" in name]
@@ -183,6 +184,13 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
             )
             assert abs(gain) < 0.05
             assert abs(gain) + half < 0.125
+        for found in auroc.values():
+            score = np.mean([run["doublet, thinned"]["entropy"] for run in found])
+            assert round(score, 1) in said_of_equal_depth[data]
+            depth = np.mean([run["doublet, thinned"]["total count"] for run in found])
+            assert abs(depth - 0.5) < 0.05
+            for run in found:
+                assert run["doublet"]["entropy"] < run["doublet"]["total count"]
 
 
 def test_what_is_said_of_planted_changes_is_so():
