@@ -15,9 +15,10 @@ from torch import Tensor
 
 from scmixvi._messages import check_whole, listing
 from scmixvi.singlecell._checks import check_indices
-from scmixvi.singlecell._data_checks import check_genes, check_groups, check_statistics
+from scmixvi.singlecell._data_checks import check_statistics
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
+from scmixvi.singlecell._query_checks import check_genes, check_groups
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25

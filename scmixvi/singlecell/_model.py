@@ -27,16 +27,10 @@ from scmixvi.singlecell._checks import (
 )
 from scmixvi.singlecell._conversions import Conversions
 from scmixvi.singlecell._data_checks import (
-    check_categories,
     check_covariates,
     check_finite,
-    check_holds_counts,
-    check_own_genes,
-    check_places,
-    check_query,
     check_registration,
     check_size_factors,
-    check_stored_posteriors,
     counts_of,
 )
 from scmixvi.singlecell._estimates import Estimates
@@ -44,6 +38,14 @@ from scmixvi.singlecell._fitting import Fitting
 from scmixvi.singlecell._minibatches import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._posteriors import Posteriors
+from scmixvi.singlecell._query_checks import (
+    check_categories,
+    check_holds_counts,
+    check_own_genes,
+    check_places,
+    check_query,
+    check_stored_posteriors,
+)
 from scmixvi.singlecell._saving import CheckedFiles
 from scmixvi.singlecell._training import MixtureTrainingPlan
 

@@ -13,7 +13,6 @@ from scvi.model.base._archesmixin import _set_params_online_update
 from scvi.model.base._constants import SAVE_KEYS
 
 from scmixvi.singlecell._checks import check_folder, check_query_order
-from scmixvi.singlecell._data_checks import check_query_genes
 from scmixvi.singlecell._files import (
     PICKLING,
     check_legacy_files,
@@ -21,6 +20,7 @@ from scmixvi.singlecell._files import (
     check_staged_file,
     replace_files,
 )
+from scmixvi.singlecell._query_checks import check_query_genes
 
 # Arguments of `load_query_data` that say which weights a query model trains.
 FREEZING = tuple(inspect.signature(_set_params_online_update).parameters)[1:]

@@ -8,7 +8,7 @@ from scvi.model import SCVI
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _data_checks
+from scmixvi.singlecell import _query_checks
 
 
 def snapshot(adata):
@@ -295,7 +295,7 @@ def test_cells_are_looked_at_once(make_model, monkeypatch):
     model = make_model(n_components=2)
     model.train(1, **QUIET)
     query, looked = make_adata(seed=1), []
-    monkeypatch.setattr(_data_checks, "check_counts", lambda *a: looked.append(a))
+    monkeypatch.setattr(_query_checks, "check_counts", lambda *a: looked.append(a))
     for _ in range(3):
         model.get_latent_representation(query)
     assert len(looked) == 1
