@@ -12,6 +12,7 @@ from scvi.train import TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import BatchSampler
 
 # Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
 # spreads the components, so it has to reach 1 well before training ends.
@@ -61,6 +62,16 @@ class MixtureTrainingPlan(TrainingPlan):
     @property
     def _is_compiled(self) -> bool:
         return hasattr(self.module, "_orig_mod")
+
+    def on_train_start(self) -> None:
+        """Raise ValueError before the first step if the last minibatch would have one cell."""
+        super().on_train_start()
+        batches = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(batches, BatchSampler) or batches.drop_last:
+            return
+        reached = self.trainer.num_training_batches == len(batches)
+        if reached and len(batches.sampler) % batches.batch_size == 1:
+            self._check_one_cell()
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """As scvi-tools' step; raises ValueError before a loss that is not finite does harm."""

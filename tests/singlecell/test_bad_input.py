@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from scipy.sparse import csc_array, csr_array, csr_matrix
 from scvi.model import SCVI
@@ -336,10 +337,16 @@ def test_a_training_has_cells(make_model, n_cells):
 
 def test_batch_norm_needs_two_cells(make_model):
     model = make_model(data=make_adata(17))
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
     with pytest.raises(ValueError, match="a minibatch has one cell.*'drop_last': True"):
         model.train(1, batch_size=8, train_size=1.0, **QUIET)
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(value, before[name])
     leave_out = {"drop_last": True}
     model.train(1, batch_size=8, train_size=1.0, datasplitter_kwargs=leave_out, **QUIET)
+    make_model(data=make_adata(17)).train(
+        1, batch_size=8, train_size=1.0, limit_train_batches=2, **QUIET
+    )
     unnormalised = make_model(data=make_adata(17), use_batch_norm="none")
     unnormalised.train(1, batch_size=8, train_size=1.0, **QUIET)
 
