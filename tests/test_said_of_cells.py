@@ -4,6 +4,7 @@ import numpy as np
 from recorded import EXPERIMENTS, differences
 
 from benchmarks import _report_bounds as of_bounds
+from scmixvi.experiments import _report_planted
 from scmixvi.experiments._common import by_seed
 from scmixvi.records import read
 
@@ -195,60 +196,69 @@ def test_what_is_said_of_null_comparisons_and_ambiguous_cells_is_so():
 
 def test_what_is_said_of_planted_changes_is_so():
     runs = read(EXPERIMENTS / "planted.json", {})["runs"]
+    careful = [job for job in _report_planted.COMPARED if job != "mixture/importance"]
 
-    def of(data, job):
-        found = list(by_seed(runs, f"{data}/{job}").values())
-        assert len(found) == 5
-        return found
+    def of(data, *jobs):
+        found = [by_seed(runs, f"{data}/{job}").values() for job in jobs]
+        assert {len(seeds) for seeds in found} == {5}
+        return [run for seeds in found for run in seeds]
 
-    careful = [
-        run
-        for job in ("scvi/uniform", "mixture/uniform", "mixture/importance_by_cell")
-        for run in of("sc_mixology", job)
+    def extremes(data, level, figure, *jobs):
+        found = [run[level][figure] for run in of(data, *(jobs or careful))]
+        return round(min(found), 2), round(max(found), 2)
+
+    def gained(data, job, base, *keys, digits=2, scale=1):
+        names = [f"{data}/{name}" for name in (job, base)]
+        found = differences("planted.json", *names, *keys)
+        return tuple(round(scale * n, digits) for n in found)
+
+    for data, n_planted in (("sc_mixology", 116), ("cortex", 119), ("pbmc68k", 30)):
+        assert {run["n_planted"] for run in of(data, *careful)} == {n_planted}
+        assert extremes(data, "0.05", "false") == (0, 0)
+    assert min(run["auroc"] for run in of("sc_mixology", *careful)) > 0.99
+    assert extremes("sc_mixology", "0.05", "recall")[1] <= 0.17
+    assert extremes("sc_mixology", "0.2", "recall") == (0.86, 1.0)
+    assert extremes("sc_mixology", "0.2", "false") == (0.02, 0.22)
+    assert extremes("cortex", "0.05", "recall") == (0, 0.01)
+    assert extremes("cortex", "0.2", "recall") == (0.34, 0.69)
+    assert extremes("cortex", "0.2", "false") == (0, 0.05)
+    assert extremes("pbmc68k", "0.05", "recall") == extremes("pbmc68k", "0.2", "recall") == (0, 0)
+    assert extremes("pbmc68k", "0.2", "false") == (0, 0)
+
+    plain, by_cell = "mixture/uniform", "mixture/importance_by_cell"
+    said = {
+        (plain, "mixture/refined"): [(0.07, 0.03), (0.04, 0.03), (0.03, 0.01)],
+        (plain, by_cell): [(0.05, 0.03), (0.03, 0.02), (0.02, 0.01)],
+        ("scvi/uniform", "scvi/refined"): [(0.07, 0.05), (0.03, 0.04), (0.03, 0.01)],
+    }
+    names = ("sc_mixology", "cortex", "pbmc68k")
+    for (base, job), expected in said.items():
+        assert [gained(data, job, base, "fold_change") for data in names] == expected
+    for data in names:
+        pairs = [
+            ("mixture/refined_by_cell", "mixture/refined"),
+            ("mixture/uniform", "scvi/uniform"),
+            ("mixture/refined", "scvi/refined"),
+        ]
+        for pair in pairs:
+            gain, half = gained(data, *pair, "fold_change", digits=4)
+            assert abs(gain) < half
+    changes = [
+        sum(run["fold_change"] for run in of("sc_mixology", job)) / 5
+        for job in ("mixture/refined", plain)
     ]
-    assert {run["n_planted"] for run in careful} == {116}
-    assert min(run["auroc"] for run in careful) > 0.99
-    assert max(run["0.05"]["recall"] for run in careful) < 0.125
-    assert max(run["0.05"]["false"] for run in careful) == 0
-    recalls, false = ([run["0.2"][key] for run in careful] for key in ("recall", "false"))
-    assert (round(min(recalls), 2), round(max(recalls), 2)) == (0.86, 0.98)
-    assert (round(min(false), 2), round(max(false), 2)) == (0.02, 0.19)
+    assert [round(mean, 2) for mean in changes] == [0.81, 0.74]
 
-    def gained(*keys, data="sc_mixology"):
-        names = [f"{data}/mixture/{w}" for w in ("importance_by_cell", "uniform")]
-        return differences("planted.json", *names, *keys)
+    def points(data, *keys):
+        return gained(data, "mixture/refined", plain, *keys, digits=1, scale=100)
 
-    for keys, said in ((("fold_change",), (0.05, 0.03)), (("0.2", "false"), (0.05, 0.04))):
-        assert tuple(round(n, 2) for n in gained(*keys)) == said
-    assert tuple(round(100 * n, 1) for n in gained("0.05", "recall")) == (2.8, 2.4)
-    means = [
-        sum(run["fold_change"] for run in of("sc_mixology", f"mixture/{w}")) / 5
-        for w in ("importance_by_cell", "uniform")
-    ]
-    assert [round(mean, 2) for mean in means] == [0.79, 0.75]
-    pooled = of("sc_mixology", "mixture/importance")
-    assert sum(run["0.05"]["false"] > 0.5 for run in pooled) == 3
-    assert min(run["0.2"]["false"] for run in pooled) > 0.66
-    cortex = [
-        run
-        for job in ("scvi/uniform", "mixture/uniform", "mixture/importance_by_cell")
-        for run in of("cortex", job)
-    ]
-    assert {run["n_planted"] for run in cortex} == {119}
-    assert max(run["0.05"]["recall"] for run in cortex) < 0.01
-    assert max(run["0.05"]["false"] for run in cortex) == 0
-    recalls = [run["0.2"]["recall"] for run in cortex]
-    assert (round(min(recalls), 2), round(max(recalls), 2)) == (0.32, 0.71)
-    assert max(run["0.2"]["false"] for run in cortex) <= 0.05
-    for keys, said in ((("fold_change",), (0.03, 0.03)), (("0.2", "recall"), (0.09, 0.07))):
-        assert tuple(round(n, 2) for n in gained(*keys, data="cortex")) == said
-    gain, half = gained("0.2", "false", data="cortex")
+    assert points("sc_mixology", "0.05", "recall") == (4.7, 3.4)
+    assert points("sc_mixology", "0.2", "false") == (6.5, 4.9)
+    assert points("cortex", "0.2", "recall") == (8.2, 6.7)
+    gain, half = points("cortex", "0.2", "false")
     assert abs(gain) < half
-    pooled = of("cortex", "mixture/importance")
-    assert sum(run["0.05"]["false"] > 0.5 for run in pooled) == 4
-    for job in ("scvi/uniform", "mixture/uniform", "mixture/importance_by_cell"):
-        for run in of("pbmc68k", job):
-            assert run["n_planted"] == 30
-            assert run["0.05"]["recall"] == run["0.2"]["recall"] == run["0.2"]["false"] == 0
-    for run in of("pbmc68k", "mixture/importance"):
-        assert run["0.2"]["false"] == 0 or run["0.2"]["false"] > 0.9
+    for data, wrong in zip(names, (2, 2, 3), strict=True):
+        pooled = of(data, "mixture/importance")
+        assert sum(run["0.05"]["false"] > 0.5 for run in pooled) == wrong
+    both = [extremes(data, "0.2", "false", "mixture/importance") for data in names[:2]]
+    assert (min(low for low, _ in both), max(high for _, high in both)) == (0.31, 0.9)
