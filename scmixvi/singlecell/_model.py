@@ -218,9 +218,12 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
             genes = _genes_of(registry)
             if own is not None and genes is not None and len(own.var_names) == len(genes):
                 genes = own.var_names  # which may have got other names since
-            takes_counts = self._takes_counts and not self._knows(adata)
+            is_known = self._knows(adata)
             setup = registry.get(_SETUP_ARGS_KEY) or {}
-            check_query(adata, setup, registry, genes, takes_counts, self._needs_library)
+            takes_counts = self._takes_counts and not is_known
+            check_query(adata, setup, genes, takes_counts, self._needs_library)
+            if not is_known:  # else it has its categories, whatever they are called since
+                check_categories(adata.obs, setup, registry)
             if own is not None:
                 check_stored_posteriors(adata, self.minified_data_type)
         adata = super()._validate_anndata(adata, copy_if_view)

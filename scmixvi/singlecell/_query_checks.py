@@ -80,7 +80,6 @@ def _categories(setup: Mapping[str, Any], registry: Mapping[str, Any]) -> dict[s
 def check_query(
     adata: AnnData,
     setup: Mapping[str, Any],
-    registry: Mapping[str, Any],
     genes: Sequence[str] | None,
     takes_counts: bool,
     needs_library: bool,
@@ -93,8 +92,6 @@ def check_query(
         The cells.
     setup
         Arguments of `setup_anndata` that the model's data were registered with.
-    registry
-        What the model knows of its data.
     genes
         Names of the model's genes, in its order; None where they are not known.
     takes_counts
@@ -105,7 +102,6 @@ def check_query(
     check_registration(adata, setup)
     if genes is not None:
         check_query_genes(adata.var_names, genes)
-    check_categories(adata.obs, setup, registry)
     if takes_counts and _get_adata_minify_type(adata) is None:
         counts, where = counts_of(adata, setup.get("layer"))
         check_finite(counts, where)

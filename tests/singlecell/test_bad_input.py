@@ -860,3 +860,17 @@ def test_expression_of_a_model_that_is_not_trained(make_model):
         model.get_normalized_expression()
     with pytest.warns(UserWarning, match="untrained model"):
         model.differential_expression(groupby="cell_type", silent=True)
+
+
+def test_cells_that_are_registered_keep_their_categories(make_model):
+    """Labels may be written anew between questions, and new ones registered by hand."""
+    model = make_model(labels_key="cell_type")
+    model.train(1, **QUIET)
+    query, extended = make_adata(n_cells=20), make_adata(n_cells=20)
+    before = model.get_latent_representation(query)
+    query.obs["cell_type"] = "annotated"
+    np.testing.assert_array_equal(model.get_latent_representation(query), before)
+    extended.obs["cell_type"] = "new"
+    manager = model.adata_manager.transfer_fields(extended, extend_categories=True)
+    model._register_manager_for_instance(manager)
+    np.testing.assert_array_equal(model.get_latent_representation(extended), before)
