@@ -1,7 +1,7 @@
 """Training: how the KL weight rises, and scvi-tools' plan with less between the steps."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -67,7 +67,9 @@ class MixtureTrainingPlan(TrainingPlan):
         """Raise ValueError before the first step if the last minibatch would have one cell."""
         super().on_train_start()
         batches = getattr(self.trainer.train_dataloader, "sampler", None)
-        if not isinstance(batches, BatchSampler) or batches.drop_last:
+        if type(batches) is not BatchSampler or batches.drop_last:
+            return  # a sampler of another class may leave no cell alone
+        if not isinstance(batches.sampler, Sized):
             return
         reached = self.trainer.num_training_batches == len(batches)
         if reached and len(batches.sampler) % batches.batch_size == 1:

@@ -1,15 +1,18 @@
 """One clear sentence for every kind of bad input, and adata as it was."""
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 from scipy.sparse import csc_array, csr_array, csr_matrix
 from scvi.model import SCVI
+from torch.utils.data import BatchSampler, DataLoader
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
 from scmixvi.singlecell import _query_checks
+from scmixvi.singlecell._training import MixtureTrainingPlan
 
 
 def snapshot(adata):
@@ -349,6 +352,43 @@ def test_batch_norm_needs_two_cells(make_model):
     )
     unnormalised = make_model(data=make_adata(17), use_batch_norm="none")
     unnormalised.train(1, batch_size=8, train_size=1.0, **QUIET)
+
+
+class NoLength:
+    """A sampler that does not say how many cells it has."""
+
+    def __init__(self, n_cells):
+        self.n_cells = n_cells
+
+    def __iter__(self):
+        return iter(range(self.n_cells))
+
+
+class NoneAlone(BatchSampler):
+    """A last cell goes with those before."""
+
+    def __iter__(self):
+        *before, last = super().__iter__()
+        yield from [*before[:-1], before[-1] + last]
+
+
+@pytest.mark.parametrize(
+    "batches", [BatchSampler(NoLength(60), 16, False), NoneAlone(range(60), 59, False)]
+)
+def test_samplers_of_the_user_s_are_not_judged_by_their_length(make_model, batches):
+    model = make_model()
+    dataset = model._make_data_loader(adata=model.adata).dataset
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(dataset, sampler=batches, batch_size=None)
+    trainer.fit(MixtureTrainingPlan(model.module), loader)
+    assert trainer.global_step == len(list(batches))
 
 
 @pytest.mark.parametrize("max_epochs", [-1, 0, 1.5])
