@@ -36,7 +36,8 @@ class ImageDataModule(L.LightningDataModule):
     Raises
     ------
     ValueError
-        If the data set is unknown (the known ones are listed) or the batch size is below 1.
+        If the data set is unknown (the known ones are listed), or the batch size is no whole number
+        of at least 1.
     FileNotFoundError
         If the data is not there: says what to download and where to put it.
     """

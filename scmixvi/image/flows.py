@@ -40,7 +40,7 @@ class InverseAutoregressiveFlow(nn.Module):
     Raises
     ------
     ValueError
-        If D is below 2, T below 1, or a hidden layer narrower than D.
+        If D is below 2, T no whole number of at least 1, or a hidden layer narrower than D.
 
     References
     ----------
@@ -119,7 +119,7 @@ class AffineCoupling(nn.Module):
     Raises
     ------
     ValueError
-        If D is below 2 or T below 1.
+        If D is below 2, or T no whole number of at least 1.
 
     References
     ----------

@@ -82,9 +82,10 @@ class VAETraining(L.LightningModule):
     Raises
     ------
     ValueError
-        If a number is out of range, the estimator is unknown, the objective takes no `beta`
-        though there is a warm-up, path gradients are asked for with another objective than
-        `miselbo` or with L > 1, or `origin` holds more than plain values.
+        If a number is out of range or not whole, the estimator is unknown, the objective does not
+        take the terms of a bound, or no `beta` though there is a warm-up, path gradients are asked
+        for with another objective than `miselbo` or with L > 1, or `origin` holds more than plain
+        values.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class PixelCNN(nn.Module):
     Raises
     ------
     ValueError
-        If there is no layer.
+        If `n_layers` is no whole number of at least 1.
 
     References
     ----------

@@ -92,9 +92,10 @@ class Posteriors:
         ------
         ValueError
             If the representation is unknown, or does not go with `give_mean` or `return_dist`, if
-            `indices` are neither positions nor a mask of cells, if counts, covariates or size
-            factors are not finite, or if `n_refinement_steps` is not a whole number of at least 0,
-            or not 0 for data minified without counts.
+            `indices` are neither positions nor a mask of cells, if other cells have other genes or
+            a category that the model does not know, if counts, covariates or size factors are not
+            finite, or if `n_refinement_steps` is not a whole number of at least 0, or not 0 for
+            data minified without counts.
 
         References
         ----------

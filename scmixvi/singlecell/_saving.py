@@ -96,7 +96,8 @@ class CheckedFiles:
         ------
         ValueError
             If the file is damaged, is not a saved model, or one of another class, or would run
-            code when loaded.
+            code when loaded; if the cells' genes stand in another order, or a category is not one
+            of the model's.
         """
         bound = inspect.signature(super().load).bind(dir_path, adata, *args, **kwargs).arguments
         check_model_file(dir_path, bound.get("prefix"), bound.get("backup_url"))
@@ -117,7 +118,8 @@ class CheckedFiles:
         ------
         ValueError
             If the arguments stand in each other's place, there are no cells, the genes are not the
-            reference's, or as in :meth:`load`.
+            reference's, new categories are text where its own are numbers, or the other way round,
+            or as in :meth:`load` of a file.
         """
         check_query_order(adata, reference_model)
         reference_model = cls._checked(reference_model)
