@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scmixvi._messages import is_whole
+from scmixvi._messages import check_whole, is_whole
 from scmixvi.core import (
     GaussianConditional,
     Level,
@@ -352,11 +352,8 @@ def _is_trunk(encoder_sharing: str) -> bool:
 def _check(image_size: Sequence[int], **counts: int) -> None:
     """Refuse sizes that make no model; `counts` are a name's value, at least 1."""
     for name, value in counts.items():
-        if not is_whole(value):
-            letter = {"n_components": " (S)", "n_levels": " (H)"}.get(name, "")
-            raise ValueError(
-                f"{name}{letter} must be a whole number of at least 1, but it is {value!r}."
-            )
+        letter = {"n_components": " (S)", "n_levels": " (H)"}.get(name, "")
+        check_whole(f"{name}{letter}", value)
     is_size = isinstance(image_size, Sequence) and len(image_size) == 3
     if not is_size or not all(is_whole(size) for size in image_size):
         raise ValueError(
