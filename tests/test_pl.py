@@ -179,6 +179,43 @@ def test_colours_of_the_cells_are_those_of_adata(adata):
     assert mpl.colors.to_hex(handles[1].get_facecolor()[0]) == "#00ff00"
 
 
+def legend_of_stars(axes):
+    """What is said of every star, by its colour; none where there is no such legend."""
+    return {
+        mpl.colors.to_hex(handle.get_color()): text.get_text()
+        for legend in axes.artists
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("color", [None, "cell_type", "1"])
+def test_the_legend_says_which_star_is_which_cell(adata, color):
+    axes = pl.components(Model(adata), ["cell 3", "cell 1"], color=color, show=False)
+    stars = [mpl.colors.to_hex(star.get_facecolor()[0]) for star in axes.collections[-2:]]
+    assert legend_of_stars(axes) == dict(zip(stars, ["cell 3", "cell 1"], strict=True))
+    assert (axes.get_legend() is not None) == (color == "cell_type")
+    axes.figure.draw_without_rendering()
+    (legend,) = axes.artists
+    seen, figure = legend.get_window_extent(), axes.figure.bbox
+    assert seen.y1 < axes.bbox.y0
+    assert figure.y0 <= seen.y0
+    assert seen.x1 <= figure.x1
+
+
+def test_stars_whose_colours_repeat_have_no_legend(adata):
+    axes = pl.components(Model(adata), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4], show=False)
+    assert len(legend_of_stars(axes)) == 10
+    axes = pl.components(Model(adata), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0], show=False)
+    assert legend_of_stars(axes) == {}
+
+
+@pytest.mark.parametrize("place", [None, "none"])
+def test_no_legend_of_scanpys_is_none_of_ours(adata, place):
+    axes = pl.components(Model(adata), 0, color="cell_type", show=False, legend_loc=place)
+    assert axes.get_legend() is None
+    assert legend_of_stars(axes) == {}
+
+
 def test_components_of_a_trained_model():
     data = make_adata()
     MixtureSCVI.setup_anndata(data)

@@ -10,11 +10,19 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from sklearn.decomposition import PCA
 
 from scmixvi._messages import listing
 from scmixvi.pl._figures import check_figure, finished, panels
+
+MARKS = (
+    "dot: mean of a component; ellipse: its standard deviation\n"
+    "lines meet at the mean of the cell's mixture"
+)
+"""What a star is made of: the title of the legend."""
 
 
 def components(
@@ -32,7 +40,8 @@ def components(
 
     Every chosen cell is a star: a dot at the mean of each of its S components, its area in
     proportion to the component's weight, with the component's ellipse of one standard deviation,
-    and a line to the mean of the mixture.
+    and a line to the mean of the mixture. A legend below the axes says which star is which cell, as
+    long as there are as many colours as cells: 10, or 8 beside `color`.
 
     The plane is the first two principal components of the mixture means of all cells. A linear
     projection :math:`W` maps a Gaussian exactly, :math:`N(\mu, \Sigma)` to
@@ -58,7 +67,8 @@ def components(
     save
         File to write the figure to; its ending chooses the format.
     **kwargs
-        Arguments of :func:`scanpy.pl.embedding` for the cells in the background.
+        Arguments of :func:`scanpy.pl.embedding` for the cells in the background. `legend_loc=None`
+        leaves out the legend of the stars too.
 
     Returns
     -------
@@ -108,6 +118,8 @@ def components(
         _draw_cell(
             plane, means[cell], variances[cell], weights[cell], colours[i % len(colours)], ax
         )
+    if len(chosen) <= len(colours) and kwargs.get("legend_loc", "") not in (None, "none"):
+        _draw_legend(adata.obs_names[chosen], colours, ax)
     ax.grid(False)
     for axis, share in zip((ax.xaxis, ax.yaxis), plane.explained_variance_ratio_, strict=True):
         axis.set_label_text(f"{axis.get_label_text()} ({share:.0%})")
@@ -195,3 +207,26 @@ def _draw_cell(
         ax.add_patch(ellipse)
     area = 40 * weights * len(weights)
     ax.scatter(*dots.T, s=area, color=colour, edgecolor="black", linewidth=0.6, zorder=5)
+
+
+def _draw_legend(names: Sequence[str], colours: Sequence[Any], ax: Axes) -> None:
+    """Which star is which cell, below the axes: what scanpy adds stands to the right of them."""
+    dots = [
+        Line2D([], [], color=colour, marker="o", markeredgecolor="black", markeredgewidth=0.6)
+        for _, colour in zip(names, colours, strict=False)
+    ]
+    legend = Legend(
+        ax,
+        dots,
+        list(names),
+        loc="upper left",
+        bbox_to_anchor=(0, -0.08),
+        ncols=2,
+        title=MARKS,
+        alignment="left",
+        title_fontsize="small",
+        fontsize="small",
+        frameon=False,
+    )
+    ax.add_artist(legend)  # beside that of `color`, which ax.legend would replace
+    legend.set_clip_on(False)  # so that layouts and files make room for it
