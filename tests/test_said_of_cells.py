@@ -25,6 +25,9 @@ def test_what_is_said_of_likelihoods_on_cortex_is_so():
         assert wider > half
     assert 2.5 < over_one[2][0] < 3.5
     assert all(5 < over_one[size][0] < 6 for size in (3, 4, 5))
+    for key in ("log_likelihood", "miselbo"):
+        fifth, half = differences("cortex.json", "mixture/S=5", "mixture/S=4", key)
+        assert abs(fifth) < half
 
 
 def test_what_is_said_of_scores_on_cortex_is_so():

@@ -220,14 +220,17 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
     assert per_cent("expression/100 steps", "test", [1, 4], defaults) == (87, 89)
     assert per_cent("expression/100 steps", "training", [1, 4], defaults) == (88, 90)
     refined = [per_cent("expression/100 steps", group, [1, 4]) for group in ("test", "training")]
-    assert (min(refined)[0], max(refined)[1]) == (86, 90)
+    assert refined == [(86, 89), (87, 90)]
+    in_z = [per_cent("covered/100 steps", group, [1, 4]) for group in ("test", "training")]
+    assert (min(in_z)[0], max(in_z)[1]) == (55, 79)
 
-    ahead = {}
+    key, ahead = "expression/encoders", {}
     for name in settings:
-        key = "expression/encoders"
-        ahead[name] = interval(paired(of(name, 4, key, "training"), of(name, 1, key, "training")))
-        assert ahead[name][0] > ahead[name][1]
-    said = [tuple(round(100 * number) for number in ahead[name]) for name in defaults]
+        for group in ("test", "training"):
+            gain, half = interval(paired(of(name, 4, key, group), of(name, 1, key, group)))
+            assert gain > half
+            ahead[name, group] = gain, half
+    said = [tuple(round(100 * number) for number in ahead[n, "training"]) for n in defaults]
     assert said == [(12, 6), (23, 7)]
 
     def rounded(key, sizes, digits, among=defaults):

@@ -54,6 +54,9 @@ def test_what_is_said_of_four_refined_encoders_and_of_one_is_so():
     found = fours.pop("sc_mixology/default")
     assert tuple(round(number, 1) for number in found) == (2.3, 0.8)
     assert all(abs(gain) < half for gain, half in fours.values())
+    unrefined = {model: ahead(model, ("before", 4), ("before", 1)) for model in REFINED}
+    assert tuple(round(number, 1) for number in unrefined.pop("cortex")) == (3.1, 2.9)
+    assert all(abs(gain) < half for gain, half in unrefined.values())
     gains = gains_of_refinement("sc_mixology/default", "refined")
     assert len(gains) == 10
     ones = [ahead(model, ("refined", 1), ("before", 4)) for model in REFINED]
