@@ -1,5 +1,7 @@
 """Tables of the readme and the documentation are those of the JSON."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import pytest
 from recorded import DOCS, EXPERIMENTS
@@ -74,6 +76,11 @@ def test_what_the_pages_quote_of_the_papers_images_is_there():
         assert figure in guide
     for divergences in _paper_images.TABLE_5.values():
         assert divergences[3] in guide
+    assert "every added component gains less than the one before" in guide
+    for row in _paper_images.TABLE_1.values():
+        nlls = [mean for mean, _ in row]
+        gained = [one - more for one, more in pairwise(nlls)]
+        assert sorted(gained, reverse=True) == gained
     page = " ".join((DOCS / "experiments_images.md").read_text().split())
     lowest = min(mean for row in _paper_images.TABLE_1.values() for mean, _ in row)
     assert f"The lowest figure that the paper has is {lowest:.2f} nats" in page
