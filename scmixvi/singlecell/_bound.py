@@ -12,6 +12,7 @@ from scmixvi.core import jsd, miselbo
 from scmixvi.singlecell._distributions import log_standard_normal
 from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY, repeated
 from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._query_checks import check_holds_counts
 from scmixvi.singlecell._streaming import DISPERSION_KEY, LOG_LIK_KEY
 
 
@@ -126,7 +127,7 @@ class Bound:
         counts = tensors[REGISTRY_KEYS.X_KEY]
         decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
         log_prior = log_standard_normal(u)
-        return _log_likelihood(tensors, decoded).reshape(log_prior.shape) + log_prior
+        return self._log_likelihood(tensors, decoded).reshape(log_prior.shape) + log_prior
 
     def _bound_terms(
         self, tensors: dict, inference_outputs: dict, generative_outputs: dict
@@ -138,7 +139,8 @@ class Bound:
         """
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         u, scores = inference_outputs[UNTRANSFORMED_KEY], inference_outputs[SCORES_KEY]
-        log_lik, log_prior = _log_likelihood(tensors, generative_outputs), log_standard_normal(u)
+        log_prior = log_standard_normal(u)
+        log_lik = self._log_likelihood(tensors, generative_outputs)
         if scores is None:
             log_q = qz.log_prob(u).squeeze(-1)
             shape = (-1, 1, log_q.shape[-1])
@@ -152,17 +154,18 @@ class Bound:
         log_weights = self._weights_of_bound(qz)
         return log_lik.reshape(shape), log_prior.reshape(shape), scores, log_weights
 
+    def _log_likelihood(self, tensors: dict, generative_outputs: dict) -> Tensor:
+        """Log p(x | z) of every draw, summed over genes."""
+        if not self.training:
+            check_holds_counts(tensors)
+        if LOG_LIK_KEY in generative_outputs:
+            return generative_outputs[LOG_LIK_KEY]
+        px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
+        return log_likelihood(px, tensors[REGISTRY_KEYS.X_KEY], theta)
+
     def _weights_of_bound(self, qz: Distribution) -> Tensor | None:
         """Log weights `[S, n]`; None where they are uniform, which the bounds compute sooner."""
         return None if self.mixture_weights == "uniform" else qz.c_log_weights.T
-
-
-def _log_likelihood(tensors: dict, generative_outputs: dict) -> Tensor:
-    """Log p(x | z) of every draw, summed over genes."""
-    if LOG_LIK_KEY in generative_outputs:
-        return generative_outputs[LOG_LIK_KEY]
-    px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs[DISPERSION_KEY]
-    return log_likelihood(px, tensors[REGISTRY_KEYS.X_KEY], theta)
 
 
 def _expected(log_lik: Tensor, log_weights: Tensor | None) -> Tensor:

@@ -39,8 +39,8 @@ from scmixvi.singlecell._minibatches import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._posteriors import Posteriors
 from scmixvi.singlecell._query_checks import (
+    check_can_encode,
     check_categories,
-    check_holds_counts,
     check_own_genes,
     check_places,
     check_query,
@@ -258,7 +258,7 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
     ) -> Any:
         """As scvi-tools does, of cells that are there; raises ValueError for others."""
         if self._own is not None:
-            check_holds_counts(adata, self.minified_data_type)
+            check_can_encode(adata, self.minified_data_type)
         indices = check_indices(indices, adata.n_obs)
         return super()._make_data_loader(adata, indices, *args, **kwargs)
 

@@ -22,6 +22,7 @@ from scmixvi.singlecell._data_checks import (
     check_size_factors,
     counts_of,
 )
+from scmixvi.singlecell._passes import row_sums
 
 
 def check_categories(
@@ -121,13 +122,26 @@ def check_stored_posteriors(adata: AnnData, minified_data_type: str | None) -> N
         )
 
 
-def check_holds_counts(adata: AnnData, minified_data_type: str | None) -> None:
-    """Raise ValueError for data minified without counts where a model's own are not."""
+def check_can_encode(adata: AnnData, minified_data_type: str | None) -> None:
+    """Raise ValueError for data minified without counts where the model encodes counts."""
     no_counts = ADATA_MINIFY_TYPE.LATENT_POSTERIOR
-    if _get_adata_minify_type(adata) == no_counts and minified_data_type != no_counts:
+    if _get_adata_minify_type(adata) == no_counts and minified_data_type is None:
         raise ValueError(
             "adata is minified without counts, and this model's own data are not: ask the model "
             "that minified them, or give it the full data."
+        )
+
+
+def check_holds_counts(tensors: Mapping[str, Any]) -> None:
+    """Raise ValueError for a minibatch of minified cells whose counts were not kept."""
+    sizes = tensors.get(REGISTRY_KEYS.OBSERVED_LIB_SIZE)
+    if sizes is None:
+        return
+    counts = row_sums(tensors[REGISTRY_KEYS.X_KEY])
+    if ((counts == 0) & (sizes.to(counts) > 0)).any():
+        raise ValueError(
+            "adata is minified without counts, which this question is about: give the full data, "
+            "or data minified with counts."
         )
 
 

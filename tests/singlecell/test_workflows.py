@@ -130,6 +130,39 @@ def test_minified_and_full_data_do_not_stand_in_for_each_other(make_model, tmp_p
     assert (list(other.obs), dict(other.uns)) == (columns, {})
 
 
+def test_counts_are_asked_for_only_where_they_are_needed(make_model, tmp_path):
+    """A model of data minified with counts reads what data minified without them hold."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.save(tmp_path / "full")
+    other = MixtureSCVI.load(tmp_path / "full", adata=model.adata.copy())
+    model.minify_adata("latent_posterior_parameters_with_counts")
+    other.minify_adata("latent_posterior_parameters")
+    bare = other.adata.copy()
+    np.testing.assert_allclose(
+        model.get_latent_representation(bare), other.get_latent_representation(), atol=1e-6
+    )
+    assert model.get_normalized_expression(bare).shape == (60, 23)
+    assert model.get_feature_correlation_matrix(bare).shape == (23, 23)
+    compared = model.differential_expression(bare, groupby="batch", silent=True)
+    assert len(compared) == 2 * 23
+    for ask, arguments in (
+        (model.get_elbo, {}),
+        (model.get_reconstruction_error, {}),
+        (model.get_marginal_ll, {"n_mc_samples": 4}),
+        (model.get_variational_gap, {"progress": False}),
+        (model.get_latent_representation, {"n_refinement_steps": 1, "progress": False}),
+        (model.get_normalized_expression, {"n_samples_overall": 4, "weights": "importance"}),
+        (
+            model.get_normalized_expression,
+            {"n_samples_overall": 4, "weights": "importance_by_cell"},
+        ),
+    ):
+        with pytest.raises(ValueError, match="minified without counts, which this question is ab"):
+            ask(bare, **arguments)
+        assert ask(**arguments) is not None
+
+
 def test_abundance_is_scored_in_passes(make_model, monkeypatch):
     """Each holds a few values' distances to all components of all cells."""
     model = make_model(n_components=3)
