@@ -112,8 +112,9 @@ def in_memory(dataset: AnnTorchDataset) -> Dataset:
 
 
 def _can_compile(dtype: np.dtype) -> bool:
-    """Whether numba has numbers of this type: of long doubles, for example, it has none."""
-    return dtype.kind in "fiu" and dtype.itemsize <= 8 and dtype.isnative
+    """Whether numba has numbers of this type: of long doubles it has none, nor of halves."""
+    has_size = dtype.itemsize <= 8 and dtype != np.float16
+    return dtype.kind in "fiu" and has_size and dtype.isnative
 
 
 def _rows(data: Any, rows: np.ndarray, dtype: Any) -> np.ndarray:

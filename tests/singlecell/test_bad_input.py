@@ -485,6 +485,15 @@ def test_sparse_arrays_are_to_be_converted(make_model, kind):
     MixtureSCVI.setup_anndata(adata)
 
 
+def test_sparse_counts_have_a_type_that_scipy_takes_rows_of(make_model):
+    adata = make_adata()
+    adata.X.data = adata.X.data.astype(np.float16)
+    with pytest.raises(ValueError, match=r"float16.* adata\.X = adata\.X\.astype\('float32'\)"):
+        MixtureSCVI.setup_anndata(adata)
+    adata.X = adata.X.astype("float32")
+    make_model(data=adata).train(1, **QUIET)
+
+
 @pytest.mark.parametrize(
     ("name", "column", "message"),
     [

@@ -130,3 +130,10 @@ def test_training_uses_it_and_ends_where_scvi_s_loader_does(monkeypatch):
     assert gathered
     monkeypatch.setattr(_minibatches, "available", lambda: False)
     assert np.array_equal(ours, trained())
+
+
+def test_only_numbers_that_numba_has_are_gathered():
+    """On a CPU it has no halves."""
+    halves, singles = (np.dtype(name) for name in ("float16", "float32"))
+    assert not _minibatches._can_compile(halves)
+    assert _minibatches._can_compile(singles)
