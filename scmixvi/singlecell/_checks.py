@@ -53,6 +53,12 @@ def check_refinement_steps(n_steps: Any, minified_data_type: str | None) -> None
         )
 
 
+def check_truth(name: str, value: Any) -> None:
+    """Raise ValueError unless an argument is True or False; anything else would count as one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, but it is {value!r}.")
+
+
 def check_minification(minified_data_type: Any, use_observed_lib_size: bool) -> None:
     """Raise what scvi-tools' `minify_adata` raises, before posteriors are computed for it."""
     if minified_data_type not in ADATA_MINIFY_TYPE:

@@ -1,8 +1,7 @@
 """What a MixtureSCVI estimates from draws: log p(x), expression, and what differs in it."""
 
 import inspect
-from collections.abc import Iterable, Sequence
-from numbers import Real
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,19 @@ from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
 from scvi.utils import track
 from torch import Tensor
 
-from scmixvi._messages import check_whole, listing
+from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import check_indices
 from scmixvi.singlecell._data_checks import check_statistics
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
-from scmixvi.singlecell._expression import CHOICES, WEIGHTS, weighted_expression
+from scmixvi.singlecell._expression import CHOICES, weighted_expression
+from scmixvi.singlecell._expression_checks import check_expression, is_left_to_scvi
+from scmixvi.singlecell._parameters import DISPERSED, check_dispersed, likelihood_parameters
 from scmixvi.singlecell._query_checks import check_genes, check_groups
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
 MAX_DECODED = 2**25
 # The column of obs in which scvi-tools keeps groups of cells that no column names.
 _GROUPS_KEY = "_scvi_temp_de"
-ARGUMENTS_OF_WEIGHTS = {
-    "importance": ("max_cells", "n_mc_samples", "n_mc_samples_per_pass", "truncation"),
-    "importance_by_cell": ("n_mc_samples", "n_mc_samples_per_pass", "n_refinement_steps"),
-}
 WEIGHTED_EXPRESSION_ARGUMENTS = (
     "transform_batch",
     "gene_list",
@@ -191,7 +188,7 @@ class Estimates:
             # scvi-tools counts them, and names the rows by them.
             given["indices"] = check_indices(given.get("indices"), adata.n_obs)
             check_genes(given.get("gene_list"), adata.var_names)
-        self._check_weights(given)
+        check_expression(self, given)
         weights, n_draws = given.get("weights"), given.get("n_samples_overall")
         unnamed = n_draws is None or given.get("return_numpy") or given.get("n_samples", 1) != 1
         if n_draws is not None and adata is None and given.get("dataloader") is None:
@@ -201,7 +198,7 @@ class Estimates:
             cells = np.arange(adata.n_obs) if given["indices"] is None else given["indices"]
             given["indices"] = np.random.choice(cells, n_draws)  # noqa: NPY002
             given["n_samples_overall"] = None
-        if weights not in CHOICES or _is_left_to_scvi(given):
+        if weights not in CHOICES or is_left_to_scvi(given):
             return super().get_normalized_expression(*bound.args, **bound.kwargs)
         if n_draws is None:
             given["weights"] = None
@@ -211,55 +208,6 @@ class Estimates:
         passed_on = {k: given[k] for k in WEIGHTED_EXPRESSION_ARGUMENTS if k in given}
         passed_on |= given.get("importance_weighting_kwargs", {})
         return weighted_expression(self, adata, indices, n_draws, weights, **passed_on)
-
-    def _check_weights(self, given: dict[str, Any]) -> None:
-        """Raise what :meth:`get_normalized_expression` raises for its weights."""
-        weights, chooses = given.get("weights"), given.get("n_samples_overall") is not None
-        if weights not in (None, *WEIGHTS):
-            raise ValueError(f"weights must be one of {list(WEIGHTS)}, but it is {weights!r}.")
-        if chooses:
-            check_whole("n_samples_overall", given["n_samples_overall"])
-        library_size = given.get("library_size", 1)
-        if library_size != "latent" and not (isinstance(library_size, Real) and library_size > 0):
-            raise ValueError(
-                f"library_size must be a number above 0 or 'latent', but it is {library_size!r}."
-            )
-        known = ARGUMENTS_OF_WEIGHTS.get(weights, ()) if chooses else ()
-        unknown = given.get("importance_weighting_kwargs", {}).keys() - set(known)
-        if unknown:
-            raise TypeError(_unknown_arguments(weights, chooses, sorted(unknown)))
-        has_loader = given.get("dataloader") is not None
-        counts_twice = chooses and given.get("n_samples", 1) != 1 and not has_loader
-        if counts_twice and weights != "importance_by_cell":
-            raise ValueError(
-                "n_samples_overall counts draws of all cells together, and n_samples those of "
-                "each: give one of them."
-            )
-        if weights not in CHOICES or not chooses:
-            return
-        counts_alone = self.module.gene_likelihood in ("zinb", "nb")
-        if weights == "importance" and not counts_alone:
-            raise ValueError(
-                "weights='importance' needs gene_likelihood 'zinb' or 'nb', but this model's is "
-                f"{self.module.gene_likelihood!r}: leave `weights` out, or use "
-                "'importance_by_cell'."
-            )
-        if weights == "importance" and has_loader:
-            raise NotImplementedError(
-                "weights='importance' takes no dataloader: name the cells, by adata and indices."
-            )
-        if weights == "importance":
-            return
-        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            raise ValueError(
-                "the data are minified without counts, which weights='importance_by_cell' needs: "
-                "load the model with the full data, or leave `weights` out."
-            )
-        if _is_left_to_scvi(given):
-            raise NotImplementedError(
-                "weights='importance_by_cell' takes neither a dataloader, nor n_samples, nor "
-                "several batches in transform_batch: ask for each batch, and average."
-            )
 
     def differential_expression(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Compare groups of cells, as :meth:`scvi.model.SCVI.differential_expression` does.
@@ -298,33 +246,26 @@ class Estimates:
             if adata is not None and _GROUPS_KEY in adata.obs:
                 del adata.obs[_GROUPS_KEY]
 
+    def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Parameters of p(x | z), as :meth:`scvi.model.SCVI.get_likelihood_parameters` gives them.
 
-def _is_left_to_scvi(given: dict[str, Any]) -> bool:
-    """Whether arguments of `get_normalized_expression` are none that draws are chosen for."""
-    batches = given.get("transform_batch")
-    several = isinstance(batches, Iterable) and not isinstance(batches, str)
-    return (
-        given.get("dataloader") is not None
-        or (several and len(list(batches)) > 1)
-        or given.get("n_samples", 1) != 1
-    )
+        Of "zinb" and "nb" they are scvi-tools'. Of "poisson" there is the "mean" alone, of "normal"
+        the "mean" and as "dispersions" the standard deviation, where scvi-tools ends in an
+        AttributeError; both `(n, G)`, or `(n_samples, n, G)` of several draws without `give_mean`.
+        """
+        if self.module is None or self.module.gene_likelihood in DISPERSED:
+            return super().get_likelihood_parameters(*args, **kwargs)
+        bound = inspect.signature(super().get_likelihood_parameters).bind(*args, **kwargs)
+        return likelihood_parameters(self, **bound.arguments)
 
+    def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Correlate genes as :meth:`scvi.model.SCVI.get_feature_correlation_matrix` does.
 
-def _unknown_arguments(weights: str | None, chooses: bool, unknown: list[str]) -> str:
-    """What is wrong with further arguments of `get_normalized_expression`, and what to do."""
-    known = ARGUMENTS_OF_WEIGHTS.get(weights or "", ())
-    if known and not chooses:
-        return f"weights={weights!r} and {listing(unknown)} need n_samples_overall, how many draws."
-    text = f"weights={weights!r} takes no {listing(unknown)}"
-    if known:
-        return f"{text}: its own arguments are {listing(known)}."
-    if unknown == ["n_refinement_steps"]:
-        return (
-            f"{text}: store refined posteriors first, "
-            "minify_adata('latent_posterior_parameters_with_counts', n_refinement_steps=...), or "
-            "use weights='importance_by_cell'."
-        )
-    of_others = [name for name, own in ARGUMENTS_OF_WEIGHTS.items() if {*unknown} <= {*own}]
-    if of_others:
-        return f"{text}: it is an argument of weights={' and '.join(map(repr, of_others))}."
-    return f"{text}: that is no argument of get_normalized_expression."
+        Raises
+        ------
+        ValueError
+            If the likelihood is neither "zinb" nor "nb", whose dispersions it takes.
+        """
+        if self.module is not None:
+            check_dispersed(self.module.gene_likelihood)
+        return super().get_feature_correlation_matrix(*args, **kwargs)

@@ -15,7 +15,7 @@ from scmixvi._messages import check_whole
 from scmixvi.core import component_elbos, log_mixture, miselbo, siwelbo
 from scmixvi.singlecell._bound import library_ratio
 from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._checks import check_refinement_steps
+from scmixvi.singlecell._checks import check_refinement_steps, check_truth
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._inference import SCORES_KEY
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass
@@ -66,11 +66,13 @@ class Evaluation:
         Raises
         ------
         ValueError
-            If `n_mc_samples` is not a whole number of at least 1, or `n_refinement_steps` not one
-            of at least 0, or not 0 for data minified without counts.
+            If `n_mc_samples` is not a whole number of at least 1, `pooled` neither True nor False,
+            or `n_refinement_steps` not a whole number of at least 0, or not 0 for data minified
+            without counts.
         """
         check_refinement_steps(n_refinement_steps, self.minified_data_type)
         check_whole("n_mc_samples", n_mc_samples)
+        check_truth("pooled", pooled)
         bound = siwelbo if pooled else miselbo
         log_ll = torch.cat(
             [

@@ -256,6 +256,42 @@ def test_expression_and_importance_weights(trained):
     np.testing.assert_allclose(weighted.sum(1), 1, rtol=1e-4)
 
 
+@pytest.mark.parametrize("n_samples", [1, 5])
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson", "normal"])
+def test_every_likelihood_has_its_parameters(make_model, likelihood, n_samples):
+    model = make_model(n_components=1, gene_likelihood=likelihood)
+    model.train(1, **QUIET)
+    found = model.get_likelihood_parameters(n_samples=n_samples, batch_size=7)
+    names = {"zinb": {"mean", "dropout", "dispersions"}, "poisson": {"mean"}}
+    assert found.keys() == names.get(likelihood, {"mean", "dispersions"})
+    shape = (60, 23) if n_samples == 1 else (5, 60, 23)
+    assert all(values.shape == shape for values in found.values())
+    averaged = model.get_likelihood_parameters(n_samples=n_samples, give_mean=True)
+    assert all(values.shape == (60, 23) for values in averaged.values())
+
+
+def test_parameters_of_poisson_and_normal_are_rates_and_deviations(make_model):
+    for likelihood in ("poisson", "normal"):
+        model = make_model(n_components=2, gene_likelihood=likelihood)
+        model.train(1, **QUIET)
+        torch.manual_seed(0)
+        found = model.get_likelihood_parameters(indices=[4, 2, 7])
+        torch.manual_seed(0)
+        rates = model.get_normalized_expression(indices=[4, 2, 7], library_size="latent")
+        np.testing.assert_array_equal(found["mean"], rates)
+        if likelihood == "normal":
+            deviations = model.module.px_r.detach().exp().expand(3, -1)
+            np.testing.assert_allclose(found["dispersions"], deviations, rtol=1e-6)
+        with pytest.raises(ValueError, match=f"gene_likelihood is '{likelihood}'.*'zinb' or 'nb'"):
+            model.get_feature_correlation_matrix()
+
+
+@pytest.mark.parametrize("value", ["stratified", 1, None])
+def test_draws_are_pooled_or_not(trained, value):
+    with pytest.raises(ValueError, match=f"pooled must be True or False, but it is {value!r}"):
+        trained.get_marginal_ll(n_mc_samples=4, pooled=value)
+
+
 def test_inherited_and_overridden_methods():
     for name in ("get_elbo", "get_reconstruction_error", "posterior_predictive_sample"):
         assert name not in vars(MixtureSCVI)
