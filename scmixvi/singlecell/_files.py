@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from pandas.api.extensions import ExtensionArray
+from scvi.data._constants import _MODEL_NAME_KEY
 from scvi.data._download import _download
 from scvi.model.base._constants import SAVE_KEYS
 
@@ -185,6 +186,18 @@ def check_model_file(
         _download(backup_url, dir_path, os.path.basename(path))
     if os.path.exists(path):  # scvi-tools says what is missing
         _refuse(path, _foreign_names(path, ENTRIES))
+
+
+def saved_class(dir_path: str, prefix: str | None = None) -> str | None:
+    """Name of the class of a model whose file :func:`check_model_file` has passed.
+
+    None where there is no file, or it does not say.
+    """
+    path = _path(dir_path, prefix)
+    if not os.path.exists(path):
+        return None
+    attributes = torch.load(path, "cpu", weights_only=False, mmap=True)[SAVE_KEYS.ATTR_DICT_KEY]
+    return attributes.get("registry_", {}).get(_MODEL_NAME_KEY)
 
 
 def check_legacy_files(dir_path: str, prefix: str | None = None) -> None:

@@ -4,11 +4,10 @@ import inspect
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from anndata import AnnData
+from scvi.data._constants import _MODEL_NAME_KEY
 from scvi.model.base._archesmixin import _set_params_online_update
 from scvi.model.base._constants import SAVE_KEYS
 
@@ -19,6 +18,7 @@ from scmixvi.singlecell._files import (
     check_model_file,
     check_staged_file,
     replace_files,
+    saved_class,
 )
 from scmixvi.singlecell._query_checks import check_query_genes
 
@@ -26,18 +26,20 @@ from scmixvi.singlecell._query_checks import check_query_genes
 FREEZING = tuple(inspect.signature(_set_params_online_update).parameters)[1:]
 
 
-@contextmanager
-def _of_this_class() -> Iterator[None]:
-    """Say what to do with a model of another class, where scvi-tools says that it is one."""
-    try:
-        yield
-    except ValueError as error:
-        if "a different class" not in str(error):
-            raise
+def _check_class(name: str | None, expected: tuple[str, ...]) -> None:
+    """Raise ValueError for the name of another class; None is not known, and passes."""
+    if name is not None and name not in expected:
         raise ValueError(
-            "the model is no MixtureSCVI: load an SCVI with scvi.model.SCVI.load, and make a "
-            "mixture of it with MixtureSCVI.from_scvi_model."
-        ) from error
+            f"the model is no {expected[0]}, but of class {name}: load an SCVI with "
+            "scvi.model.SCVI.load, and make a mixture of it with MixtureSCVI.from_scvi_model."
+        )
+
+
+def _class_of(reference_model: Any) -> str | None:
+    """Name of the class of a model, or of the one saved in a folder."""
+    if isinstance(reference_model, str):
+        return saved_class(reference_model)
+    return getattr(reference_model, "registry_", {}).get(_MODEL_NAME_KEY)
 
 
 class CheckedFiles:
@@ -100,9 +102,10 @@ class CheckedFiles:
             of the model's.
         """
         bound = inspect.signature(super().load).bind(dir_path, adata, *args, **kwargs).arguments
-        check_model_file(dir_path, bound.get("prefix"), bound.get("backup_url"))
-        with _of_this_class():
-            model = super().load(dir_path, adata, *args, **kwargs)
+        prefix, allowed = bound.get("prefix"), bound.get("allowed_classes_names_list") or ()
+        check_model_file(dir_path, prefix, bound.get("backup_url"))
+        _check_class(saved_class(dir_path, prefix), (cls.__name__, *allowed))
+        model = super().load(dir_path, adata, *args, **kwargs)
         freezing = getattr(model, "query_freezing_", None)
         if freezing is not None:
             _set_params_online_update(model.module, **freezing)
@@ -123,6 +126,7 @@ class CheckedFiles:
         """
         check_query_order(adata, reference_model)
         reference_model = cls._checked(reference_model)
+        _check_class(_class_of(reference_model), (cls.__name__,))
         bound = inspect.signature(super().load_query_data).bind(
             adata, reference_model, *args, **kwargs
         )
@@ -134,8 +138,7 @@ class CheckedFiles:
                 adata, reference_model, return_reference_var_names=True
             )
             check_query_genes(adata.var_names, genes)
-        with _of_this_class():
-            model = super().load_query_data(adata, reference_model, *args, **kwargs)
+        model = super().load_query_data(adata, reference_model, *args, **kwargs)
         model.query_freezing_ = {name: given[name] for name in FREEZING}
         return model
 

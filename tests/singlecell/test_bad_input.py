@@ -891,14 +891,18 @@ def test_one_modality_is_taken(adata):
 def test_models_of_another_class_are_loaded_by_it(make_model, tmp_path):
     model = make_model(SCVI)
     model.save(tmp_path / "scvi")
+    query = make_adata(n_genes=30)
+    subset = {"inplace_subset_query_vars": True}
     for read in (
-        lambda: MixtureSCVI.load(tmp_path / "scvi", adata=make_adata()),
-        lambda: MixtureSCVI.load_query_data(make_adata(), model),
+        lambda: MixtureSCVI.load(tmp_path / "scvi", adata=query),
+        lambda: MixtureSCVI.load_query_data(query, model, **subset),
+        lambda: MixtureSCVI.load_query_data(query, tmp_path / "scvi", **subset),
     ):
         with pytest.raises(
-            ValueError, match=r"no MixtureSCVI: load an SCVI with .*from_scvi_model"
+            ValueError, match=r"no MixtureSCVI, but of class SCVI: load an .*from_scvi_model"
         ):
             read()
+        assert query.shape == (60, 30)
     with pytest.raises(ValueError, match=r"\(scvi\.model\.SCVI\.load\), but it is given a str"):
         MixtureSCVI.from_scvi_model("scvi")
 
