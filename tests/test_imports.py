@@ -110,6 +110,14 @@ def test_module_keeps_to_its_layer(name):
     assert sorted(violations(name, *FOUND[name])) == []
 
 
+@pytest.mark.parametrize("name", FOUND)
+def test_importing_filters_no_warnings(name):
+    """A filter that is set on import holds for all of the user's process."""
+    tree, _ = FOUND[name]
+    statements = [n for n in tree.body if isinstance(n, ast.Expr)]
+    assert not [n for n in statements if ast.unparse(n).startswith("warnings.")]
+
+
 @pytest.mark.parametrize(
     ("name", "source"),
     [

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,11 +21,6 @@ _COUNTS_A_PASS_ON_CPU = 2**15
 CELLS_A_PASS = 1024
 # Share of counts that are not zero from which on a dense product is faster than a sparse one.
 _DENSE = 0.15
-
-# torch says so once a process, of counts that are only multiplied here.
-warnings.filterwarnings(
-    "ignore", message="Sparse (CS[RC] tensor support is in beta|invariant checks)"
-)
 
 
 def cells_in_passes(tensors: dict[str, Any], x: Tensor) -> Iterator[dict[str, Any]]:
@@ -64,7 +60,22 @@ def reads_sparse(module: BaseModuleClass) -> bool:
     encoders = module.z_encoders
     only_counts = module.use_observed_lib_size and not module.encode_covariates
     one_product = len(encoders) > 1 and can_stack(encoders)
-    return module.device.type == "cpu" and only_counts and one_product
+    sparse = module.device.type == "cpu" and only_counts and one_product
+    if sparse:
+        _let_torch_warn()
+    return sparse
+
+
+@cache
+def _let_torch_warn() -> None:
+    """Have torch say unheard what it says of the first CSR tensor of a process.
+
+    That they are in beta does not concern counts that are only multiplied, and a filter of warnings
+    would be the user's as well.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
 def to_encode(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -81,3 +81,15 @@ def test_products_stay_sparse_only_where_few_counts_are_not_zero(sparse_adata):
     for x in (sparse, dense):
         torch.testing.assert_close(_passes.row_sums(x), _passes.row_sums(x.to_dense()))
     assert _passes.to_encode({"qzm": dense}) == {"qzm": dense}
+
+
+def test_what_torch_says_of_sparse_tensors_is_not_heard(recwarn):
+    """It says so once a process, unless it is told to say it always."""
+    torch.set_warn_always(True)
+    try:
+        _passes._let_torch_warn.__wrapped__()
+        assert not recwarn
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
+        assert recwarn, "nothing was filtered"
+    finally:
+        torch.set_warn_always(False)
