@@ -449,6 +449,17 @@ def test_what_is_no_place_to_draw_into(adata, arguments, sentence):
     assert not plt.get_fignums()
 
 
+@pytest.mark.parametrize(("cells", "sentence"), [
+    (lambda adata: adata, "it is an AnnData: pass that as adata, and its .obs_names as cells"),
+    (lambda adata: adata.obs, "a table of shape .*: of a DataFrame pass its .index"),
+    (lambda adata: [[0, 1], [2, 3]], r"a table of shape \(2, 2\)"),
+])  # fmt: skip
+def test_cells_are_one_list(adata, cells, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pl.components(Model(adata), cells(adata))
+    assert not plt.get_fignums()
+
+
 def test_components_are_coloured_by_genes_too(adata):
     axes = pl.components(Model(adata), [0], color=["1"], show=False)
     assert axes.get_title() == "1"

@@ -81,8 +81,8 @@ def components(
     KeyError
         If a cell or `color` is not in adata.
     ValueError
-        If no cell is chosen, a mask has the wrong length, cells are chosen by names that several
-        have, or the model has one latent dimension.
+        If no cell is chosen, `cells` is no list, a mask has the wrong length, cells are chosen by
+        names that several have, or the model has one latent dimension.
     IndexError
         If a position is out of range.
 
@@ -127,7 +127,17 @@ def components(
 
 
 def _positions(cells: Any, adata: AnnData) -> np.ndarray:
+    if hasattr(cells, "obs_names"):
+        raise ValueError(
+            "cells must be names, positions or a mask, but it is an AnnData: pass that as adata, "
+            "and its .obs_names as cells."
+        )
     wanted = np.atleast_1d(np.asarray(cells))
+    if wanted.ndim != 1:
+        raise ValueError(
+            "cells must be one list of names or positions, or a mask, but it is a table of shape "
+            f"{wanted.shape}: of a DataFrame pass its .index."
+        )
     if wanted.dtype == bool:
         if len(wanted) != adata.n_obs:
             raise ValueError(
