@@ -177,6 +177,14 @@ def check_indices(indices: Any, n_obs: int, name: str = "indices") -> np.ndarray
     return np.where(found < 0, found + n_obs, found)
 
 
+def check_latent_key(latent_key: Any) -> None:
+    """Raise ValueError for what cannot name a slot of obsm; None is none."""
+    if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
+        raise ValueError(
+            f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
+        )
+
+
 def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
     """Raise ValueError where scvi-tools' own split of so few cells would leave none to train on."""
     splitting = arguments | (arguments.get("datasplitter_kwargs") or {})

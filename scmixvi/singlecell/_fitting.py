@@ -1,6 +1,8 @@
 """Training a MixtureSCVI, and refining its encoders."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,10 @@ import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.model._utils import get_max_epochs_heuristic
+from torch import nn
 
 from scmixvi._messages import check_whole, listing
-from scmixvi.singlecell._checks import check_split
+from scmixvi.singlecell._checks import check_latent_key, check_split
 from scmixvi.singlecell._data_checks import check_counts
 from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
@@ -55,46 +58,24 @@ class Fitting:
             size factors are not finite, or size factors not above 0, if `precision` changes the
             type of the weights, or if the loss is no longer finite.
         """
-        if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
-            raise ValueError(
-                f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
-            )
-        has_adata = self._own is not None
-        if has_adata:
-            self._check_registered_data()
+        check_latent_key(latent_key)
+        has_adata, was_trained = self._own is not None, self.is_trained_
         arguments = named_arguments(super().train, args, kwargs)
-        check_precision(arguments)
-        if arguments.get("max_epochs") is not None:
-            check_whole("max_epochs", arguments["max_epochs"])
-            arguments["max_epochs"] = int(arguments["max_epochs"])  # Lightning takes no numpy's
-        if has_adata:
-            check_split(self._own.n_obs, arguments)
-        max_epochs = arguments.get("max_epochs") or self._default_max_epochs(arguments)
+        self._check_training(arguments)
         arguments["plan_kwargs"] = with_kl_warmup(
             arguments.get("plan_kwargs"),
             arguments.get("plan_config"),
-            max_epochs,
-            self.is_trained_,
+            arguments.get("max_epochs") or self._default_max_epochs(arguments),
+            was_trained,
         )
-        module = self.module
-        was_training = module is not None and module.training
-        whole = module is not None and all(p.requires_grad for p in module.parameters())
-        if whole:
-            # Lightning keeps the mode it finds, and a trained or loaded module is in evaluation
-            # mode: without this a second training would run without dropout or batch statistics.
-            # A query model (scArches) stays as scvi-tools leaves it: statistics of a batch would
-            # cancel the covariate's weights, which are all that it trains.
-            module.train()
-        was_trained = self.is_trained_
         if not self.history:
             # scvi-tools adds to the history of a trained model: where there is none (the model
             # comes from a trained SCVI, or had another logger) it would record nothing.
             self.is_trained_ = False
         try:
-            result = super().train(**arguments)
+            with _in_training_mode(self.module):
+                result = super().train(**arguments)
         except BaseException:
-            if whole:
-                module.train(was_training)
             if was_trained and has_adata and has_latents(self.adata, latent_key):
                 logger.warning(
                     "training was stopped: adata.obsm[%r] holds the latents of before, "
@@ -202,6 +183,17 @@ class Fitting:
         n_obs = getattr(source, "n_obs", None)
         return None if n_obs is None else get_max_epochs_heuristic(n_obs)
 
+    def _check_training(self, arguments: dict[str, Any]) -> None:
+        """Raise what :meth:`train` raises before its first step; `max_epochs` becomes an int."""
+        if self._own is not None:
+            self._check_registered_data()
+        check_precision(arguments)
+        if arguments.get("max_epochs") is not None:
+            check_whole("max_epochs", arguments["max_epochs"])
+            arguments["max_epochs"] = int(arguments["max_epochs"])  # Lightning takes no numpy's
+        if self._own is not None:
+            check_split(self._own.n_obs, arguments)
+
     def _check_registered_data(self) -> None:
         """Raise for counts, covariates and size factors that cannot be trained on."""
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
@@ -216,3 +208,24 @@ class Fitting:
             return
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         check_counts(counts, self._needs_library)
+
+
+@contextmanager
+def _in_training_mode(module: nn.Module | None) -> Iterator[None]:
+    """Train a module that has no frozen weights in training mode; put it back after an error.
+
+    Lightning keeps the mode it finds, and a trained or loaded module is in evaluation mode: without
+    this a second training would run without dropout or batch statistics. A query model (scArches)
+    stays as scvi-tools leaves it: statistics of a batch would cancel the covariate's weights, which
+    are all that it trains.
+    """
+    if module is None or not all(p.requires_grad for p in module.parameters()):
+        yield
+        return
+    was_training = module.training
+    module.train()
+    try:
+        yield
+    except BaseException:
+        module.train(was_training)
+        raise
