@@ -75,12 +75,7 @@ def compare(
     means, spreads = runs.mean(), runs.std()
     signs = np.where(means.columns.isin(list(lower_is_better)), -1.0, 1.0)
     goodness = means * signs
-    best = goodness.max()
-    spread_of_best = spreads.where(goodness.eq(best)).max().fillna(0.0)
-    tolerance = spreads.fillna(0.0).clip(lower=spread_of_best, axis=1)
-    alike = goodness.round(digits).eq(best.round(digits))
-    bold = alike | ((best - goodness) < tolerance)
-    shade = (goodness - goodness.min()) / (best - goodness.min())
+    shade = (goodness - goodness.min()) / (goodness.max() - goodness.min())
     n_rows, n_columns = means.shape
     if ax is None:
         rows, columns = (max(map(len, map(str, names))) for names in (means.index, means.columns))
@@ -91,9 +86,10 @@ def compare(
         np.ma.masked_invalid(0.1 + 0.6 * shade), cmap=colours, vmin=0, vmax=1, aspect="auto"
     )
     is_light = image.to_rgba(image.get_array())[..., :3] @ LUMINANCE > 0.5
+    is_best = _is_best(goodness, spreads, digits)
     for row, column in np.ndindex(n_rows, n_columns):
         text = _text(means.iat[row, column], spreads.iat[row, column], digits)
-        weight = "bold" if bold.iat[row, column] else "normal"
+        weight = "bold" if is_best.iat[row, column] else "normal"
         colour = "black" if is_light[row, column] else "white"
         ax.text(column, row, text, ha="center", va="center", weight=weight, color=colour)
     arrows = np.where(signs > 0, "↑", "↓")
@@ -124,6 +120,15 @@ def _check(scores: pd.DataFrame, lower_is_better: Collection[str]) -> None:
         raise KeyError(
             f"scores has no column {listing(missing)}: its columns are {listing(scores)}."
         )
+
+
+def _is_best(goodness: pd.DataFrame, spreads: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """The best of every column, and what does not differ from it as printed or beyond chance."""
+    best = goodness.max()
+    spread_of_best = spreads.where(goodness.eq(best)).max().fillna(0.0)
+    tolerance = spreads.fillna(0.0).clip(lower=spread_of_best, axis=1)
+    alike = goodness.round(digits).eq(best.round(digits))
+    return alike | ((best - goodness) < tolerance)
 
 
 def _text(mean: float, spread: float, digits: int) -> str:

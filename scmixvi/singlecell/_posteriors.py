@@ -101,16 +101,7 @@ class Posteriors:
         ----------
         Cremer et al. 2018, "Inference suboptimality in variational autoencoders".
         """
-        if representation not in REPRESENTATIONS:
-            raise ValueError(
-                f"representation must be one of {list(REPRESENTATIONS)}, "
-                f"but it is {representation!r}."
-            )
-        if representation != "mean" and (return_dist or not give_mean):
-            raise ValueError(
-                f"representation={representation!r} is one array of parameters: leave out "
-                "return_dist and give_mean, which go with representation='mean'."
-            )
+        _check_representation(representation, is_moments=return_dist or not give_mean)
         self._check_if_trained(warn=False)
         check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
         transformed = self.module.latent_distribution == "ln"
@@ -300,6 +291,19 @@ class Posteriors:
         for tensors in dataloader:
             inputs = self.module._get_inference_input(to_encode(tensors))
             yield self.module.inference(**inputs)["qz"]
+
+
+def _check_representation(representation: str, is_moments: bool) -> None:
+    """Raise ValueError for one that is unknown, or that has no draws and moments."""
+    if representation not in REPRESENTATIONS:
+        raise ValueError(
+            f"representation must be one of {list(REPRESENTATIONS)}, but it is {representation!r}."
+        )
+    if representation != "mean" and is_moments:
+        raise ValueError(
+            f"representation={representation!r} is one array of parameters: leave out "
+            "return_dist and give_mean, which go with representation='mean'."
+        )
 
 
 def _represented(qz: MixtureOfNormals, representation: str) -> Tensor:
