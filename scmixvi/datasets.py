@@ -19,7 +19,7 @@ from anndata.io import read_elem, sparse_dataset
 from scipy.sparse import csr_matrix
 from scvi.dataloaders import CollectionAdapter
 
-from scmixvi._messages import listing
+from scmixvi._messages import is_whole, listing
 
 __all__ = ["cortex", "on_disk", "pbmc68k", "sc_mixology"]
 
@@ -83,7 +83,7 @@ def cortex(n_top_genes: int | None = 1200, save_path: str | Path = "data/") -> a
     Raises
     ------
     ValueError
-        If `n_top_genes` is not between 1 and the number of genes.
+        If `n_top_genes` is not a whole number between 1 and the number of genes.
 
     References
     ----------
@@ -217,10 +217,10 @@ def _raw_counts(counts: object, obs: object, var: object) -> ad.AnnData:
 
 
 def _most_variable(adata: ad.AnnData, n_top_genes: int) -> ad.AnnData:
-    if not 1 <= n_top_genes <= adata.n_vars:
+    if not is_whole(n_top_genes) or n_top_genes > adata.n_vars:
         raise ValueError(
-            f"n_top_genes must be between 1 and the {adata.n_vars} genes of the data, "
-            f"but it is {n_top_genes}."
+            f"n_top_genes must be a whole number between 1 and the {adata.n_vars} genes of the "
+            f"data, or None for all, but it is {n_top_genes!r}."
         )
     counts = adata.X.astype(np.float64)
     variance = counts.power(2).mean(axis=0).A1 - np.square(counts.mean(axis=0).A1)

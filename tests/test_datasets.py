@@ -65,7 +65,7 @@ def test_cortex(data_dir):
 
 
 def test_cortex_refuses_an_impossible_number_of_genes(data_dir):
-    for n_top_genes in (0, 4173):
+    for n_top_genes in (0, 4173, 2.5, True, "all"):
         with pytest.raises(ValueError, match="between 1 and the 4172 genes"):
             datasets.cortex(n_top_genes)
 
