@@ -1,12 +1,14 @@
 """What an image VAE refuses, each in one sentence."""
 
 import math
-from typing import cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
+from scmixvi._messages import is_whole
 from scmixvi.core.objectives import can_look_at
 
 
@@ -59,6 +61,17 @@ def check_support(x: Tensor, support: Constraint) -> None:
             f"there are pixels outside the support of the decoder's distribution, {support}: draw "
             "binary pixels from grey ones (torch.bernoulli(x)), or compose a decoder of grey "
             "values (likelihood DiscretizedLogisticMixture)."
+        )
+
+
+def check_layers(name: str, sizes: Any, n_layers: int | None = None, at_least: int = 1) -> None:
+    """Refuse sizes of layers that are not whole numbers from 1: so many, or at least so many."""
+    found = list(sizes) if isinstance(sizes, Iterable) else [0]
+    fits = len(found) == n_layers if n_layers else len(found) >= at_least
+    if not fits or not all(is_whole(size) for size in found):
+        raise ValueError(
+            f"{name} must be {n_layers or f'{at_least} or more'} whole numbers, one a layer, each "
+            f"at least 1, but it is {sizes!r}."
         )
 
 

@@ -15,6 +15,7 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from scmixvi._messages import check_whole
+from scmixvi.image._checks import check_layers
 from scmixvi.image.nets import linear, mlp
 
 GATE_SHIFT = 2.0  # sigmoid(2) = 0.88: a flow starts near the identity
@@ -35,12 +36,13 @@ class InverseAutoregressiveFlow(nn.Module):
     n_steps
         T.
     n_hidden
-        Units of each hidden layer of a MADE, each at least D.
+        Units of each hidden layer of a MADE, each at least D; at least one layer.
 
     Raises
     ------
     ValueError
-        If D is below 2, T no whole number of at least 1, or a hidden layer narrower than D.
+        If D is below 2, T no whole number of at least 1, there is no hidden layer, or one is
+        narrower than D.
 
     References
     ----------
@@ -53,7 +55,7 @@ class InverseAutoregressiveFlow(nn.Module):
         self, n_latent: int, n_steps: int = 2, n_hidden: Sequence[int] = (320, 320)
     ) -> None:
         super().__init__()
-        _check_sizes(n_latent, n_steps)
+        _check_sizes(n_latent, n_steps, n_hidden)
         if min(n_hidden) < n_latent:
             raise ValueError(
                 f"n_hidden of an inverse autoregressive flow must be at least D = {n_latent} in "
@@ -114,12 +116,12 @@ class AffineCoupling(nn.Module):
     n_steps
         T.
     n_hidden
-        Units of each hidden layer.
+        Units of each hidden layer; at least one.
 
     Raises
     ------
     ValueError
-        If D is below 2, or T no whole number of at least 1.
+        If D is below 2, S or T no whole number of at least 1, or there is no hidden layer.
 
     References
     ----------
@@ -136,7 +138,8 @@ class AffineCoupling(nn.Module):
         n_hidden: Sequence[int] = (320, 320),
     ) -> None:
         super().__init__()
-        _check_sizes(n_latent, n_steps)
+        check_whole("n_components (S) of a flow", n_components)
+        _check_sizes(n_latent, n_steps, n_hidden)
         self.n_latent, self.n_components = n_latent, n_components
         front = n_latent // 2
         widths = [(front, n_latent - front), (n_latent - front, front)]
@@ -180,7 +183,8 @@ class AffineCoupling(nn.Module):
         return torch.cat(halves, dim=-1), log_scale.sum(-1)
 
 
-def _check_sizes(n_latent: int, n_steps: int) -> None:
+def _check_sizes(n_latent: int, n_steps: int, n_hidden: Sequence[int]) -> None:
     if n_latent < 2:
         raise ValueError(f"a flow needs at least 2 latent dimensions to mix, but D is {n_latent}.")
     check_whole("n_steps (T) of a flow", n_steps)
+    check_layers("n_hidden of a flow", n_hidden)

@@ -4,7 +4,7 @@ A recipe is a function `(n_components=1, **sizes) -> ImageVAE`. The architecture
 Tomczak & Welling 2018 and of Kviman et al. 2022, section 4.2 and appendices C and D.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ from scmixvi.core import (
     VampPrior,
     log_weights_from,
 )
+from scmixvi.image._checks import check_layers
 from scmixvi.image.decoders import (
     Decoder,
     DiscretizedLogisticMixture,
@@ -113,8 +114,8 @@ def mlp(
     _check(image_size, n_components=n_components)
     trunk = _is_trunk(encoder_sharing)
     (n_latent,) = _level_sizes(n_latent, 1)
-    _check_layers("encoder_hidden", encoder_hidden, at_least=0)
-    _check_layers("decoder_hidden", decoder_hidden)
+    check_layers("encoder_hidden", encoder_hidden, at_least=0)
+    check_layers("decoder_hidden", decoder_hidden)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]
     layers = (trunk_mlp if trunk else mlp_layers)(sizes, encoder_gated, n_components)
@@ -187,7 +188,7 @@ def convolutional(
     """
     counts = {"n_components": n_components, "n_levels": n_levels}
     _check(image_size, **counts, n_hidden=n_hidden, n_features=n_features, n_layers=n_layers)
-    _check_layers("channels", channels, len(STRIDES))
+    check_layers("channels", channels, len(STRIDES))
     trunk = _is_trunk(encoder_sharing)
     for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
         if not is_whole(value, least=0):
@@ -321,19 +322,6 @@ def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
             f"{n_levels} levels, but it is {n_latent!r}."
         )
     return sizes
-
-
-def _check_layers(
-    name: str, sizes: Sequence[int], n_layers: int | None = None, at_least: int = 1
-) -> None:
-    """Refuse sizes of layers that are not whole numbers from 1: so many, or at least so many."""
-    found = list(sizes) if isinstance(sizes, Iterable) else [0]
-    fits = len(found) == n_layers if n_layers else len(found) >= at_least
-    if not fits or not all(is_whole(size) for size in found):
-        raise ValueError(
-            f"{name} must be {n_layers or f'{at_least} or more'} whole numbers, one a layer, each "
-            f"at least 1, but it is {sizes!r}."
-        )
 
 
 def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor | None:

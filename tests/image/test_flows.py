@@ -128,6 +128,11 @@ def test_eq_7_with_unequal_flows_would_exceed_the_evidence():
         (lambda: InverseAutoregressiveFlow(4, 2, (3, 9)), "at least D = 4"),
         (lambda: AffineCoupling(1, 2), "at least 2 latent dimensions"),
         (lambda: AffineCoupling(4, 2, 0), "n_steps"),
+        (lambda: AffineCoupling(4, 0), r"n_components \(S\) of a flow"),
+        (lambda: InverseAutoregressiveFlow(4, 2, ()), "n_hidden of a flow must be 1 or more whole"),
+        (lambda: InverseAutoregressiveFlow(4, 2, (9.5,)), "n_hidden of a flow must be 1 or more"),
+        (lambda: AffineCoupling(4, 2, 2, ()), "n_hidden of a flow must be 1 or more whole"),
+        (lambda: AffineCoupling(4, 2, 2, 9), "each at least 1, but it is 9"),
     ],
 )
 def test_doors(build, message):
