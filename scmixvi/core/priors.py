@@ -7,7 +7,7 @@ for every latent (the densities of the VampPrior's pseudo-inputs) is computed on
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,13 @@ class GaussianMixture(Distribution):
         return torch.normal(self._mean[drawn], self._variance[drawn].sqrt())
 
 
+def _raise_misfit(sentence: str, error: Exception) -> NoReturn:
+    """Raise ValueError with the sentence and what was found; a lack of memory is no misfit."""
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    raise ValueError(f"{sentence} ({str(error).rstrip('.')}).") from error
+
+
 class Level(nn.Module):
     """A module for one level of latents, of `n_latent` (D) dimensions."""
 
@@ -119,7 +126,8 @@ class GaussianConditional(Level):
     Raises
     ------
     ValueError
-        When called, if the network gives another number than 2 * D.
+        When called, if the network does not take the level above, or gives another number than
+        2 * D.
     """
 
     def __init__(self, net: nn.Module, n_latent: int) -> None:
@@ -128,7 +136,14 @@ class GaussianConditional(Level):
 
     def forward(self, *above: Tensor) -> Independent:
         """Return the distribution given the levels above, top first: batch `[...]`, event `[D]`."""
-        parameters = self.net(above[-1])
+        try:
+            parameters = self.net(above[-1])
+        except RuntimeError as error:
+            _raise_misfit(
+                "the network of a GaussianConditional does not take the latents of the level "
+                f"above, D = {above[-1].shape[-1]}: give it as many inputs",
+                error,
+            )
         if parameters.shape[-1] != 2 * self.n_latent:
             raise ValueError(
                 "the network of a GaussianConditional must give means and log-variances, "
@@ -160,7 +175,8 @@ class VampPrior(Level):
     Raises
     ------
     ValueError
-        If the weights are not normalised; when called, if they or D are not the encoder's.
+        If the weights are not normalised; when called, if the encoder does not take the
+        pseudo-inputs, or the weights or D are not the encoder's.
 
     References
     ----------
@@ -184,7 +200,15 @@ class VampPrior(Level):
 
     def forward(self) -> GaussianMixture:
         """Encode the pseudo-inputs and return the mixture of K * S Gaussians over `[D]`."""
-        base = self.encoder(self.pseudo_inputs())()
+        inputs = self.pseudo_inputs()
+        try:
+            base = self.encoder(inputs)()
+        except (RuntimeError, ValueError) as error:
+            _raise_misfit(
+                "the encoder of a VampPrior does not take its pseudo-inputs, "
+                f"{tuple(inputs.shape)} with K first: make both for inputs of one size",
+                error,
+            )
         if tuple(base.event_shape) != (self.n_latent,):
             raise ValueError(
                 f"n_latent (D) of a VampPrior is {self.n_latent}, but its encoder's Gaussians are "

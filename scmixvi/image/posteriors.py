@@ -87,7 +87,7 @@ class LowerEncoder(Level):
     ) -> None:
         super().__init__()
         self.features, self.n_latent, self.n_components = features, n_latent, n_components
-        self.n_features = n_features
+        self.n_features, self.n_above = n_features, n_above
         n_heads = n_heads or n_components
         self.above = mlp([n_above, n_features], n_components=n_heads)
         self.joint = StackedLinear(n_heads, 2 * n_features, 2 * n_hidden)
@@ -133,8 +133,8 @@ class AmortizedPosterior(nn.Module):
     Raises
     ------
     ValueError
-        If there is no level, not one flow (or None) a level, a level made for another S, or the
-        weights are not S numbers, normalised.
+        If there is no level, not one flow (or None) a level, a level made for another S or for
+        another D above it, or the weights are not S numbers, normalised.
     """
 
     log_weights: Tensor | None
@@ -237,7 +237,13 @@ def _check_counts(
                 f"n_components (S) of the posterior is {n_components}, but its "
                 f"{type(level).__name__} is made for {found}."
             )
-
+    for above, level in zip([0, *(level.n_latent for level in levels)], levels, strict=False):
+        made_for = getattr(level, "n_above", above)
+        if made_for != above:
+            raise ValueError(
+                f"n_above of a {type(level).__name__} is {made_for}, but the level above it has "
+                f"D = {above}{'' if above else ', for it is the top one: begin with a TopEncoder'}."
+            )
     for level, flow in zip(levels, flows, strict=True):
         for name, made_for, wanted in (
             ("n_latent (D)", getattr(flow, "n_latent", None), level.n_latent),

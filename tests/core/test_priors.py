@@ -184,6 +184,32 @@ def test_numbers_that_do_not_fit_are_named():
         conditional(torch.zeros(5, 3))
 
 
+def test_parts_that_do_not_take_each_other_are_named():
+    conditional = GaussianConditional(nn.Linear(3, 4), n_latent=2)
+    with pytest.raises(ValueError, match="GaussianConditional does not take .* above, D = 5: give"):
+        conditional(torch.zeros(7, 5))
+
+    def encoder(u):
+        return lambda: diagonal_normal(u @ torch.zeros(2, 3, 2 * D))
+
+    for size in ((4,), (1, 3, 2)):
+        prior = VampPrior(encoder, lambda size=size: torch.zeros(7, *size), D)
+        with pytest.raises(ValueError, match=r"does not take its pseudo-inputs, \(7, .* one size"):
+            prior()
+
+
+def test_a_lack_of_memory_is_no_misfit():
+    def greedy(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    for ask in (
+        lambda: GaussianConditional(greedy, 2)(torch.zeros(1, 3)),
+        VampPrior(greedy, lambda: torch.zeros(7, 3), D),
+    ):
+        with pytest.raises(torch.OutOfMemoryError):
+            ask()
+
+
 def test_narrow_gaussians_far_out_lose_nothing_in_float64():
     """A scale of 1e-12 at 100: squares of 1e28 that cancel."""
     mean = torch.tensor([[100.0, 100.0], [100.5, 99.5]], dtype=torch.float64)

@@ -15,7 +15,7 @@ from scmixvi.image._evaluation import eq_17_and_pooled, floats_per_row
 from scmixvi.image.decoders import Decoder, bernoulli, mlp_net
 from scmixvi.image.flows import AffineCoupling, InverseAutoregressiveFlow
 from scmixvi.image.nets import mlp
-from scmixvi.image.posteriors import AmortizedPosterior, TopEncoder
+from scmixvi.image.posteriors import AmortizedPosterior, LowerEncoder, TopEncoder
 
 S, B = 3, 4
 
@@ -440,6 +440,11 @@ def test_parts_of_other_sizes_are_named():
     ):
         with pytest.raises(ValueError, match=sentence):
             AmortizedPosterior([top], 2, (1, 2, 2), [flow])
+    lower = LowerEncoder(features, 8, 3, 2, 5, 2)
+    with pytest.raises(ValueError, match="n_above of a LowerEncoder is 3, but the level .* D = 2"):
+        AmortizedPosterior([top, lower], 2, (1, 2, 2))
+    with pytest.raises(ValueError, match="it is the top one: begin with a TopEncoder"):
+        AmortizedPosterior([lower], 2, (1, 2, 2))
     wrong = AmortizedPosterior([TopEncoder(features, 9, 2, 2)], 2, (1, 2, 2))
     with pytest.raises(
         ValueError, match="n_features of a TopEncoder is 9, but its features give 8"
