@@ -1,11 +1,12 @@
 """What an image VAE refuses, each in one sentence."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
 from scmixvi._messages import is_whole
@@ -54,8 +55,67 @@ def check_range(x: Tensor) -> None:
         )
 
 
+class WithoutEnds(Constraint):
+    """Images within a support that have no pixel of exactly these values.
+
+    Parameters
+    ----------
+    within
+        The support.
+    ends
+        Of 0 and 1, those at which a density is not finite.
+    """
+
+    event_dim = 3
+
+    def __init__(self, within: Constraint, ends: Sequence[float]) -> None:
+        self.within, self.ends = within, tuple(ends)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether images `[..., C, H, W]` are such: `[...]`."""
+        inside = self.within.check(value)
+        while inside.dim() > value.dim() - self.event_dim:
+            inside = inside.all(-1)
+        return inside & ~torch.isin(value, value.new_tensor(self.ends)).flatten(-3).any(-1)
+
+
+def finite_support(decoded: Distribution, like: Tensor) -> Constraint:
+    """Images that have a likelihood: the support that a distribution names, or all in [0, 1].
+
+    Without the ends at which it says there is a density that is not finite, as of a Beta.
+
+    Parameters
+    ----------
+    decoded
+        Batch `[1]`, event `[C, H, W]`.
+    like
+        A tensor of the model's type and device.
+    """
+    try:
+        support = decoded.support or constraints.unit_interval
+    except NotImplementedError:
+        support = constraints.unit_interval
+    if support.is_discrete:
+        return support
+    flat = {end: like.new_full((1, *decoded.event_shape), end) for end in (0.0, 1.0)}
+    named = [end for end, image in flat.items() if bool(support.check(image).all())]
+    ends = [end for end in named if not bool(decoded.log_prob(flat[end]).isfinite().all())]
+    return WithoutEnds(support, ends) if ends else support
+
+
 def check_support(x: Tensor, support: Constraint) -> None:
     """Refuse images to which a decoder's distribution gives no likelihood."""
+    if isinstance(support, WithoutEnds):
+        check_support(x, support.within)
+        if not bool(support.check(x).all()):
+            raise ValueError(
+                "the density of the decoder's distribution is not finite at pixels of exactly "
+                f"{' or '.join(f'{end:g}' for end in support.ends)}, and there are such pixels: "
+                "move grey values inside, as by (255 * x + 0.5) / 256, or compose a decoder of "
+                "binary pixels (bernoulli) or of levels (DiscretizedLogisticMixture)."
+            )
+        return
     if not bool(support.check(x).all()):
         raise ValueError(
             f"there are pixels outside the support of the decoder's distribution, {support}: draw "

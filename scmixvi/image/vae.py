@@ -21,6 +21,7 @@ from scmixvi.image._checks import (
     check_not_learned,
     check_range,
     check_support,
+    finite_support,
 )
 from scmixvi.image._evaluation import eq_17_and_pooled, log_mean_ratios, own_posterior
 from scmixvi.image._scoring import BoundTerms, scored_by_path, scored_draws
@@ -74,6 +75,9 @@ class ImageVAE(nn.Module):
     def support(self) -> Constraint:
         """Images that have a likelihood: as the decoder's distribution says, or all in [0, 1].
 
+        Without those that have pixels of exactly 0 or 1 where its density is not finite there, as
+        that of a Beta.
+
         Raises
         ------
         ValueError
@@ -98,16 +102,13 @@ class ImageVAE(nn.Module):
                     f"the decoder cannot decode latents of sizes {self.latent_sizes}, top first, "
                     f"which it says it is made for: {error}"
                 ) from error
-        if tuple(decoded.event_shape) != self.image_size:
-            raise ValueError(
-                f"the decoder's distribution is over images (C, H, W) = "
-                f"{tuple(decoded.event_shape)}, but the model is made for {self.image_size}: its "
-                "network must give parameters [N, P, H, W]."
-            )
-        try:
-            return decoded.support or constraints.unit_interval
-        except NotImplementedError:
-            return constraints.unit_interval
+            if tuple(decoded.event_shape) != self.image_size:
+                raise ValueError(
+                    f"the decoder's distribution is over images (C, H, W) = "
+                    f"{tuple(decoded.event_shape)}, but the model is made for {self.image_size}: "
+                    "its network must give parameters [N, P, H, W]."
+                )
+            return finite_support(decoded, like)
 
     def forward(
         self,

@@ -7,7 +7,7 @@ import pytest
 import tiny_images
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Beta, ContinuousBernoulli, Independent, Normal
 
 from scmixvi.core import MixturePosterior, Prior, Stage, StandardNormal, miselbo, siwelbo
 from scmixvi.image import BoundTerms, ImageVAE, _evaluation, bits_per_dim, evaluating, recipes
@@ -415,6 +415,37 @@ def test_the_support_is_that_of_the_decoder_of_now():
     with pytest.raises(ValueError, match="outside the support"):
         model.nll(grey, 2)
     assert binary.support is binary.support
+
+
+def beta_images(parameters):
+    concentrations = parameters.unflatten(-3, (2, -1)).exp() + 1
+    return Independent(Beta(*concentrations.unbind(-4), validate_args=False), 3)
+
+
+def continuous_bernoulli(logits):
+    return Independent(ContinuousBernoulli(logits=logits, validate_args=False), 3)
+
+
+def test_pixels_at_which_a_density_is_not_finite_are_refused(x):
+    model = tiny_images.recipe("mlp", 2)
+    sizes = model.latent_sizes, model.image_size
+    model.decoder = Decoder(mlp_net(2, [4], (2, 2, 2)), beta_images, *sizes).double()
+    inside = (255 * x + 0.5) / 256
+    assert model.nll(inside, 2).isfinite().all()
+    assert miselbo(*model(inside)).isfinite().all()
+    for ask in (model, lambda images: model.nll(images, 2)):
+        with pytest.raises(ValueError, match=r"not finite at pixels of exactly 0 or 1, .* inside"):
+            ask(x)
+    with pytest.raises(ValueError, match="must lie in"):
+        model.nll(inside + 1, 2)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_density_that_is_finite_at_both_ends_takes_them(value):
+    model = tiny_images.recipe("mlp", 2)
+    sizes = model.latent_sizes, model.image_size
+    model.decoder = Decoder(mlp_net(2, [4], (1, 2, 2)), continuous_bernoulli, *sizes).double()
+    assert model.nll(torch.full((1, 1, 2, 2), value).double(), 2).isfinite().all()
 
 
 def test_a_decoder_of_other_images_is_refused(x):
