@@ -83,7 +83,8 @@ class VAETraining(L.LightningModule):
     ------
     ValueError
         If a number is out of range or not whole, the estimator is unknown, the objective does not
-        take the terms of a bound, or no `beta` though there is a warm-up, path gradients are asked
+        take the terms of a bound, or does not say what it takes (what is built in or scripted), or
+        takes no `beta` though there is a warm-up, path gradients are asked
         for with another objective than `miselbo` or with L > 1, or `origin` holds more than plain
         values.
     """
@@ -393,7 +394,13 @@ def _check_arguments(
     check_whole("warmup_epochs", warmup_epochs, least=0)
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, but it is {learning_rate}.")
-    taken = inspect.signature(objective)
+    try:
+        taken = inspect.signature(objective)
+    except (TypeError, ValueError) as error:  # built in, compiled to a script, or no function
+        raise ValueError(
+            f"what the objective {_name_of(objective)} takes cannot be read: pass a function that "
+            f"calls it with {', '.join(BoundTerms._fields)}, as scmixvi.core.miselbo has them."
+        ) from error
     try:
         taken.bind(*BoundTerms._fields)
     except TypeError as error:
@@ -401,7 +408,8 @@ def _check_arguments(
             f"the objective must take {', '.join(BoundTerms._fields)}, as scmixvi.core.miselbo "
             f"does, but {_name_of(objective)} does not: {error}."
         ) from error
-    if warmup_epochs and "beta" not in taken.parameters:
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in taken.parameters.values())
+    if warmup_epochs and not takes_any and "beta" not in taken.parameters:
         raise ValueError(
             f"the objective {_name_of(objective)} takes no KL weight (beta): pass "
             "warmup_epochs=0 with it."

@@ -156,6 +156,21 @@ def test_kl_warm_up_draws_once_until_the_kl_weight_is_one(tmp_path):
     assert {(n, beta) for training_step, n, beta in seen if not training_step} == {(3, 1.0)}
 
 
+def test_an_objective_that_does_not_say_what_it_takes_is_refused():
+    for objective in (torch.logsumexp, 3):
+        with pytest.raises(ValueError, match="cannot be read: pass a function that calls it"):
+            training(objective=objective, warmup_epochs=0)
+
+
+def test_an_objective_that_takes_anything_takes_a_kl_weight():
+    class Bound(nn.Module):
+        def forward(self, *terms, beta=1.0):
+            return miselbo(*terms, beta=beta)
+
+    module = training(objective=Bound(), warmup_epochs=4)
+    assert module.bound(torch.zeros(3, 1, 3, 3), 0.5).isfinite().all()
+
+
 def test_an_objective_without_a_kl_weight_cannot_warm_up():
     with pytest.raises(ValueError, match="siwelbo takes no KL weight"):
         training(objective=siwelbo)
