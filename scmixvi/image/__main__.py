@@ -13,21 +13,22 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from scmixvi.image._checks import check_one_device, check_precision
+from scmixvi.image._checks import check_one_device
 from scmixvi.image._folders import alone_in
+from scmixvi.image._words import COMPILE_MODES, check_batches, check_words
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import TRAINER_DEFAULTS, recipe_training, run_settings
 from scmixvi.image.memory import keep_freed_memory
 
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -92,7 +93,7 @@ class ImageCLI(LightningCLI):
                 elif i and words[i - 1] in ("--config", "-c"):
                     words[i] = shipped_config(word)
             self.config = parser.parse_args(words)
-            self._check_words()
+            check_words(self.config[self.config.subcommand], self.config.subcommand)
             self._check_checkpoint()
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
@@ -127,6 +128,13 @@ class ImageCLI(LightningCLI):
             bar = _part("callbacks.RichProgressBar", refresh_rate=50)
             trainer.callbacks = [*(trainer.callbacks or []), bar]
 
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer; a number of devices that is none ends with Lightning's sentence."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except TypeError as error:
+            raise ValueError(f"trainer: {error}") from error
+
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a wrong value ends the program with its sentence."""
         path = self._get(self.config, "ckpt_path")
@@ -134,6 +142,7 @@ class ImageCLI(LightningCLI):
             super().instantiate_classes()
             check_one_device(self.trainer.num_devices * self.trainer.num_nodes)
             self._check_sizes()
+            check_batches(self.trainer, self.datamodule, self.config.subcommand)
             if path:  # Lightning does it later
                 self._check_loaded(self._checkpoint)
                 del self._checkpoint  # its weights
@@ -193,23 +202,6 @@ class ImageCLI(LightningCLI):
                     f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or "
                     "name another folder by --trainer.default_root_dir."
                 )
-
-    def _check_words(self) -> None:
-        config = self.config[self.config.subcommand]
-        if not 0 <= config.seed_everything < 2**32:
-            raise ValueError(
-                f"seed_everything must be 0 to 2^32 - 1, but it is {config.seed_everything}."
-            )
-        if config.compile not in (None, *COMPILE_MODES):
-            raise ValueError(
-                f"compile must be one of {', '.join(COMPILE_MODES)}, but it is {config.compile!r}."
-            )
-        check_precision(config.trainer.precision)
-        if config.trainer.limit_val_batches == 0 and self.config.subcommand == "fit":
-            raise ValueError(
-                "trainer.limit_val_batches must not be 0: early stopping, best.ckpt and last.ckpt "
-                "go by the validation bound."
-            )
 
     def _check_sizes(self) -> None:
         made, data = self.model.vae.image_size, self.datamodule.source.image_size

@@ -31,9 +31,11 @@ def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping
     Raises
     ------
     ValueError
-        If `patience` is no whole number of at least 0.
+        If `patience` is no whole number of at least 0, or `min_delta` below 0 or not finite.
     """
     check_whole("patience", patience, least=0)
+    if not 0 <= min_delta < float("inf"):
+        raise ValueError(f"min_delta must be finite and at least 0, but it is {min_delta}.")
     return EarlyStopping(
         MONITORED,
         min_delta,

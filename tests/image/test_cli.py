@@ -171,6 +171,17 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     (["--model.sizes", '{"image_size": 5}'], "three positive whole numbers, but it is 5"),
     (["--model.sizes", '{"image_size": [1, 28, "28"]}'], "but it is (1, 28, '28')"),
     (["--trainer.limit_val_batches=0"], "limit_val_batches must not be 0: early stopping, best.ck"),
+    (["--trainer.accumulate_grad_batches=0"], "accumulate_grad_batches must be at least 1, but it"),
+    (["--trainer.accumulate_grad_batches=-1"], "accumulate_grad_batches must be at least 1, but i"),
+    (["--trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch must be at least 1, but it"),
+    (["--trainer.gradient_clip_val=-1"], "gradient_clip_val must be 0 or more (0 is no clipping)"),
+    (["--trainer.gradient_clip_val=.nan"], "gradient_clip_val must be 0 or more (0 is no clip"),
+    (["--trainer.val_check_interval=0"], "val_check_interval must be above 0, a share of an epoch"),
+    (["--data.batch_size=10", "--trainer.val_check_interval=9"], "9, but an epoch has 5 batches"),
+    (["--trainer.limit_train_batches=1.0e-3"], "0.001, of 1 batches less than one: pass a number"),
+    (["--trainer.limit_test_batches=1.0e-3"], "test_batches is 0.001, of 1 batches less than one"),
+    (["--early_stopping.min_delta=.nan"], "min_delta must be finite and at least 0, but it is nan"),
+    (["--trainer.accelerator=cpu", "--trainer.devices=-3"], "should be an int > 0"),
 ])  # fmt: skip
 def test_a_wrong_word_ends_the_program_with_one_sentence(
     small_mnist, monkeypatch, capsys, words, sentence
