@@ -11,24 +11,29 @@ from filelock import FileLock, Timeout
 def alone_in(folder: str | Path) -> Iterator[None]:
     """Hold a folder against other trainings, by a lock in it; it is made where there is none.
 
-    The lock is the system's and is gone with the process, however that ends.
+    Where the drive has locks, it is the system's and is gone with the process, however that ends.
+    Where it has none, filelock keeps a marker file instead, which a killed process leaves behind
+    and a later one takes over on the same machine alone; its older versions hold nothing there.
 
     Raises
     ------
     ValueError
         If another training holds it.
     OSError
-        If it cannot be made or written to.
+        If it cannot be made or written to; the message names the folder.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
             held.enter_context(FileLock(Path(folder) / "training.lock").acquire(timeout=0))
         except Timeout as error:
             raise ValueError(
                 f"another training is running in {folder}: wait for its end, or name another "
-                "folder by --trainer.default_root_dir."
+                "folder by --trainer.default_root_dir. (On a drive without locks a killed one may "
+                "have left training.lock: remove it if none runs.)"
             ) from error
         except NotImplementedError:  # a drive without locks
             pass
+        except OSError as error:
+            raise OSError(f"the folder {folder} cannot be made or written to: {error}") from error
         yield
