@@ -68,6 +68,7 @@ class Fitting:
             arguments.get("max_epochs") or self._default_max_epochs(arguments),
             was_trained,
         )
+        earlier = dict(self.history or {})
         if not self.history:
             # scvi-tools adds to the history of a trained model: where there is none (the model
             # comes from a trained SCVI, or had another logger) it would record nothing.
@@ -85,10 +86,31 @@ class Fitting:
             raise
         finally:
             self.is_trained_ = self.is_trained_ or was_trained
+        self._number_epochs(earlier)
         if latent_key is not None and has_adata:
             store_latents(self.adata, latent_key, self.get_latent_representation())
             logger.info("stored the latents in adata.obsm[%r]", latent_key)
         return result
+
+    def _number_epochs(self, earlier: dict[str, pd.DataFrame]) -> None:
+        """Give metrics that not every training had, as of validation, the numbers of their epochs.
+
+        scvi-tools drops them where the first training had not, and counts rows where a later one
+        had not.
+        """
+        found = getattr(self.trainer.logger, "history", None)
+        if not earlier or not isinstance(found, dict):
+            return
+        for key, frame in found.items():
+            before, name = earlier.get(key), frame.index.name
+            start = max((len(e) for e in earlier.values() if e.index.name == name), default=0)
+            if before is None:
+                rows = frame.set_axis(frame.index + start)
+            elif list(before.index) == list(range(start)):
+                continue
+            else:
+                rows = frame.set_axis(range(start, start + len(frame)))
+            self.history_[key] = pd.concat([before, rows]).rename_axis(name)
 
     def refine_encoders(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
         r"""Train the encoders on, alone, so that they explain cells that they have not seen.

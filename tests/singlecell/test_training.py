@@ -118,6 +118,18 @@ def test_logging_by_steps_can_be_turned_off():
     assert len(model.history["elbo_train"]) == 5
 
 
+def test_validation_that_not_every_training_has_is_recorded_at_its_epochs(make_model):
+    model = make_model()
+    validated = {"train_size": 0.8, "check_val_every_n_epoch": 1}
+    for n_epochs, split in ((2, {"train_size": 1.0}), (3, validated)) * 2:
+        model.train(n_epochs, log_every_n_steps=1, **split, **QUIET)
+    for key, epochs in (("elbo_train", range(10)), ("elbo_validation", [2, 3, 4, 7, 8, 9])):
+        frame = model.history[key]
+        assert list(frame.index) == list(epochs), key
+        assert np.isfinite(frame.to_numpy(float)).all()
+        assert frame.index.name == "epoch"
+
+
 def test_a_training_after_one_without_a_logger_is_recorded(make_model):
     model = make_model()
     model.train(1, logger=False, **QUIET)
