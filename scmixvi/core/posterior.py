@@ -113,9 +113,17 @@ class Stage:
 
 def _draw(base: Distribution, n_samples: int) -> Tensor:
     """Draw `[L, S, B, D]`, each by its own component."""
-    if base.batch_shape[:-2]:
-        return base.rsample().diagonal(dim1=1, dim2=2).movedim(-1, 1)
-    return base.rsample(torch.Size([n_samples]))
+    if not base.batch_shape[:-2]:
+        return base.rsample(torch.Size([n_samples]))
+    if not is_normal(base):
+        return _own(base.rsample())
+    loc, scale = (p.expand(base.batch_shape + base.event_shape) for p in _normal(base))
+    return Normal(_own(loc), _own(scale), validate_args=False).rsample()
+
+
+def _own(given: Tensor) -> Tensor:
+    """Of `[L, S, S, B, D]`, what every component says of what it drew itself: `[L, S, B, D]`."""
+    return given.diagonal(dim1=1, dim2=2).movedim(-1, 1)
 
 
 def _draw_own(base: Distribution, n_samples: int, drawn: Tensor) -> Tensor:

@@ -223,3 +223,19 @@ def test_draws_of_the_mixture_are_not_scored(monkeypatch):
     (z,) = mixture.sample(4000)
     assert z.shape == (4000, 1, 1)
     assert (z > 0).float().mean().item() == pytest.approx(0.75, abs=0.02)
+
+
+def test_a_lower_level_draws_noise_for_its_own_samples_alone():
+    """S of S x S: component s needs draws given what it drew itself, and no others."""
+    n_samples, n_components, n_inputs, n_latent = 2, 3, 5, 7
+    shape = (n_samples, n_components, n_components, n_inputs, n_latent)
+    loc, scale = torch.randn(shape), torch.rand(shape) + 0.5
+    above = torch.zeros(n_samples, n_components, n_inputs, 1)
+    stage = Stage(lambda _: Independent(Normal(loc, scale), 1))
+    torch.manual_seed(2)
+    drawn = stage.draw((above,), n_samples)
+    torch.manual_seed(2)
+    noise = torch.randn(n_samples, n_components, n_inputs, n_latent)
+    for s in range(n_components):
+        expected = loc[:, s, s] + scale[:, s, s] * noise[:, s]
+        torch.testing.assert_close(drawn[:, s], expected)
