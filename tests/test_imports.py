@@ -25,7 +25,8 @@ FORBIDDEN = {
 }
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 MAY_USE_LIGHTNING = {
-    f"scmixvi.image.{name}" for name in ("lightning", "callbacks", "data", "__main__", "_words")
+    f"scmixvi.image.{name}"
+    for name in ("lightning", "callbacks", "data", "__main__", "_cli_checks")
 }
 
 
