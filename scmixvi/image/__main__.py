@@ -21,8 +21,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from scmixvi.image._checks import check_one_device
-from scmixvi.image._folders import alone_in
 from scmixvi.image._cli_checks import COMPILE_MODES, check_batches, check_words
+from scmixvi.image._folders import alone_in
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
