@@ -13,6 +13,7 @@ from scmixvi.records import read
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 SEEDS = (0, 1, 2)
+STEPS = (12, 25, 50, 100)  # of benchmarks.refinement_steps
 SCORES = {
     "ari_kmeans": "ARI, k-means",
     "nmi_kmeans": "NMI, k-means",
@@ -189,6 +190,25 @@ def same_bounds() -> str:
                     figures.append(_common.cell(_common.paired(*both), sign=True))
                 rows.append([label, data, n, *figures, len(both[0])])
     return markdown(("training", "data", "S", "MISELBO", "log p(x)", "seeds"), rows)
+
+
+def refinement_steps() -> str:
+    """Gaps of held-out cells after steps of their own posteriors: today's, in brackets before."""
+    runs, rows = load(RESULTS, "refinement_steps.json"), []
+    for data in DATASETS:
+        for n in (1, 4):
+            name = f"{data}/S={n}"
+            encoders = list(pick(runs, name, "encoders").values())
+            row = [data, n, f"{statistics.fmean(encoders):.1f}"]
+            for n_steps in STEPS:
+                now, before = (
+                    statistics.fmean(pick(runs, name, f"{kind}/{n_steps} steps").values())
+                    for kind in ("now", "before")
+                )
+                row.append(f"{now:.2f} ({before:.2f})")
+            rows.append([*row, len(encoders)])
+    steps = [f"{n_steps} steps" for n_steps in STEPS]
+    return markdown(("data", "S", "encoders", *steps, "seeds"), rows)
 
 
 def _mean_and_range(values: list[float]) -> str:

@@ -27,6 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "queries": times.queries,
     "many_components": bounds.many_components,
     "same_bounds": bounds.same_bounds,
+    "refinement_steps": bounds.refinement_steps,
     "likelihoods": times.likelihoods,
     "image_steps": times.image_steps,
     "mlp_mnist": times.mlp_mnist,

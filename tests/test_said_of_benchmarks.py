@@ -127,3 +127,14 @@ def test_what_is_said_of_fast_and_plain_training_is_so():
                     both = [{s: r[key] for s, r in by_seed(runs, n).items()} for n in names]
                     gain, half = interval(paired(*both))
                     assert abs(gain) < max(half, 0.05)
+
+
+def test_what_is_said_of_the_steps_of_refinement_is_so():
+    """25 come about as far as 50 before, 50 nearly as far as 100 before, and after 100 they are level."""
+    runs = read(RESULTS / "refinement_steps.json", {})["runs"]
+    assert len(runs) >= 6
+    for run in runs.values():
+        assert run["now/25 steps"] < run["before/50 steps"] + 0.15
+        assert run["now/50 steps"] < run["before/100 steps"] + 0.15
+        assert abs(run["now/100 steps"] - run["before/100 steps"]) < 0.05
+        assert run["now/25 steps"] - run["now/100 steps"] < 0.1 * run["encoders"]

@@ -4,7 +4,7 @@ Everything here is torch and the standard library. One letter has one meaning:
 L importance samples a component, S components, B inputs (cells or images), D latent dimensions.
 """
 
-from scmixvi.core.fitting import fit_posterior, fitted_gaussians, refined_posterior
+from scmixvi.core.fitting import Ascent, fit_posterior, fitted_gaussians, refined_posterior
 from scmixvi.core.objectives import (
     component_elbos,
     jsd,
@@ -29,6 +29,7 @@ from scmixvi.core.weights import log_weights_from
 
 __all__ = [
     "TRAINING_ESTIMATORS",
+    "Ascent",
     "Chain",
     "GaussianConditional",
     "GaussianMixture",

@@ -20,8 +20,34 @@ from scmixvi._messages import check_whole
 from scmixvi.core.objectives import miselbo
 from scmixvi.core.posterior import MixturePosterior, Stage, is_normal
 
-# The highest, where the prior has a standard deviation of 1, and the steps until it is reached.
-LEARNING_RATE, WARMUP_STEPS = 0.06, 10
+
+class Ascent(NamedTuple):
+    """How steps are taken: Adam's settings, where the prior has a standard deviation of 1.
+
+    Every number is fitted to one input by a few dozen noisy gradients. The short memory of Adam's
+    moments suits that: on cells the defaults come in 25 steps about as far as Adam's own betas in
+    50, and in 50 nearly as far as those in 100 (`python -m benchmarks.refinement_steps`).
+
+    Attributes
+    ----------
+    learning_rate
+        The highest. It falls linearly to 0 with the last step.
+    betas
+        Of the running means of the gradient and of its square.
+    warmup_steps
+        Steps in which the rate rises to the highest.
+    """
+
+    learning_rate: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    warmup_steps: int = 3
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """Share of the highest rate at a step, counted from 0."""
+        return min(1.0, (step + 1) / max(1, self.warmup_steps)) * (1 - step / max(1, n_steps))
+
+
+ASCENT = Ascent()
 
 LogJoint = Callable[[Tensor], Tensor]
 """From z `[1, S, B, D]` to log p(x, z) `[1, S, B]`, in nats, with a gradient."""
@@ -32,7 +58,7 @@ def fit_posterior(
     parameters: Sequence[Tensor],
     log_joint: LogJoint,
     n_steps: int,
-    learning_rate: float = LEARNING_RATE,
+    ascent: Ascent = ASCENT,
 ) -> None:
     r"""Maximise the MISELBO of every input over parameters of its own, in place, by Adam.
 
@@ -42,8 +68,7 @@ def fit_posterior(
 
     .. math:: \sum_s \pi_s E_{q_s} \nabla \log q_\pi(z | x) = \nabla \int q_\pi(z | x) dz = 0
 
-    and without it no noise is left where q is the exact posterior. The learning rate rises over the
-    first ten steps and falls linearly to 0.
+    and without it no noise is left where q is the exact posterior.
 
     Parameters
     ----------
@@ -58,8 +83,8 @@ def fit_posterior(
         gradient, and a step is faster where they do not require one.
     n_steps
         Steps, each with one draw of every component.
-    learning_rate
-        The highest.
+    ascent
+        How they are taken.
 
     References
     ----------
@@ -71,14 +96,14 @@ def fit_posterior(
         constant = posterior(*(p.detach() for p in parameters))
         return _bounds(log_joint(z), constant.log_prob_all((z,)), constant.log_weights)
 
-    _climb(bounds, parameters, n_steps, learning_rate)
+    _climb(bounds, parameters, n_steps, ascent)
 
 
 def refined_posterior(
     posterior: MixturePosterior,
     log_joint: Callable[..., Tensor],
     n_steps: int,
-    learning_rate: float = LEARNING_RATE,
+    ascent: Ascent = ASCENT,
 ) -> MixturePosterior:
     r"""A posterior of any levels and flows after gradient steps of every input's own.
 
@@ -98,7 +123,7 @@ def refined_posterior(
     log_joint
         From latents `[1, S, B, D]`, one argument a level, top first, to log p(x, z) `[1, S, B]`, in
         nats.
-    n_steps, learning_rate
+    n_steps, ascent
         As in :func:`fit_posterior`.
 
     Raises
@@ -118,7 +143,7 @@ def refined_posterior(
         zs, log_q_all = climbing.sample_stratified()
         return _bounds(log_joint(*zs), log_q_all, climbing.log_weights)
 
-    _climb(bounds, parameters, n_steps, learning_rate)
+    _climb(bounds, parameters, n_steps, ascent)
     return _moved(posterior, [Offset(*(number.detach() for number in each)) for each in offsets])
 
 
@@ -128,7 +153,7 @@ def fitted_gaussians(
     log_joint: LogJoint,
     n_steps: int,
     log_weights: Tensor | None = None,
-    learning_rate: float = LEARNING_RATE,
+    ascent: Ascent = ASCENT,
 ) -> tuple[Tensor, Tensor]:
     """A mixture of diagonal Gaussians for every input, by :func:`fit_posterior`.
 
@@ -136,7 +161,7 @@ def fitted_gaussians(
     ----------
     loc, scale
         Where it starts, means and standard deviations `[S, B, D]`.
-    log_joint, n_steps, learning_rate
+    log_joint, n_steps, ascent
         As there.
     log_weights
         `[S]` or `[S, B]`, normalised over S, which stay; None is uniform.
@@ -159,7 +184,7 @@ def fitted_gaussians(
         normal = Normal(loc.detach().clone(), scale.detach().clone(), validate_args=False)
         start = Independent(normal, 1, validate_args=False)
         posterior = MixturePosterior([Stage(lambda: start)], log_weights)
-        refined = refined_posterior(posterior, log_joint, n_steps, learning_rate)
+        refined = refined_posterior(posterior, log_joint, n_steps, ascent)
         found = refined.stages[0].conditional()
         return found.mean, found.stddev
 
@@ -218,16 +243,14 @@ def _climb(
     bounds: Callable[[], Tensor],
     parameters: Sequence[Tensor],
     n_steps: int,
-    learning_rate: float,
+    ascent: Ascent,
 ) -> None:
     """Steps of :func:`fit_posterior`; `bounds` are those of fresh draws, `[B]`."""
     check_whole("n_steps", n_steps, least=0)
 
-    def schedule(step: int) -> float:
-        return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / max(1, n_steps))
-
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    optimizer = torch.optim.Adam(parameters, lr=ascent.learning_rate, betas=ascent.betas)
+    rate = partial(ascent.rate, n_steps=n_steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     with torch.inference_mode(False), torch.enable_grad():
         for _ in range(n_steps):
             loss = -bounds().sum()

@@ -7,12 +7,19 @@ from pyro.distributions import MultivariateStudentT
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from scmixvi.core import MixturePosterior, Stage, fit_posterior, fitted_gaussians, log_mixture
+from scmixvi.core import (
+    Ascent,
+    MixturePosterior,
+    Stage,
+    fit_posterior,
+    fitted_gaussians,
+    log_mixture,
+)
 from scmixvi.singlecell._evidence import DEGREES_OF_FREEDOM
 
 FAMILIES = ("one Gaussian", "full covariance", "four Gaussians")
 N_COMPONENTS = {"one Gaussian": 1, "four Gaussians": 4}
-LEARNING_RATE = 0.03  # half the default: closer to the optimum, by more steps
+ASCENT = Ascent(0.03, (0.9, 0.999), 10)  # shorter steps and a longer memory: closer to the optimum
 
 LogJoint = Callable[[Tensor], Tensor]
 
@@ -47,7 +54,7 @@ def best(
     loc, scale = loc[start], scale[start]
     if crowded:  # several at one place would stay together
         loc = loc + 0.5 * scale * torch.randn_like(loc)
-    return gaussians(*fitted_gaussians(loc, scale, log_joint, n_steps, learning_rate=LEARNING_RATE))
+    return gaussians(*fitted_gaussians(loc, scale, log_joint, n_steps, ascent=ASCENT))
 
 
 def _full_covariance(
@@ -62,7 +69,7 @@ def _full_covariance(
         base = MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
         return MixturePosterior([Stage(lambda: base)])
 
-    fit_posterior(posterior, parameters, log_joint, n_steps, LEARNING_RATE)
+    fit_posterior(posterior, parameters, log_joint, n_steps, ASCENT)
     return posterior(*(p.detach() for p in parameters))
 
 

@@ -15,7 +15,7 @@ from scmixvi.core import (
     miselbo,
     refined_posterior,
 )
-from scmixvi.core.fitting import LEARNING_RATE, WARMUP_STEPS
+from scmixvi.core.fitting import Ascent
 
 
 def log_joint_of(model):
@@ -128,8 +128,15 @@ def test_steps_rise_to_the_learning_rate_and_fall_to_nothing():
     """Adam's steps up a constant slope are as long as the rate of the moment."""
     start = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     loc, _ = fitted_gaussians(*start, lambda z: 1e4 * z.sum(-1), 40)
-    rates = [min(1, (k + 1) / WARMUP_STEPS) * (1 - k / 40) for k in range(40)]
-    assert loc.item() == pytest.approx(LEARNING_RATE * sum(rates), rel=1e-3)
+    rates = [min(1, (k + 1) / 3) * (1 - k / 40) for k in range(40)]
+    assert loc.item() == pytest.approx(0.1 * sum(rates), rel=1e-3)
+
+
+def test_steps_are_taken_as_asked():
+    start = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    ascent = Ascent(learning_rate=0.02, betas=(0.9, 0.999), warmup_steps=0)
+    loc, _ = fitted_gaussians(*start, lambda z: 1e4 * z.sum(-1), 10, ascent=ascent)
+    assert loc.item() == pytest.approx(0.02 * sum(1 - k / 10 for k in range(10)), rel=1e-3)
 
 
 def test_a_component_without_weight_is_not_fitted():
