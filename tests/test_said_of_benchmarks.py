@@ -130,7 +130,7 @@ def test_what_is_said_of_fast_and_plain_training_is_so():
 
 
 def test_what_is_said_of_the_steps_of_refinement_is_so():
-    """25 come about as far as 50 before, 50 nearly as far as 100 before, and after 100 they are level."""
+    """25 are about 50 of before, 50 nearly 100 of before, and 100 are 100."""
     runs = read(RESULTS / "refinement_steps.json", {})["runs"]
     assert len(runs) >= 6
     for run in runs.values():
