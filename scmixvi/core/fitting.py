@@ -28,7 +28,7 @@ class Ascent(NamedTuple):
     moments suits that: on cells the defaults come in 25 steps about as far as Adam's own betas in
     50, and in 50 nearly as far as those in 100 (`python -m benchmarks.refinement_steps`).
 
-    Attributes
+    Parameters
     ----------
     learning_rate
         The highest. It falls linearly to 0 with the last step.
