@@ -186,7 +186,7 @@ def check_latent_key(latent_key: Any) -> None:
 
 
 def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
-    """Raise ValueError where scvi-tools' own split of so few cells would leave none to train on."""
+    """Raise ValueError where a split of the cells leaves none to train on, or to validate by."""
     splitting = arguments | (arguments.get("datasplitter_kwargs") or {})
     chosen = ("train_size", "external_indexing", "datamodule")
     batch_size = arguments.get("batch_size") or settings.batch_size
@@ -194,6 +194,13 @@ def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
         raise ValueError(
             f"adata has {n_obs} cell(s), of which none would be trained on: pass train_size=1.0, "
             "or train on more cells."
+        )
+    elsewhere = any(splitting.get(name) is not None for name in chosen[1:])
+    without = splitting.get("train_size") == 1 or splitting.get("validation_size") == 0
+    if arguments.get("check_val_every_n_epoch") is not None and without and not elsewhere:
+        raise ValueError(
+            "check_val_every_n_epoch asks for validation, and the split leaves no cells for it: pass "
+            "train_size=0.9 and no validation_size, or leave check_val_every_n_epoch out."
         )
 
 

@@ -354,6 +354,15 @@ def test_batch_norm_needs_two_cells(make_model):
     unnormalised.train(1, batch_size=8, train_size=1.0, **QUIET)
 
 
+@pytest.mark.parametrize("split", [{"train_size": 1.0}, {"train_size": 0.9, "validation_size": 0}])
+def test_validation_needs_cells(make_model, split):
+    model = make_model()
+    with pytest.raises(ValueError, match="leaves no cells for it: pass train_size=0.9"):
+        model.train(1, check_val_every_n_epoch=1, **split, **QUIET)
+    assert not model.is_trained_
+    model.train(1, check_val_every_n_epoch=None, **split, **QUIET)
+
+
 class NoLength:
     """A sampler that does not say how many cells it has."""
 
