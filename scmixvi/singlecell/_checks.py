@@ -199,8 +199,8 @@ def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
     without = splitting.get("train_size") == 1 or splitting.get("validation_size") == 0
     if arguments.get("check_val_every_n_epoch") is not None and without and not elsewhere:
         raise ValueError(
-            "check_val_every_n_epoch asks for validation, and the split leaves no cells for it: pass "
-            "train_size=0.9 and no validation_size, or leave check_val_every_n_epoch out."
+            "check_val_every_n_epoch asks for validation, and the split leaves no cells for it: "
+            "pass train_size=0.9 and no validation_size, or leave check_val_every_n_epoch out."
         )
 
 

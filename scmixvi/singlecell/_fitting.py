@@ -53,10 +53,11 @@ class Fitting:
         ValueError
             If the data are minified without counts, if `latent_key` is neither a non-empty string
             nor None, if `max_epochs` is not a whole number of at least 1, if there are too few
-            cells to set any apart, or a minibatch has one and the model batch norm, if the counts
-            are negative or a cell has none, if continuous covariates or
-            size factors are not finite, or size factors not above 0, if `precision` changes the
-            type of the weights, or if the loss is no longer finite.
+            cells to set any apart, or none to validate by where `check_val_every_n_epoch` asks for
+            it, if a minibatch has one cell and the model batch norm, if the counts are negative or
+            a cell has none, if continuous covariates or size factors are not finite, or size
+            factors not above 0, if `precision` changes the type of the weights, or if the loss is
+            no longer finite.
         """
         check_latent_key(latent_key)
         has_adata, was_trained = self._own is not None, self.is_trained_
