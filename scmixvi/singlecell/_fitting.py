@@ -94,24 +94,26 @@ class Fitting:
         return result
 
     def _number_epochs(self, earlier: dict[str, pd.DataFrame]) -> None:
-        """Give metrics that not every training had, as of validation, the numbers of their epochs.
+        """Add a later training's metrics to those of before, by the numbers of their epochs.
 
-        scvi-tools drops them where the first training had not, and counts rows where a later one
-        had not.
+        scvi-tools numbers rows instead, which not every epoch has of validation, and drops what the
+        first training had not. Its first versions overwrite what the logger holds: there all that
+        is known of rows is that they are of this training.
         """
         found = getattr(self.trainer.logger, "history", None)
         if not earlier or not isinstance(found, dict):
             return
-        for key, frame in found.items():
-            before, name = earlier.get(key), frame.index.name
-            start = max((len(e) for e in earlier.values() if e.index.name == name), default=0)
-            if before is None:
-                rows = frame.set_axis(frame.index + start)
-            elif list(before.index) == list(range(start)):
-                continue
-            else:
-                rows = frame.set_axis(range(start, start + len(frame)))
-            self.history_[key] = pd.concat([before, rows]).rename_axis(name)
+        by_epoch = {key: frame for key, frame in found.items() if frame.index.name == "epoch"}
+        ends = [e.index.max() + 1 for e in earlier.values() if len(e) and e.index.name == "epoch"]
+        start = max(ends, default=0)
+        shared = [frame.index.min() for key, frame in by_epoch.items() if key in earlier]
+        is_whole = min(shared, default=0) == 0  # metrics of training begin with epoch 0
+        for key, frame in by_epoch.items():
+            before = earlier.get(key)
+            epochs = frame.index if before is None or is_whole else range(len(frame))
+            rows = frame.set_axis([start + epoch for epoch in epochs])
+            self.history_[key] = pd.concat([before, rows]).rename_axis("epoch")
+        self.history_ = {**found, **self.history_}
 
     def refine_encoders(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
         r"""Train the encoders on, alone, so that they explain cells that they have not seen.

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from scvi.model import SCVI
 from scvi.module.base import LossOutput
-from scvi.train import TrainingPlan
+from scvi.train import SaveCheckpoint, TrainingPlan
 
 from counts import QUIET
 from scmixvi import MixtureSCVI
@@ -128,6 +128,24 @@ def test_validation_that_not_every_training_has_is_recorded_at_its_epochs(make_m
         assert list(frame.index) == list(epochs), key
         assert np.isfinite(frame.to_numpy(float)).all()
         assert frame.index.name == "epoch"
+
+
+def test_validation_of_every_other_epoch_is_recorded_at_its_epochs(make_model):
+    model = make_model()
+    for n_epochs, every in ((3, 1), (4, 2), (4, 2)):
+        model.train(n_epochs, check_val_every_n_epoch=every, **QUIET)
+    assert list(model.history["elbo_train"].index) == list(range(11))
+    assert list(model.history["elbo_validation"].index) == [0, 1, 2, 4, 6, 8, 10]
+
+
+def test_saving_checkpoints_keeps_the_history_of_before(make_model, tmp_path):
+    model = make_model()
+    model.train(2, check_val_every_n_epoch=1, **QUIET)
+    saving = SaveCheckpoint(dirpath=str(tmp_path), monitor="elbo_validation")
+    options = {"callbacks": [saving], "enable_checkpointing": True, "check_val_every_n_epoch": 1}
+    model.train(3, **options, **QUIET)
+    for key in ("elbo_train", "elbo_validation"):
+        assert list(model.history[key].index) == list(range(5)), key
 
 
 def test_a_training_after_one_without_a_logger_is_recorded(make_model):
