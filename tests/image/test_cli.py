@@ -194,6 +194,13 @@ def test_a_wrong_word_ends_the_program_with_one_sentence(
     assert not (small_mnist / "runs").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_validation_may_go_by_the_clock(small_mnist, monkeypatch):
+    words = ("--trainer.max_epochs=1", "--trainer.val_check_interval=00:01:00:00")
+    run(monkeypatch, "fit", *SHORT, *words, "--trainer.default_root_dir=timed")
+    assert (small_mnist / "timed" / "test.json").exists()
+
+
 @pytest.mark.parametrize(("words", "n"), [(["devices=2"], 2), (["num_nodes=3"], 3)])
 def test_several_devices_are_refused_before_any_process_starts(
     small_mnist, monkeypatch, capsys, words, n
