@@ -82,8 +82,12 @@ class GaussianMixture(Distribution):
 
 
 def _raise_misfit(sentence: str, error: Exception) -> NoReturn:
-    """Raise ValueError with the sentence and what was found; a lack of memory is no misfit."""
-    if isinstance(error, torch.OutOfMemoryError):
+    """Raise ValueError with the sentence and what was found.
+
+    Sizes that do not fit are of these two types themselves; those derived from them are of
+    something else, as a lack of memory, a failing device or a method that is not there.
+    """
+    if type(error) not in (RuntimeError, ValueError):
         raise error
     raise ValueError(f"{sentence} ({str(error).rstrip('.')}).") from error
 
