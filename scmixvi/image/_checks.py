@@ -72,6 +72,10 @@ class WithoutEnds(Constraint):
         self.within, self.ends = within, tuple(ends)
         super().__init__()
 
+    def __repr__(self) -> str:
+        """As the support, and what is left out of it."""
+        return f"{self.within} without {' and '.join(f'{end:g}' for end in self.ends)}"
+
     def check(self, value: Tensor) -> Tensor:
         """Whether images `[..., C, H, W]` are such: `[...]`."""
         inside = self.within.check(value)
@@ -83,7 +87,8 @@ class WithoutEnds(Constraint):
 def finite_support(decoded: Distribution, like: Tensor) -> Constraint:
     """Images that have a likelihood: the support that a distribution names, or all in [0, 1].
 
-    Without the ends at which it says there is a density that is not finite, as of a Beta.
+    Without the ends at which it says there is a density that is not finite, as of a Beta. A model
+    whose density of grey images is not finite either, as one that diverged, says nothing of them.
 
     Parameters
     ----------
@@ -98,10 +103,14 @@ def finite_support(decoded: Distribution, like: Tensor) -> Constraint:
         support = constraints.unit_interval
     if support.is_discrete:
         return support
-    flat = {end: like.new_full((1, *decoded.event_shape), end) for end in (0.0, 1.0)}
-    named = [end for end, image in flat.items() if bool(support.check(image).all())]
-    ends = [end for end in named if not bool(decoded.log_prob(flat[end]).isfinite().all())]
-    return WithoutEnds(support, ends) if ends else support
+
+    def lacks(grey: float) -> bool:
+        image = like.new_full((1, *decoded.event_shape), grey)
+        is_named = bool(support.check(image).all())
+        return is_named and not bool(decoded.log_prob(image).isfinite().all())
+
+    ends = [end for end in (0.0, 1.0) if lacks(end)]
+    return WithoutEnds(support, ends) if ends and not lacks(0.5) else support
 
 
 def check_support(x: Tensor, support: Constraint) -> None:

@@ -438,6 +438,16 @@ def test_pixels_at_which_a_density_is_not_finite_are_refused(x):
             ask(x)
     with pytest.raises(ValueError, match="must lie in"):
         model.nll(inside + 1, 2)
+    assert str(model.support).endswith("without 0 and 1")
+
+
+def test_a_model_that_diverged_says_nothing_of_pixels():
+    model = tiny_images.recipe("mlp", 2)
+    sizes = model.latent_sizes, model.image_size
+    model.decoder = Decoder(mlp_net(2, [4], (1, 2, 2)), continuous_bernoulli, *sizes).double()
+    for weight in model.decoder.parameters():
+        torch.nn.init.constant_(weight, math.nan)
+    assert model.nll(torch.zeros(1, 1, 2, 2).double(), 2).isnan().all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
