@@ -18,7 +18,7 @@ from scmixvi.singlecell._data_checks import check_statistics
 from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._expression import CHOICES, weighted_expression
 from scmixvi.singlecell._expression_checks import check_expression, is_left_to_scvi
-from scmixvi.singlecell._parameters import DISPERSED, check_dispersed, likelihood_parameters
+from scmixvi.singlecell._parameters import UNDISPERSED, check_dispersed, likelihood_parameters
 from scmixvi.singlecell._query_checks import check_genes, check_groups
 
 # Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
@@ -253,7 +253,7 @@ class Estimates:
         the "mean" and as "dispersions" the standard deviation, where scvi-tools ends in an
         AttributeError; both `(n, G)`, or `(n_samples, n, G)` of several draws without `give_mean`.
         """
-        if self.module is None or self.module.gene_likelihood in DISPERSED:
+        if self.module is None or self.module.gene_likelihood not in UNDISPERSED:
             return super().get_likelihood_parameters(*args, **kwargs)
         bound = inspect.signature(super().get_likelihood_parameters).bind(*args, **kwargs)
         return likelihood_parameters(self, **bound.arguments)

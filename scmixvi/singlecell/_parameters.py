@@ -11,13 +11,13 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor
 from torch.distributions import Distribution
 
-DISPERSED = ("zinb", "nb")
-"""Likelihoods with an inverse dispersion theta, which scvi-tools' methods read."""
+UNDISPERSED = ("poisson", "normal")
+"""Likelihoods without the inverse dispersion theta that scvi-tools' methods read."""
 
 
 def check_dispersed(gene_likelihood: str) -> None:
     """Raise ValueError for a likelihood that has no inverse dispersion."""
-    if gene_likelihood not in DISPERSED:
+    if gene_likelihood in UNDISPERSED:
         raise ValueError(
             "get_feature_correlation_matrix takes the dispersions of a negative binomial, and this "
             f"model's gene_likelihood is {gene_likelihood!r}: make the model with 'zinb' or 'nb', "
