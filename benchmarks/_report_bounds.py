@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 
 from benchmarks import RESULTS
+from benchmarks.refinement_steps import STEPS
 from scmixvi.experiments import _common
 from scmixvi.experiments._common import markdown
 from scmixvi.experiments._tables import load, pick
@@ -13,7 +14,6 @@ from scmixvi.records import read
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 SEEDS = (0, 1, 2)
-STEPS = (12, 25, 50, 100)  # of benchmarks.refinement_steps
 SCORES = {
     "ari_kmeans": "ARI, k-means",
     "nmi_kmeans": "NMI, k-means",

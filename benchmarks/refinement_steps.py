@@ -24,10 +24,9 @@ from scmixvi.core import Ascent, MixturePosterior, fitted_gaussians
 from scmixvi.core.modes import evaluating, frozen
 from scmixvi.experiments import _common
 from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._families import bound_of, gaussians
 from scmixvi.experiments.decoders import DATASETS, cells, converged, looked_at
-from scmixvi.experiments.inference_gap import bound_of
 from scmixvi.singlecell._cell_refinement import log_joint_of
-from scmixvi.singlecell._distributions import MixtureOfNormals
 
 RESULT = RESULTS / "refinement_steps.json"
 COMPONENTS = (1, 4)
@@ -63,9 +62,7 @@ def gaps(data: str, n_components: int, seed: int, smoke: bool) -> dict[str, floa
             torch.manual_seed(seed)
             with frozen(module.parameters()), evaluating(module):
                 fitted = fitted_gaussians(loc, scale, log_joint, n_steps, ascent=ascent)
-            means, deviations = (t.transpose(0, 1) for t in fitted)
-            refined = MixtureOfNormals(means, deviations, qz.c_log_weights, validate_args=False)
-            found[f"{name}/{n_steps} steps"] = gap(refined.posterior)
+            found[f"{name}/{n_steps} steps"] = gap(gaussians(*fitted))
     return found
 
 
