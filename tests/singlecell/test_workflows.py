@@ -1,8 +1,11 @@
 """What SCVI's users do beside training and asking: callbacks, minified data, other tools."""
 
+import anndata
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from scvi.hub import HubMetadata, HubModel
 from scvi.model import SCVI
 from scvi.train import SaveCheckpoint
 from scvi.train._callbacks import ScibCallback
@@ -181,3 +184,22 @@ def test_abundance_is_scored_in_passes(make_model, monkeypatch):
     torch.testing.assert_close(whole.log_prob(z), expected)
     assert sizes == [4, 4, 4, 2]
     torch.testing.assert_close(whole.log_prob(z[1, 3]), expected[1, 3])
+
+
+@pytest.mark.parametrize("minified", [False, True])
+def test_a_model_comes_back_from_what_scvi_tools_shares_on_its_hub(make_model, tmp_path, minified):
+    """The folder that is pushed, with the metadata that are read after a pull."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    latents = model.get_latent_representation()
+    if minified:
+        model.minify_adata()
+    model.save(str(tmp_path), overwrite=True, save_anndata=True)
+    origin = {"anndata_version": anndata.__version__, "model_parent_module": "scmixvi"}
+    HubMetadata.from_dir(str(tmp_path), **origin).save(str(tmp_path / "metadata.json"))
+    pulled = HubModel(
+        str(tmp_path), metadata=str(tmp_path / "metadata.json"), model_card=ModelCard("# card")
+    )
+    assert isinstance(pulled.model, MixtureSCVI)
+    assert pulled.model.minified_data_type == model.minified_data_type
+    assert np.allclose(pulled.model.get_latent_representation(), latents, atol=1e-5)
