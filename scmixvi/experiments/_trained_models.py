@@ -53,17 +53,19 @@ class TrainedModels:
 
     def default(self, size: int) -> tuple[MixtureSCVI, int]:
         """MixtureSCVI with its own defaults, and the epochs it was trained for."""
-        return self._by_default(f"default/S={size}", None, n_components=size)
+        return self.by_default(f"default/S={size}", None, n_components=size)
 
     def longer(self, max_epochs: int, use_batch_norm: str) -> tuple[MixtureSCVI, int]:
         """One encoder with the defaults, but for the number of epochs and where batch norm is."""
         name = f"longer/{max_epochs} epochs, batch norm {use_batch_norm}"
         options = {"n_components": 1, "use_batch_norm": use_batch_norm}
-        return self._by_default(name, max_epochs, **options)
+        return self.by_default(name, max_epochs, **options)
 
-    def _by_default(
+    def by_default(
         self, name: str, max_epochs: int | None, **options: Any
     ) -> tuple[MixtureSCVI, int]:
+        """The defaults but for these options; its weights are kept under that name."""
+
         def train() -> dict:
             model = MixtureSCVI(self.adata, **options)
             epochs = 2 if self.arguments.smoke else max_epochs

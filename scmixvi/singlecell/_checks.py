@@ -103,6 +103,20 @@ def check_many_components(
         )
 
 
+def check_thinning(rate: Any, gene_likelihood: str) -> None:
+    """Raise ValueError for a share of the counts that cannot be lost, or where there are none."""
+    is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+    if not is_number or not 0 <= rate < 1:
+        raise ValueError(
+            f"thinning_rate must be a number of at least 0 and below 1, but it is {rate!r}."
+        )
+    if rate > 0 and gene_likelihood == "normal":
+        raise ValueError(
+            "thinning_rate takes away counts, and gene_likelihood='normal' is for data that are "
+            "none: leave it at 0, or choose 'zinb', 'nb' or 'poisson'."
+        )
+
+
 def check_scvi_options(**given: Any) -> None:
     """Raise ValueError for an option of SCVI's whose name it does not know; others pass."""
     for name, known in SCVI_OPTIONS.items():

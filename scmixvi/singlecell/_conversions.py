@@ -15,6 +15,7 @@ from scmixvi.singlecell._checks import (
     check_jitter,
     check_many_components,
     check_mixture_arguments,
+    check_thinning,
 )
 from scmixvi.singlecell._twins import (
     MIXTURE_ARGUMENTS,
@@ -61,7 +62,8 @@ class Conversions:
         jitter
             Relative size of the noise.
         **mixture_kwargs
-            `n_importance_samples`, `mixture_weights`, `encoder_sharing`, `estimator`, `n_drawn`.
+            `n_importance_samples`, `mixture_weights`, `encoder_sharing`, `estimator`, `n_drawn`,
+            `thinning_rate`.
 
         Returns
         -------
@@ -98,6 +100,7 @@ class Conversions:
             mixture_kwargs.get("estimator", "all"),
             mixture_kwargs.get("n_drawn", 2),
         )
+        check_thinning(mixture_kwargs.get("thinning_rate", 0.0), scvi_model.module.gene_likelihood)
         adata = data_of(scvi_model, adata)
         model = twin(cls, scvi_model, adata, n_components=n_components, **mixture_kwargs)
         state = components_from_one(scvi_model.module.state_dict(), n_components)

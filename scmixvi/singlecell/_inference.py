@@ -13,6 +13,7 @@ from scmixvi.singlecell._checks import check_encoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
 from scmixvi.singlecell._encoders import encode_components
 from scmixvi.singlecell._passes import log_of_counts, row_sums
+from scmixvi.singlecell._thinning import thinned
 from scmixvi.singlecell._trunk import encode_trunk
 
 # Keys that scvi-tools' dictionaries do not have: the draw before a logistic-normal
@@ -34,7 +35,9 @@ class Inference:
         stratified: bool = False,
     ) -> dict[str, Tensor | Distribution | None]:
         """Encode a batch and draw from the mixture, or (`stratified`) L times a component."""
-        encoder_input, covariates = self._encoder_input(x, batch_index, cont_covs, cat_covs)
+        rest = batch_index, cont_covs, cat_covs
+        seen = self._seen(x)
+        encoder_input, covariates = self._encoder_input(seen, *rest)
         drawn = self._drawn_components(x.device) if stratified else None
         encoded = drawn if self.estimator == "s2s" else None
         loc, scale, hidden = self._encode(encoder_input, covariates, encoded)
@@ -46,10 +49,17 @@ class Inference:
         if self.use_observed_lib_size:
             ql, library = None, torch.log(row_sums(x))
         else:
-            ql, library = self.l_encoder(encoder_input, *covariates)
+            whole = encoder_input if seen is x else self._encoder_input(x, *rest)[0]
+            ql, library = self.l_encoder(whole, *covariates)
         if drawn is not None and encoded is None:
             return self._draw_stratified(qz, ql, library, self.n_importance_samples, drawn)
         return self._draw(qz, ql, library, n_samples, stratified)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the encoders of z see of the counts: with `thinning_rate`, in training, a part."""
+        if self.thinning_rate > 0 and self.z_encoder.training:
+            return thinned(x, self.thinning_rate)
+        return x
 
     def _drawn_components(self, device: torch.device) -> Tensor | None:
         """Components `[A]` that this training step draws from; None is all."""

@@ -24,6 +24,7 @@ from scmixvi.singlecell._checks import (
     check_many_components,
     check_mixture_arguments,
     check_scvi_options,
+    check_thinning,
 )
 from scmixvi.singlecell._conversions import Conversions
 from scmixvi.singlecell._data_checks import (
@@ -80,6 +81,9 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         bound at a cost that hardly depends on S. Everything but training takes all components.
     n_drawn
         Components that a training step draws from; not looked at with "all".
+    thinning_rate
+        In training the encoders see each cell without a random share of its counts, uniform in 0
+        to this rate, scaled up to the depth it had. 0 is SCVI.
     **kwargs
         Further arguments of :class:`scvi.module.VAE`.
 
@@ -87,8 +91,8 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
     ------
     ValueError
         If S or L is not a positive whole number, the weights are not a distribution over S, the
-        sharing or the estimator is unknown or does not go with the rest, or an option of SCVI's
-        is unknown.
+        sharing or the estimator is unknown or does not go with the rest, the thinning rate is
+        not in [0, 1) or above 0 for what are no counts, or an option of SCVI's is unknown.
 
     Examples
     --------
@@ -125,12 +129,14 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         encoder_sharing: Literal["separate", "trunk"] = "separate",
         estimator: Literal["all", "s2a", "s2s"] = "all",
         n_drawn: int = 2,
+        thinning_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
         for name, size in (("n_hidden", n_hidden), ("n_latent", n_latent), ("n_layers", n_layers)):
             check_whole(name, size)
         check_many_components(n_components, mixture_weights, encoder_sharing, estimator, n_drawn)
+        check_thinning(thinning_rate, gene_likelihood)
         check_scvi_options(
             dispersion=dispersion,
             gene_likelihood=gene_likelihood,
@@ -161,6 +167,7 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
                 encoder_sharing=encoder_sharing,
                 estimator=estimator,
                 n_drawn=n_drawn,
+                thinning_rate=thinning_rate,
                 **kwargs,
             )
         finally:
@@ -170,7 +177,9 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         ).removesuffix(".") + (
             f", n_components: {n_components}, n_importance_samples: {n_importance_samples}, "
             f"mixture_weights: {mixture_weights}, encoder_sharing: {encoder_sharing}, "
-            f"estimator: {estimator}" + ("." if estimator == "all" else f", n_drawn: {n_drawn}.")
+            f"estimator: {estimator}"
+            + ("" if estimator == "all" else f", n_drawn: {n_drawn}")
+            + (f", thinning_rate: {thinning_rate}." if thinning_rate else ".")
         )
         self.init_params_ = self._get_init_params(locals())
 

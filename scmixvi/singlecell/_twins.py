@@ -26,6 +26,7 @@ MIXTURE_ARGUMENTS = (
     "encoder_sharing",
     "estimator",
     "n_drawn",
+    "thinning_rate",
 )
 
 

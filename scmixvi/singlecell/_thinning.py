@@ -1,0 +1,94 @@
+"""Cells of which encoders see a random share of the counts: noise for training.
+
+All that is compiled stands in this file, as in :mod:`scmixvi.singlecell._kernels`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scmixvi.singlecell._compiled import available, compiled
+
+N_TABLED = 16  # up to so many counts, nearly all, one number is compared with a table
+N_EXACT = 64  # up to so many every count is kept or lost by itself
+
+_u, _float = np.uint64, np.float64
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+@compiled()
+def _random(state):
+    """64 random bits (splitmix64, Steele et al. 2014)."""
+    z = (state ^ (state >> _u(30))) * _u(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> _u(27))) * _u(0x94D049BB133111EB)
+    return z ^ (z >> _u(31))
+
+
+@compiled()
+def _fill(table, pmf, share):
+    """Row n: where the distribution function of Binomial(n, share) is, in steps of 2^-32."""
+    pmf[:] = 0
+    pmf[0] = 1
+    for n in range(1, N_TABLED + 1):
+        for m in range(n, 0, -1):
+            pmf[m] = pmf[m] * (1 - share) + pmf[m - 1] * share
+        pmf[0] *= 1 - share
+        below = 0.0
+        for m in range(N_TABLED):
+            below += pmf[m]
+            table[n, m] = np.uint32(min(below * 2.0**32, 2.0**32 - 1)) if m < n else _LOW
+
+
+@compiled()
+def _thin(x, kept, seed, out):
+    """Binomial(x, kept) / kept into out."""
+    table = np.empty((N_TABLED + 1, N_TABLED), np.uint32)
+    pmf = np.empty(N_TABLED + 1)
+    state = _u(seed)
+    for i in range(x.shape[0]):
+        share = _float(kept[i])
+        _fill(table, pmf, share)
+        threshold = _u(share * 2.0**32)
+        for j in range(x.shape[1]):
+            count = x[i, j]
+            found = 0
+            if count > 0:
+                state += _u(0x9E3779B97F4A7C15)
+                z = _random(state)
+                if count <= N_TABLED:
+                    row = table[np.int64(count)]
+                    drawn = np.uint32(z >> _u(32))
+                    for m in range(N_TABLED):
+                        found += drawn > row[m]
+                elif count <= N_EXACT:
+                    for _ in range(np.int64(count)):
+                        found += (z & _LOW) < threshold
+                        state += _u(0x9E3779B97F4A7C15)
+                        z = _random(state)
+                else:
+                    radius = np.sqrt(-2 * np.log(((z >> _u(32)) + 0.5) / 2.0**32))
+                    normal = radius * np.cos(2 * np.pi * ((z & _LOW) / 2.0**32))
+                    spread = np.sqrt(count * share * (1 - share))
+                    found = np.int64(np.floor(count * share + spread * normal + 0.5))
+                    found = max(0, min(found, np.int64(count)))
+            out[i, j] = found / share
+
+
+def thinned(x: Tensor, rate: float) -> Tensor:
+    r"""Counts `[n, G]` of which every cell has lost a share of its own, scaled up to their depth.
+
+    .. math:: \tilde x_g = \mathrm{Binomial}(x_g, 1 - r) / (1 - r), \quad r \sim U(0, \text{rate})
+
+    so that each is x on average. Where the loop is compiled, more than 64 counts of a gene are
+    drawn by the normal approximation.
+    """
+    kept = 1 - rate * torch.rand(len(x), device=x.device)
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    if not on_cpu or torch.compiler.is_compiling() or not available():
+        kept = kept.unsqueeze(1)
+        left = torch.binomial(x.float(), kept.expand_as(x).contiguous())
+        return (left / kept).to(x.dtype)
+    seed = torch.randint(2**62, ()).item()
+    x, out = x.detach().contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    _thin(x.numpy(), kept.numpy(), seed, out.numpy())
+    return out
