@@ -27,6 +27,7 @@ from scmixvi.experiments._report_monotone import (
 )
 from scmixvi.experiments._report_planted import planted_figure, planted_tables
 from scmixvi.experiments._report_refinement import refinement_figure, refinement_tables
+from scmixvi.experiments._report_thinning import thinning_figure, thinning_tables
 from scmixvi.experiments._tables import load
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +36,7 @@ REPORTS = {
     "cortex": (cortex_tables, cortex_figure),
     "decoders": (decoders_tables, decoders_figure),
     "refinement": (refinement_tables, refinement_figure),
+    "thinning": (thinning_tables, thinning_figure),
     "inference_gap": (inference_gap_tables, inference_gap_figure),
     "integration": (integration_tables, integration_figure),
     "planted": (planted_tables, planted_figure),

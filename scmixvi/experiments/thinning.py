@@ -12,7 +12,9 @@ thinned
     `thinning_rate=0.9`: in training the encoders see a random 10 to 100 % of a cell's counts,
     scaled up;
 dropout
-    `dropout_rate=0.4` in place of 0.1 (S = 1 alone): scvi-tools' own noise, on the hidden layer.
+    `dropout_rate=0.4` in place of 0.1 (S = 1 alone): scvi-tools' own noise, on the hidden layer;
+default, refined and thinned, refined
+    the same models after :meth:`scmixvi.MixtureSCVI.refine_encoders`, which leaves log p(x).
 
 How to thin, and how much, was chosen with S = 1 and seed 0 (of cortex with seed 1 too): the other
 seeds were not looked at before. Log p(x) is that of :mod:`scmixvi.singlecell._evidence`. On cortex
@@ -24,9 +26,13 @@ also the scores of the means: a linear classifier and k-means.
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from scvi.model._utils import get_max_epochs_heuristic
+
+from scmixvi import MixtureSCVI
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
@@ -37,7 +43,8 @@ from scmixvi.experiments.decoders import (
     looked_at,
     run_by_data,
 )
-from scmixvi.experiments.refinement import scores_of
+from scmixvi.experiments.refinement import scores_of, trained_on
+from scmixvi.singlecell._refinement import REFINEMENT_SHARE
 
 RESULT = Path(__file__).parent / "results" / "thinning.json"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,6 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 ARMS = tuple(OPTIONS)
 ONE_ONLY = ("dropout",)  # S = 1
+REFINED = ("default", "thinned")
 N_TEST, N_TRAINING, N_DRAWS = 162, 81, 1000
 
 
@@ -58,18 +66,17 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     groups = looked_at(split, seed, N_TEST, N_TRAINING)
     models = TrainedModels(arguments, adata, split, training, f"{name}/")
 
-    def job(arm: str, size: int) -> dict:
-        options = OPTIONS[arm] | {"n_components": size}
-        model, n_epochs = models.by_default(f"{arm}/S={size}", None, **options)
-        found: dict[str, Any] = {"n_epochs": n_epochs}
+    n_refined = 2 if smoke else round(REFINEMENT_SHARE * get_max_epochs_heuristic(adata.n_obs))
+
+    def model_of(arm: str, size: int) -> tuple[MixtureSCVI, int]:
+        return models.by_default(f"{arm}/S={size}", None, n_components=size, **OPTIONS[arm])
+
+    def figures(model: MixtureSCVI) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for group, indices in groups.items():
             bounds = singlecell.bounds(model, indices, 12 if smoke else N_DRAWS)
-            log_p = converged(model, indices, **sizes)
             found[group] = {
-                "log_p": log_p["log_p"],
-                "effective_share": log_p["effective_share"],
                 "miselbo": bounds["miselbo"],
-                "gap": log_p["log_p"] - bounds["miselbo"],
                 "own_draws": bounds["log_likelihood"],
                 "jsd": bounds["jsd"],
                 "n_cells": len(indices),
@@ -79,12 +86,30 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
             found["scores"] = scores_of(means, split, seed, smoke)
         return found
 
-    return {
-        f"{name}/{arm}/S={size}": partial(job, arm, size)
-        for arm in arguments.models
-        for size in COMPONENTS
-        if size == 1 or arm not in ONE_ONLY
-    }
+    def job(arm: str, size: int) -> dict:
+        model, n_epochs = model_of(arm, size)
+        found = {"n_epochs": n_epochs} | figures(model)
+        for group, indices in groups.items():
+            log_p = converged(model, indices, **sizes)
+            found[group] |= {
+                "log_p": log_p["log_p"],
+                "effective_share": log_p["effective_share"],
+                "gap": log_p["log_p"] - found[group]["miselbo"],
+            }
+        return found
+
+    def refined_job(arm: str, size: int) -> dict:
+        model, _ = model_of(arm, size)
+        data = singlecell.loader(model, split, 128)
+        return {"n_epochs": n_refined} | figures(trained_on(model, "refined", n_refined, data))
+
+    found: dict[str, Callable[[], dict]] = {}
+    for arm, size in product(arguments.models, COMPONENTS):
+        if size == 1 or arm not in ONE_ONLY:
+            found[f"{name}/{arm}/S={size}"] = partial(job, arm, size)
+        if arm in REFINED:
+            found[f"{name}/{arm}, refined/S={size}"] = partial(refined_job, arm, size)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

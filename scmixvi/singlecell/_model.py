@@ -145,6 +145,7 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
         )
         if not isinstance(mixture_weights, str):
             mixture_weights = [float(w) for w in mixture_weights]
+        thinning_rate = float(thinning_rate)
         cls = type(self)
         if adata is None and registry is None:
             # scvi-tools allows a model without data only to a class of this name.

@@ -312,7 +312,7 @@ def test_signature_names_every_argument():
 
     names = list(inspect.signature(MixtureVAE).parameters)
     own = ["n_components", "n_importance_samples", "mixture_weights"]
-    own += ["encoder_sharing", "estimator", "n_drawn"]
+    own += ["encoder_sharing", "estimator", "n_drawn", "thinning_rate"]
     assert names == [*inspect.signature(VAE).parameters, *own]
 
 

@@ -11,6 +11,7 @@ OPTIONS = {
     "layer norm": {"use_batch_norm": "none", "use_layer_norm": "encoder"},
     "weights": {"mixture_weights": "amortized"},
     "trunk": {"encoder_sharing": "trunk"},
+    "thinning": {"thinning_rate": 0.9},
 }
 NOT_COMPUTED = ("aten.detach", "aten.slice", "aten.select")  # views
 
