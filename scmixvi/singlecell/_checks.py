@@ -236,7 +236,7 @@ def check_folder(dir_path: Any) -> None:
 
 
 def check_query_order(adata: Any, reference_model: Any) -> None:
-    """Raise ValueError if a query and its reference stand in each other's place, or it is empty."""
+    """Raise ValueError for a query and a reference in each other's place, or one without data."""
     if isinstance(adata, str | os.PathLike) or isinstance(reference_model, AnnData):
         raise ValueError(
             "load_query_data takes the query cells first and the reference model, or the folder "
@@ -245,3 +245,8 @@ def check_query_order(adata: Any, reference_model: Any) -> None:
         )
     if isinstance(adata, AnnData) and adata.n_obs == 0:  # which scvi-tools takes for none given
         raise ValueError("adata has no cells to map: choose some.")
+    if getattr(reference_model, "module", True) is None:
+        raise ValueError(
+            "the reference model was made without data, so that it knows no genes to map onto: "
+            "train it first, or load one with MixtureSCVI.load."
+        )

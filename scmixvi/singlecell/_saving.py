@@ -120,9 +120,9 @@ class CheckedFiles:
         Raises
         ------
         ValueError
-            If the arguments stand in each other's place, there are no cells, the genes are not the
-            reference's, new categories are text where its own are numbers, or the other way round,
-            or as in :meth:`load` of a file.
+            If the arguments stand in each other's place, there are no cells, the reference is a
+            model without data, the genes are not the reference's, new categories are text where
+            its own are numbers, or the other way round, or as in :meth:`load` of a file.
         """
         check_query_order(adata, reference_model)
         reference_model = cls._checked(reference_model)

@@ -745,6 +745,8 @@ def test_a_query_and_its_reference_in_each_other_s_place(make_model, tmp_path):
             MixtureSCVI.load_query_data(*arguments)
     with pytest.raises(ValueError, match="adata has no cells to map"):
         MixtureSCVI.load_query_data(query[:0].copy(), folder)
+    with pytest.raises(ValueError, match="reference model was made without data"):
+        MixtureSCVI.load_query_data(query, MixtureSCVI())
     assert not query.uns
     MixtureSCVI.load_query_data(query, folder)
 
