@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 import torch
 from scvi.module._constants import MODULE_KEYS
-from torch import Tensor, nn
+from torch import Tensor
 
 from scmixvi import MixtureSCVI
-from scmixvi.core import MixturePosterior
 from scmixvi.core.modes import frozen
-from scmixvi.experiments._families import FAMILIES, best, bound_of, weighted_draws
+from scmixvi.experiments._coverage import coverage
+from scmixvi.experiments._families import FAMILIES, best, bound_of
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
@@ -48,7 +48,6 @@ from scmixvi.singlecell._cell_refinement import log_joint_of, refined
 from scmixvi.singlecell._evidence import (
     START_STEPS,
     cell_evidence,
-    effective_draws,
     started,
 )
 
@@ -56,30 +55,7 @@ RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")
 STEPS = (25, 100)
 N_TEST, N_TRAINING, AT_ONCE = 101, 81, 51
-N_STEPS, N_DRAWS, LEVEL = 400, 400, 0.9
-
-
-def covered(posterior: MixturePosterior, z: Tensor, weights: Tensor, n_draws: int) -> Tensor:
-    """Weight of draws z `[n, B, D]` where q is at least as dense as in its densest 90 %, `[B]`."""
-    threshold = posterior.log_prob(posterior.sample(n_draws)).quantile(1 - LEVEL, dim=0)
-    return (weights * (posterior.log_prob([z]) >= threshold)).sum(0)
-
-
-def expression_covered(
-    module: nn.Module, tensors: dict, encoded: dict, own: Tensor, z: Tensor, weights: Tensor
-) -> Tensor:
-    """Weight of draws z inside the central 90 % of draws `own`, mean over genes, `[B]`."""
-
-    def scales(u: Tensor) -> Tensor:
-        library = encoded[MODULE_KEYS.LIBRARY_KEY].expand(len(u), -1, -1)
-        outputs = module._outputs(encoded[MODULE_KEYS.QZ_KEY], None, library, u)
-        decoded = module.generative(**module._get_generative_input(tensors, outputs))
-        return decoded[MODULE_KEYS.PX_KEY].get_normalized("scale")
-
-    low, high = scales(own).quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2]), dim=0)
-    exact = scales(z)
-    inside = ((exact >= low) & (exact <= high)).float().mean(-1)
-    return (weights * inside).sum(0)
+N_STEPS, N_DRAWS = 400, 400
 
 
 def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, Any]:
@@ -106,15 +82,9 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
             row = {"log_p": log_p, "effective_share": evidence.effective}
             for name, posterior in (own | fits).items():
                 row[f"gap/{name}"] = log_p - bound_of(posterior, log_joint, n_draws)
-            z, log_w = weighted_draws(fits["full covariance"], log_joint, n_draws)
-            weights = log_w.softmax(0)
-            row["effective_share_exact"] = effective_draws(log_w) / n_draws
-            for name in ("encoders", f"{STEPS[-1]} steps"):
-                row[f"covered/{name}"] = covered(own[name], z, weights, n_draws)
-                (draws,) = own[name].sample(n_draws)
-                row[f"expression/{name}"] = expression_covered(
-                    module, tensors, encoded, draws, z, weights
-                )
+            compared = {name: own[name] for name in ("encoders", f"{STEPS[-1]} steps")}
+            fit = fits["full covariance"]
+            row |= coverage(module, tensors, encoded, compared, fit, log_joint, n_draws)
         found.append(row)
     return {k: torch.cat([row[k] for row in found]).double().mean().item() for k in found[0]}
 

@@ -14,7 +14,10 @@ thinned
 dropout
     `dropout_rate=0.4` in place of 0.1 (S = 1 alone): scvi-tools' own noise, on the hidden layer;
 default, refined and thinned, refined
-    the same models after :meth:`scmixvi.MixtureSCVI.refine_encoders`, which leaves log p(x).
+    the same models after :meth:`scmixvi.MixtureSCVI.refine_encoders`, which leaves log p(x);
+default, coverage and thinned, coverage
+    what 90 % of a cell's q hold of its exact posterior, as in
+    :mod:`scmixvi.experiments.inference_gap`.
 
 How to thin, and how much, was chosen with S = 1 and seed 0 (of cortex with seed 1 too): the other
 seeds were not looked at before. Log p(x) is that of :mod:`scmixvi.singlecell._evidence`. On cortex
@@ -30,10 +33,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from scvi.model._utils import get_max_epochs_heuristic
+from scvi.module._constants import MODULE_KEYS
 
 from scmixvi import MixtureSCVI
+from scmixvi.core.modes import frozen
 from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments import inference_gap
+from scmixvi.experiments._coverage import coverage
+from scmixvi.experiments._families import best
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
@@ -43,7 +53,9 @@ from scmixvi.experiments.decoders import (
     looked_at,
     run_by_data,
 )
+from scmixvi.experiments.inference_gap import AT_ONCE, N_STEPS
 from scmixvi.experiments.refinement import scores_of, trained_on
+from scmixvi.singlecell._cell_refinement import log_joint_of
 from scmixvi.singlecell._refinement import REFINEMENT_SHARE
 
 RESULT = Path(__file__).parent / "results" / "thinning.json"
@@ -54,8 +66,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 ARMS = tuple(OPTIONS)
 ONE_ONLY = ("dropout",)  # S = 1
-REFINED = ("default", "thinned")
+COMPARED = ("default", "thinned")  # in more than bounds
 N_TEST, N_TRAINING, N_DRAWS = 162, 81, 1000
+
+
+def coverages(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, float]:
+    """What 90 % of the encoders' q hold of the exact posterior, means over cells."""
+    module, found = model.module, []
+    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
+    for tensors in batches:
+        tensors = {key: value.to(model.device) for key, value in tensors.items()}
+        with torch.no_grad():
+            encoded = module._encoded_whole(tensors)
+        log_joint, qz = log_joint_of(module, tensors, encoded), encoded[MODULE_KEYS.QZ_KEY]
+        start = qz.c_loc.transpose(0, 1), qz.c_scale.transpose(0, 1)
+        with frozen(module.parameters()):
+            fit = best("full covariance", *start, log_joint, 2 if smoke else N_STEPS)
+        with torch.no_grad():
+            own = {"encoders": qz.posterior}
+            drawn = 40 if smoke else inference_gap.N_DRAWS
+            found.append(coverage(module, tensors, encoded, own, fit, log_joint, drawn))
+    return {k: torch.cat([row[k] for row in found]).double().mean().item() for k in found[0]}
 
 
 def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
@@ -103,12 +134,21 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
         data = singlecell.loader(model, split, 128)
         return {"n_epochs": n_refined} | figures(trained_on(model, "refined", n_refined, data))
 
+    def coverage_job(arm: str, size: int) -> dict:
+        model, _ = model_of(arm, size)
+        some = looked_at(split, seed, inference_gap.N_TEST, inference_gap.N_TRAINING)
+        return {
+            group: coverages(model, indices, smoke) | {"n_cells": len(indices)}
+            for group, indices in some.items()
+        }
+
     found: dict[str, Callable[[], dict]] = {}
     for arm, size in product(arguments.models, COMPONENTS):
         if size == 1 or arm not in ONE_ONLY:
             found[f"{name}/{arm}/S={size}"] = partial(job, arm, size)
-        if arm in REFINED:
+        if arm in COMPARED:
             found[f"{name}/{arm}, refined/S={size}"] = partial(refined_job, arm, size)
+            found[f"{name}/{arm}, coverage/S={size}"] = partial(coverage_job, arm, size)
     return found
 
 

@@ -9,8 +9,8 @@ from torch.distributions import MultivariateNormal
 from laws import gaussian_mixture
 from scmixvi.experiments import _report_inference_gap as report
 from scmixvi.experiments import inference_gap
+from scmixvi.experiments._coverage import covered
 from scmixvi.experiments._families import FAMILIES, best, bound_of
-from scmixvi.experiments.inference_gap import covered
 
 
 def test_families_leave_the_gap_that_they_must():

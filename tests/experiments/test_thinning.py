@@ -13,8 +13,17 @@ def test_smoke_run_has_every_arm_and_is_reported(tmp_path):
     thinning.main(["--smoke", "--result", str(result)])
     runs = json.loads(result.read_text())["runs"]
     arms = [(a, s) for a in ("default", "thinned") for s in (1, 4)] + [("dropout", 1)]
-    refined = [(f"{a}, refined", s) for a in ("default", "thinned") for s in (1, 4)]
-    assert set(runs) == {f"cortex/{arm}/S={size}/seed=0" for arm, size in arms + refined}
+    more = [
+        (f"{arm}, {what}", size)
+        for arm in ("default", "thinned")
+        for what in ("refined", "coverage")
+        for size in (1, 4)
+    ]
+    assert set(runs) == {f"cortex/{arm}/S={size}/seed=0" for arm, size in arms + more}
+    for arm, size in more[2:4]:
+        found = runs[f"cortex/{arm}/S={size}/seed=0"]["test"]
+        assert 0.2 < found["covered/encoders"] < 1
+        assert 0.2 < found["expression/encoders"] < 1
     for arm, size in arms:
         run = runs[f"cortex/{arm}/S={size}/seed=0"]
         for group in ("test", "training"):
