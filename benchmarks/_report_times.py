@@ -112,6 +112,26 @@ def likelihoods() -> str:
     return markdown(header, rows)
 
 
+def thinning() -> str:
+    """Seconds an epoch with and without thinning beside SCVI's, and of the draws alone."""
+    measured = read(RESULTS / "thinning.json", {"epochs": [], "draws": []})
+    epochs = []
+    for row in measured["epochs"]:
+        seconds = f"{row['seconds_an_epoch']['median']:.3f}"
+        epochs.append([_shown(row["model"]), seconds, _with_quartiles(row["ratio"])])
+    draws = []
+    for row in measured["draws"]:
+        times = [f"{times['median']:.2f}" for times in row["milliseconds"].values()]
+        nonzero = f"{100 * row['nonzero']:.0f} %"
+        draws.append([row["counts"], nonzero, *times, _with_quartiles(row["ratio"])])
+    header = ("128 cells of", "nonzero", "torch.binomial, ms", "scmixvi, ms", "ratio")
+    return (
+        markdown(("model", "seconds an epoch", "over SCVI"), epochs)
+        + "\n"
+        + markdown(header, draws)
+    )
+
+
 def image_steps() -> str:
     """Seconds of a training step of the image models on a CPU, and how they grow with S."""
     measured = read(RESULTS / "image_cpu.json", {"cells": []})
