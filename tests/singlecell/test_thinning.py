@@ -71,9 +71,39 @@ def test_draws_follow_torchs_seed_and_leave_the_counts(either_way):
     assert (draws[0][x == 0] == 0).all()
 
 
-def test_other_kinds_of_counts():
+def test_a_cell_that_loses_nothing_is_itself(either_way, monkeypatch):
+    with_share(monkeypatch, 0.0, 0.9)
+    x = torch.arange(300.0).reshape(3, 100) * 0.75
+    assert torch.equal(thinned(x, 0.9), x)
+
+
+@pytest.mark.parametrize("count", [0.25, 0.9, 1.5, 16.5, 40.5, 70.25])
+def test_counts_that_are_not_whole_are_kept_on_average(either_way, monkeypatch, count):
+    """As some corrections for ambient RNA leave them: the whole part is drawn, the rest stays."""
+    torch.manual_seed(0)
+    with_share(monkeypatch, 0.5, 0.9)
+    found = thinned(torch.full((100, 400), count), 0.9)
+    left = (found - count % 1) * 0.5
+    torch.testing.assert_close(left, left.round())
+    error = (int(count) / found.numel()) ** 0.5  # the variance is that of the whole part
+    assert abs(found.double().mean() - count) <= 4 * error + 1e-6
+
+
+def test_what_is_no_number_stays_none(either_way):
+    """The loss then says so; torch's binomial would not end."""
+    x = torch.tensor([[float("nan"), 3.0]])
+    assert thinned(x, 0.5).isnan().tolist() == [[True, False]]
+
+
+def test_other_kinds_of_counts(either_way):
     x = torch.poisson(torch.rand(30, 40) * 5)
     assert thinned(x.double(), 0.5).dtype == torch.float64
+    assert thinned(x.bfloat16(), 0.5).dtype == torch.bfloat16
+    torch.manual_seed(0)
+    expected = thinned(x, 0.5)
+    for other in (x.long(), x.to_sparse_csr()):
+        torch.manual_seed(0)
+        torch.testing.assert_close(thinned(other, 0.5), expected, rtol=0, atol=0)
     assert thinned(x.T, 0.5).shape == (40, 30)
     assert ((thinned(x.T, 0.5) == 0) | (x.T > 0)).all()
 
