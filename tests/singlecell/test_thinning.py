@@ -8,7 +8,7 @@ from scvi.model import SCVI
 
 from counts import QUIET
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _inference, _thinning
+from scmixvi.singlecell import MixtureVAE, _inference, _thinning
 from scmixvi.singlecell._thinning import thinned
 
 
@@ -207,3 +207,6 @@ def test_what_has_no_counts_cannot_lose_any(make_model):
     stock = make_model(SCVI, gene_likelihood="normal")
     with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
         MixtureSCVI.from_scvi_model(stock, thinning_rate=0.5)
+    by_place = 9, 0, 0, 16, 3, 1, 0, None, 0.1, "gene", True, "normal"
+    with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
+        MixtureVAE(*by_place, thinning_rate=0.5)
