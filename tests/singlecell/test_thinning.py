@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from scvi.model import SCVI
 
-from counts import QUIET
+from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
 from scmixvi.singlecell import MixtureVAE, _inference, _thinning
 from scmixvi.singlecell._thinning import thinned
@@ -159,7 +159,7 @@ def test_everything_but_the_encoders_of_z_has_the_whole_cell(make_model, first_b
     torch.testing.assert_close(found, expected.mean(0), rtol=1e-4, atol=1e-3)
 
 
-def test_refined_encoders_and_queries_see_all(make_model, monkeypatch):
+def test_refined_encoders_see_all(make_model, monkeypatch):
     model = make_model(n_components=2, thinning_rate=0.9)
     model.train(1, **QUIET)
 
@@ -172,6 +172,20 @@ def test_refined_encoders_and_queries_see_all(make_model, monkeypatch):
     model.refine_encoders(1, **QUIET)
     with pytest.raises(AssertionError):
         model.train(1, **QUIET)
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_a_query_sees_a_part_where_all_its_weights_train(make_model, monkeypatch, unfrozen):
+    reference = make_model(n_components=2, thinning_rate=0.9, batch_key="batch")
+    reference.train(1, **QUIET)
+    query = make_adata(seed=3)
+    query.obs["batch"] = "new"
+    model = MixtureSCVI.load_query_data(query, reference, unfrozen=unfrozen)
+    sizes = []
+    monkeypatch.setattr(_inference, "thinned", lambda x, rate: sizes.append(len(x)) or x)
+    split = {"train_size": 0.5, "check_val_every_n_epoch": 1}  # validation cells are seen whole
+    model.train(2, plan_kwargs={"weight_decay": 0.0}, **split, **QUIET)
+    assert sizes == ([30, 30] if unfrozen else [])
 
 
 def test_without_thinning_no_random_number_is_drawn(make_model, first_batch, monkeypatch):
