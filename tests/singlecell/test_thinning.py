@@ -49,6 +49,22 @@ def test_many_counts_keep_mean_and_spread(either_way, monkeypatch, count):
     assert left.max() <= count + 0.1
 
 
+@pytest.mark.parametrize("lost", [0.02, 0.9])
+def test_no_more_is_left_than_was_there_and_no_less_than_nothing(either_way, monkeypatch, lost):
+    """Of 65, which the normal approximation would pass on either side."""
+    with_share(monkeypatch, lost, 0.9)
+    left = thinned(torch.full((100, 400), 65.0), 0.9) * (1 - lost)
+    assert left.min() >= 0
+    assert left.max() <= 65.01
+
+
+def test_cells_that_lose_the_same_share_lose_other_counts(either_way, monkeypatch):
+    with_share(monkeypatch, 0.5, 0.9)
+    first, second = (thinned(torch.ones(100, 400), 0.9) > 0 for _ in range(2))
+    assert abs((first == second).double().mean() - 0.5) < 0.01
+    assert abs((first[1:] == first[:-1]).double().mean() - 0.5) < 0.01
+
+
 def test_the_share_is_uniform_and_each_cells_own(either_way):
     torch.manual_seed(0)
     kept = thinned(torch.full((2000, 50), 1e5), 0.9).count_nonzero(1)
@@ -101,7 +117,7 @@ def test_other_kinds_of_counts(either_way):
     assert thinned(x.bfloat16(), 0.5).dtype == torch.bfloat16
     torch.manual_seed(0)
     expected = thinned(x, 0.5)
-    for other in (x.long(), x.to_sparse_csr()):
+    for other in (x.long(), x.to_sparse_csr(), x.clone().requires_grad_()):
         torch.manual_seed(0)
         torch.testing.assert_close(thinned(other, 0.5), expected, rtol=0, atol=0)
     assert thinned(x.T, 0.5).shape == (40, 30)
@@ -126,13 +142,16 @@ def test_encoders_see_a_part_in_training_and_all_of_it_after(make_model, first_b
     assert not torch.equal(first["qz"].c_loc, second["qz"].c_loc)
 
 
-def test_everything_but_the_encoders_of_z_has_the_whole_cell(make_model, first_batch, monkeypatch):
+@pytest.mark.parametrize("observed", [True, False])
+def test_everything_but_the_encoders_of_z_has_the_whole_cell(
+    make_model, first_batch, monkeypatch, observed
+):
     model = make_model(
         n_components=2,
         thinning_rate=0.9,
         dropout_rate=0.0,
         use_batch_norm="none",
-        use_observed_lib_size=False,
+        use_observed_lib_size=observed,
         batch_key="batch",
         encode_covariates=True,
     )
@@ -151,7 +170,10 @@ def test_everything_but_the_encoders_of_z_has_the_whole_cell(make_model, first_b
     assert torch.equal(asked[0][0], batch["X"])
     assert torch.equal(seen["qz"].c_loc, nothing["qz"].c_loc)
     assert not torch.equal(seen["qz"].c_loc, whole["qz"].c_loc)
-    assert torch.equal(seen["ql"].loc, whole["ql"].loc)
+    if observed:
+        assert torch.equal(seen["library"], batch["X"].sum(1, keepdim=True).log())
+    else:
+        assert torch.equal(seen["ql"].loc, whole["ql"].loc)
     _, decoded, losses = module(batch)
     px = decoded["px"]
     expected = -px.log_prob(batch["X"]).sum(-1)
@@ -218,9 +240,10 @@ def test_rates_that_are_none(make_model, rate):
 def test_what_has_no_counts_cannot_lose_any(make_model):
     with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
         make_model(thinning_rate=0.5, gene_likelihood="normal")
-    stock = make_model(SCVI, gene_likelihood="normal")
+    stock, cells = make_model(SCVI, gene_likelihood="normal"), make_adata()
     with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
-        MixtureSCVI.from_scvi_model(stock, thinning_rate=0.5)
+        MixtureSCVI.from_scvi_model(stock, adata=cells, thinning_rate=0.5)
+    assert not cells.uns
     by_place = 9, 0, 0, 16, 3, 1, 0, None, 0.1, "gene", True, "normal"
     with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
         MixtureVAE(*by_place, thinning_rate=0.5)
