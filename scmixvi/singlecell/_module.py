@@ -82,8 +82,8 @@ class MixtureVAE(Inference, Generation, Bound, Evaluation, VAE):
     ) -> None:
         check_mixture_arguments(n_components, n_importance_samples, mixture_weights)
         check_many_components(n_components, mixture_weights, encoder_sharing, estimator, n_drawn)
-        check_thinning(thinning_rate, kwargs.get("gene_likelihood", "zinb"))
         super().__init__(*args, **kwargs)
+        check_thinning(thinning_rate, self.gene_likelihood)  # which may be given by its place
         self.n_components = n_components
         self.n_importance_samples = n_importance_samples
         self.thinning_rate = float(thinning_rate)

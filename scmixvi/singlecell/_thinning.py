@@ -41,7 +41,7 @@ def _fill(table, pmf, share):
 
 @compiled()
 def _thin(x, kept, seed, out):
-    """Binomial(x, kept) / kept into out."""
+    """Binomial(x, kept) / kept into out; what is not whole of x stays."""
     table = np.empty((N_TABLED + 1, N_TABLED), np.uint32)
     pmf = np.empty(N_TABLED + 1)
     state = _u(seed)
@@ -50,7 +50,7 @@ def _thin(x, kept, seed, out):
         _fill(table, pmf, share)
         threshold = _u(share * 2.0**32)
         for j in range(x.shape[1]):
-            count = x[i, j]
+            count = np.floor(x[i, j])
             found = 0
             if count > 0:
                 state += _u(0x9E3779B97F4A7C15)
@@ -71,7 +71,7 @@ def _thin(x, kept, seed, out):
                     spread = np.sqrt(count * share * (1 - share))
                     found = np.int64(np.floor(count * share + spread * normal + 0.5))
                     found = max(0, min(found, np.int64(count)))
-            out[i, j] = found / share
+            out[i, j] = found / share + (x[i, j] - count)
 
 
 def thinned(x: Tensor, rate: float) -> Tensor:
@@ -79,15 +79,21 @@ def thinned(x: Tensor, rate: float) -> Tensor:
 
     .. math:: \tilde x_g = \mathrm{Binomial}(x_g, 1 - r) / (1 - r), \quad r \sim U(0, \text{rate})
 
-    so that each is x on average. Where the loop is compiled, more than 64 counts of a gene are
-    drawn by the normal approximation.
+    so that each is x on average. What a count is above a whole number stays as it is. Where the
+    loop is compiled, more than 64 counts of a gene are drawn by the normal approximation.
     """
+    if x.layout != torch.strided:  # latents that are asked for in the middle of a training
+        x = x.to_dense()
+    if not x.is_floating_point():
+        x = x.float()
     kept = 1 - rate * torch.rand(len(x), device=x.device)
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     if not on_cpu or torch.compiler.is_compiling() or not available():
         kept = kept.unsqueeze(1)
-        left = torch.binomial(x.float(), kept.expand_as(x).contiguous())
-        return (left / kept).to(x.dtype)
+        whole = x.float().floor()
+        # Of NaN torch would draw for ever.
+        left = torch.binomial(whole.nan_to_num(0.0), kept.expand_as(x).contiguous())
+        return (left / kept + (x - whole)).to(x.dtype)
     seed = torch.randint(2**62, ()).item()
     x, out = x.detach().contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     _thin(x.numpy(), kept.numpy(), seed, out.numpy())

@@ -6,9 +6,9 @@ import torch
 from scipy import stats
 from scvi.model import SCVI
 
-from counts import QUIET
+from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _inference, _thinning
+from scmixvi.singlecell import MixtureVAE, _inference, _thinning
 from scmixvi.singlecell._thinning import thinned
 
 
@@ -49,6 +49,22 @@ def test_many_counts_keep_mean_and_spread(either_way, monkeypatch, count):
     assert left.max() <= count + 0.1
 
 
+@pytest.mark.parametrize("lost", [0.02, 0.9])
+def test_no_more_is_left_than_was_there_and_no_less_than_nothing(either_way, monkeypatch, lost):
+    """Of 65, which the normal approximation would pass on either side."""
+    with_share(monkeypatch, lost, 0.9)
+    left = thinned(torch.full((100, 400), 65.0), 0.9) * (1 - lost)
+    assert left.min() >= 0
+    assert left.max() <= 65.01
+
+
+def test_cells_that_lose_the_same_share_lose_other_counts(either_way, monkeypatch):
+    with_share(monkeypatch, 0.5, 0.9)
+    first, second = (thinned(torch.ones(100, 400), 0.9) > 0 for _ in range(2))
+    assert abs((first == second).double().mean() - 0.5) < 0.01
+    assert abs((first[1:] == first[:-1]).double().mean() - 0.5) < 0.01
+
+
 def test_the_share_is_uniform_and_each_cells_own(either_way):
     torch.manual_seed(0)
     kept = thinned(torch.full((2000, 50), 1e5), 0.9).count_nonzero(1)
@@ -71,9 +87,39 @@ def test_draws_follow_torchs_seed_and_leave_the_counts(either_way):
     assert (draws[0][x == 0] == 0).all()
 
 
-def test_other_kinds_of_counts():
+def test_a_cell_that_loses_nothing_is_itself(either_way, monkeypatch):
+    with_share(monkeypatch, 0.0, 0.9)
+    x = torch.arange(300.0).reshape(3, 100) * 0.75
+    assert torch.equal(thinned(x, 0.9), x)
+
+
+@pytest.mark.parametrize("count", [0.25, 0.9, 1.5, 16.5, 40.5, 70.25])
+def test_counts_that_are_not_whole_are_kept_on_average(either_way, monkeypatch, count):
+    """As some corrections for ambient RNA leave them: the whole part is drawn, the rest stays."""
+    torch.manual_seed(0)
+    with_share(monkeypatch, 0.5, 0.9)
+    found = thinned(torch.full((100, 400), count), 0.9)
+    left = (found - count % 1) * 0.5
+    torch.testing.assert_close(left, left.round())
+    error = (int(count) / found.numel()) ** 0.5  # the variance is that of the whole part
+    assert abs(found.double().mean() - count) <= 4 * error + 1e-6
+
+
+def test_what_is_no_number_stays_none(either_way):
+    """The loss then says so; torch's binomial would not end."""
+    x = torch.tensor([[float("nan"), 3.0]])
+    assert thinned(x, 0.5).isnan().tolist() == [[True, False]]
+
+
+def test_other_kinds_of_counts(either_way):
     x = torch.poisson(torch.rand(30, 40) * 5)
     assert thinned(x.double(), 0.5).dtype == torch.float64
+    assert thinned(x.bfloat16(), 0.5).dtype == torch.bfloat16
+    torch.manual_seed(0)
+    expected = thinned(x, 0.5)
+    for other in (x.long(), x.to_sparse_csr(), x.clone().requires_grad_()):
+        torch.manual_seed(0)
+        torch.testing.assert_close(thinned(other, 0.5), expected, rtol=0, atol=0)
     assert thinned(x.T, 0.5).shape == (40, 30)
     assert ((thinned(x.T, 0.5) == 0) | (x.T > 0)).all()
 
@@ -96,13 +142,16 @@ def test_encoders_see_a_part_in_training_and_all_of_it_after(make_model, first_b
     assert not torch.equal(first["qz"].c_loc, second["qz"].c_loc)
 
 
-def test_everything_but_the_encoders_of_z_has_the_whole_cell(make_model, first_batch, monkeypatch):
+@pytest.mark.parametrize("observed", [True, False])
+def test_everything_but_the_encoders_of_z_has_the_whole_cell(
+    make_model, first_batch, monkeypatch, observed
+):
     model = make_model(
         n_components=2,
         thinning_rate=0.9,
         dropout_rate=0.0,
         use_batch_norm="none",
-        use_observed_lib_size=False,
+        use_observed_lib_size=observed,
         batch_key="batch",
         encode_covariates=True,
     )
@@ -121,7 +170,10 @@ def test_everything_but_the_encoders_of_z_has_the_whole_cell(make_model, first_b
     assert torch.equal(asked[0][0], batch["X"])
     assert torch.equal(seen["qz"].c_loc, nothing["qz"].c_loc)
     assert not torch.equal(seen["qz"].c_loc, whole["qz"].c_loc)
-    assert torch.equal(seen["ql"].loc, whole["ql"].loc)
+    if observed:
+        assert torch.equal(seen["library"], batch["X"].sum(1, keepdim=True).log())
+    else:
+        assert torch.equal(seen["ql"].loc, whole["ql"].loc)
     _, decoded, losses = module(batch)
     px = decoded["px"]
     expected = -px.log_prob(batch["X"]).sum(-1)
@@ -129,7 +181,7 @@ def test_everything_but_the_encoders_of_z_has_the_whole_cell(make_model, first_b
     torch.testing.assert_close(found, expected.mean(0), rtol=1e-4, atol=1e-3)
 
 
-def test_refined_encoders_and_queries_see_all(make_model, monkeypatch):
+def test_refined_encoders_see_all(make_model, monkeypatch):
     model = make_model(n_components=2, thinning_rate=0.9)
     model.train(1, **QUIET)
 
@@ -142,6 +194,20 @@ def test_refined_encoders_and_queries_see_all(make_model, monkeypatch):
     model.refine_encoders(1, **QUIET)
     with pytest.raises(AssertionError):
         model.train(1, **QUIET)
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_a_query_sees_a_part_where_all_its_weights_train(make_model, monkeypatch, unfrozen):
+    reference = make_model(n_components=2, thinning_rate=0.9, batch_key="batch")
+    reference.train(1, **QUIET)
+    query = make_adata(seed=3)
+    query.obs["batch"] = "new"
+    model = MixtureSCVI.load_query_data(query, reference, unfrozen=unfrozen)
+    sizes = []
+    monkeypatch.setattr(_inference, "thinned", lambda x, rate: sizes.append(len(x)) or x)
+    split = {"train_size": 0.5, "check_val_every_n_epoch": 1}  # validation cells are seen whole
+    model.train(2, plan_kwargs={"weight_decay": 0.0}, **split, **QUIET)
+    assert sizes == ([30, 30] if unfrozen else [])
 
 
 def test_without_thinning_no_random_number_is_drawn(make_model, first_batch, monkeypatch):
@@ -174,6 +240,10 @@ def test_rates_that_are_none(make_model, rate):
 def test_what_has_no_counts_cannot_lose_any(make_model):
     with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
         make_model(thinning_rate=0.5, gene_likelihood="normal")
-    stock = make_model(SCVI, gene_likelihood="normal")
+    stock, cells = make_model(SCVI, gene_likelihood="normal"), make_adata()
     with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
-        MixtureSCVI.from_scvi_model(stock, thinning_rate=0.5)
+        MixtureSCVI.from_scvi_model(stock, adata=cells, thinning_rate=0.5)
+    assert not cells.uns
+    by_place = 9, 0, 0, 16, 3, 1, 0, None, 0.1, "gene", True, "normal"
+    with pytest.raises(ValueError, match="gene_likelihood='normal' is for data that are none"):
+        MixtureVAE(*by_place, thinning_rate=0.5)
