@@ -10,7 +10,7 @@ from torch import Tensor
 from scmixvi.singlecell._compiled import available, compiled
 
 N_TABLED = 16  # up to so many counts, nearly all, one number is compared with a table
-N_EXACT = 64  # up to so many every count is kept or lost by itself
+MANY = 32  # so many expected to be kept, and to be lost, are normal
 
 _u, _float = np.uint64, np.float64
 _LOW = np.uint64(0xFFFFFFFF)
@@ -40,6 +40,18 @@ def _fill(table, pmf, share):
 
 
 @compiled()
+def _rarely(count, share, uniform):
+    """Binomial(count, share) by inversion, for a share of at most 1/2 and few expected."""
+    found = 0
+    term = below = np.exp(count * np.log1p(-share))
+    while uniform > below and found < count:
+        found += 1
+        term *= (count - found + 1) / found * share / (1 - share)
+        below += term
+    return found
+
+
+@compiled()
 def _thin(x, kept, seed, out):
     """Binomial(x, kept) / kept into out; what is not whole of x stays."""
     table = np.empty((N_TABLED + 1, N_TABLED), np.uint32)
@@ -48,7 +60,7 @@ def _thin(x, kept, seed, out):
     for i in range(x.shape[0]):
         share = _float(kept[i])
         _fill(table, pmf, share)
-        threshold = _u(share * 2.0**32)
+        rare = min(share, 1 - share)
         for j in range(x.shape[1]):
             count = np.floor(x[i, j])
             found = 0
@@ -60,11 +72,10 @@ def _thin(x, kept, seed, out):
                     drawn = np.uint32(z >> _u(32))
                     for m in range(N_TABLED):
                         found += drawn > row[m]
-                elif count <= N_EXACT:
-                    for _ in range(np.int64(count)):
-                        found += (z & _LOW) < threshold
-                        state += _u(0x9E3779B97F4A7C15)
-                        z = _random(state)
+                elif count * rare <= MANY:
+                    found = _rarely(count, rare, (z >> _u(11)) * 2.0**-53)
+                    if rare < share:
+                        found = np.int64(count) - found
                 else:
                     radius = np.sqrt(-2 * np.log(((z >> _u(32)) + 0.5) / 2.0**32))
                     normal = radius * np.cos(2 * np.pi * ((z & _LOW) / 2.0**32))
@@ -80,7 +91,8 @@ def thinned(x: Tensor, rate: float) -> Tensor:
     .. math:: \tilde x_g = \mathrm{Binomial}(x_g, 1 - r) / (1 - r), \quad r \sim U(0, \text{rate})
 
     so that each is x on average. What a count is above a whole number stays as it is. Where the
-    loop is compiled, more than 64 counts of a gene are drawn by the normal approximation.
+    loop is compiled, genes that keep more than 32 counts on average, and lose more than 32, are
+    drawn by the normal approximation.
     """
     if x.layout != torch.strided:  # latents that are asked for in the middle of a training
         x = x.to_dense()

@@ -22,8 +22,8 @@ def with_share(monkeypatch, lost, rate):
     monkeypatch.setattr(torch, "rand", lambda n, device=None: torch.full((n,), lost / rate))
 
 
-@pytest.mark.parametrize("lost", [0.1, 0.55, 0.9])
-@pytest.mark.parametrize("count", [1, 5, 16, 17, 64])
+@pytest.mark.parametrize("lost", [0.1, 0.55, 0.9, 0.99])
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 65, 300])
 def test_what_is_left_is_binomial(either_way, monkeypatch, count, lost):
     torch.manual_seed(count)
     with_share(monkeypatch, lost, 0.9)
