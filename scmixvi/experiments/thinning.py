@@ -146,9 +146,10 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     for arm, size in product(arguments.models, COMPONENTS):
         if size == 1 or arm not in ONE_ONLY:
             found[f"{name}/{arm}/S={size}"] = partial(job, arm, size)
-        if arm in COMPARED:
-            found[f"{name}/{arm}, refined/S={size}"] = partial(refined_job, arm, size)
-            found[f"{name}/{arm}, coverage/S={size}"] = partial(coverage_job, arm, size)
+    for what, other_job in (("coverage", coverage_job), ("refined", refined_job)):
+        for arm, size in product(arguments.models, COMPONENTS):
+            if arm in COMPARED:
+                found[f"{name}/{arm}, {what}/S={size}"] = partial(other_job, arm, size)
     return found
 
 
