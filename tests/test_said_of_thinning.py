@@ -1,0 +1,93 @@
+"""What the pages say of encoders that see a part of each cell is so."""
+
+import numpy as np
+from recorded import EXPERIMENTS
+
+from scmixvi.experiments._common import by_seed, interval, paired
+from scmixvi.records import read
+
+DATASETS = ("cortex", "sc_mixology", "pbmc68k")
+MODELS = [(data, size) for data in DATASETS for size in (1, 4)]
+
+
+def of(data, arm, size, *keys):
+    """A figure of every seed."""
+    runs = read(EXPERIMENTS / "thinning.json", {})["runs"]
+    found = {}
+    for seed, run in by_seed(runs, f"{data}/{arm}/S={size}").items():
+        for key in keys:
+            run = run[key]
+        found[seed] = run
+    assert len(found) == 5
+    return found
+
+
+def gains(data, size, *keys, what=""):
+    return paired(*(of(data, f"{arm}{what}", size, *keys) for arm in ("thinned", "default")))
+
+
+def beyond(values):
+    mean, half = interval(values)
+    return abs(mean) > half
+
+
+def test_what_is_said_of_held_out_cells_is_so():
+    log_p = {model: gains(*model, "test", "log_p") for model in MODELS}
+    miselbo = {model: gains(*model, "test", "miselbo") for model in MODELS}
+    for found in (log_p, miselbo):
+        assert sum(gain > 0 for values in found.values() for gain in values) == 29
+    means = {model: round(np.mean(values), 1) for model, values in log_p.items()}
+    assert means == dict(zip(MODELS, (2.4, 1.2, 1.7, 0.6, 3.9, 3.9), strict=True))
+    assert [m for m in MODELS if not beyond(log_p[m])] == [("cortex", 1), ("sc_mixology", 4)]
+    assert [m for m in MODELS if not beyond(miselbo[m])] == [("sc_mixology", s) for s in (1, 4)]
+    rounded = {model: round(np.mean(values)) for model, values in miselbo.items()}
+    assert rounded == dict(zip(MODELS, (9, 8, 8, 7, 10, 10), strict=True))
+    mixology = [gain for size in (1, 4) for gain in miselbo["sc_mixology", size]]
+    assert (round(min(mixology)), round(max(mixology))) == (-4, 20)
+    gaps = [np.mean(gains(*model, "test", "gap")) for model in MODELS]
+    assert (round(-max(gaps)), round(-min(gaps))) == (6, 7)
+    before = [np.mean(list(of(data, "default", s, "test", "gap").values())) for data, s in MODELS]
+    assert (round(min(before)), round(max(before))) == (13, 32)
+
+
+def test_what_is_said_of_cells_that_were_trained_on_is_so():
+    found = [gains(*model, "training", "log_p") for model in MODELS]
+    assert max(max(values) for values in found) < 0
+    means = [-np.mean(values) for values in found]
+    assert (round(min(means)), round(max(means))) == (3, 8)
+
+
+def test_what_is_said_of_one_encoder_and_of_four_is_so():
+    for key, said in (("miselbo", 0.5), ("log_p", None)):
+        for data in DATASETS:
+            ahead = paired(*(of(data, "thinned", size, "test", key) for size in (4, 1)))
+            expected = said is not None and data == "pbmc68k"
+            assert beyond(ahead) == expected
+            if expected:
+                assert round(np.mean(ahead), 1) == said
+
+
+def test_what_is_said_of_scores_is_so():
+    for size in (1, 4):
+        for score in ("svm", "svm_train_to_test", "ari", "nmi"):
+            assert not beyond(gains("cortex", size, "scores", score))
+
+
+def test_what_is_said_of_uncertainty_is_so():
+    keys = "test", "expression/encoders"
+    per_cent = {
+        (size, arm): round(
+            100 * np.mean(list(of("pbmc68k", f"{arm}, coverage", size, *keys).values()))
+        )
+        for size in (1, 4)
+        for arm in ("default", "thinned")
+    }
+    assert list(per_cent.values()) == [60, 72, 65, 75]
+    changed = {model: gains(*model, *keys, what=", coverage") for model in MODELS}
+    assert [m for m in MODELS if beyond(changed[m])] == [
+        ("cortex", 1),
+        ("pbmc68k", 1),
+        ("pbmc68k", 4),
+    ]
+    more, half = interval(changed["cortex", 1])
+    assert (round(100 * more), round(100 * half)) == (7, 6)
