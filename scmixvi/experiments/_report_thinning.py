@@ -141,5 +141,5 @@ def thinning_figure(runs: Runs, path: Path) -> None:
         ax.set(title=f"{title}, held-out cells", xticks=range(len(places)))
         labels = [f"{name}, S = {size}" for name, size in places]
         ax.set_xticklabels(labels, rotation=30, ha="right", fontsize=8)
-    axes[0].set_ylabel("gained over the defaults (nats a cell)")
+    axes[0].set_ylabel("gained (nats a cell)")
     finish(fig, axes, path)
