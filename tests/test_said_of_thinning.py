@@ -57,6 +57,30 @@ def test_what_is_said_of_cells_that_were_trained_on_is_so():
     assert (round(min(means)), round(max(means))) == (3, 8)
 
 
+def test_what_is_said_of_dropout_is_so():
+    def gained(data, group, key):
+        return paired(*(of(data, arm, 1, group, key) for arm in ("dropout", "default")))
+
+    def ahead(data, key):
+        return paired(*(of(data, arm, 1, "test", key) for arm in ("thinned", "dropout")))
+
+    found = [gained(data, "test", "log_p") for data in DATASETS]
+    assert min(min(values) for values in found) > 0
+    means = [np.mean(values) for values in found]
+    assert (round(min(means), 1), round(max(means), 1)) == (2.6, 5.1)
+    behind, half = interval(ahead("pbmc68k", "log_p"))
+    assert (round(-behind, 1), round(half, 1)) == (1.2, 0.7)
+    assert [data for data in DATASETS if beyond(ahead(data, "log_p"))] == ["pbmc68k"]
+    price = [-np.mean(gained(data, "training", "log_p")) for data in DATASETS]
+    assert (round(min(price)), round(max(price))) == (11, 15)
+    narrower = [-np.mean(ahead(data, "gap")) for data in DATASETS]
+    assert (round(min(narrower)), round(max(narrower))) == (2, 6)
+    assert [data for data in DATASETS if beyond(ahead(data, "gap"))] == ["sc_mixology", "pbmc68k"]
+    assert [data for data in DATASETS if beyond(ahead(data, "miselbo"))] == ["sc_mixology"]
+    more, half = interval(ahead("sc_mixology", "miselbo"))
+    assert (round(more, 1), round(half, 1)) == (4.9, 1.6)
+
+
 def test_what_is_said_of_one_encoder_and_of_four_is_so():
     for key, said in (("miselbo", 0.5), ("log_p", None)):
         for data in DATASETS:
