@@ -42,8 +42,7 @@ def epochs_of(adata: object, epochs: int, rounds: int) -> list[dict]:
 
 def torchs(x: Tensor) -> Tensor:
     """The draws of :func:`scmixvi.singlecell._thinning.thinned` by torch."""
-    kept = (1 - RATE * torch.rand(len(x), 1)).expand_as(x).contiguous()
-    return torch.binomial(x, kept) / kept
+    return _thinning.by_torch(x, 1 - RATE * torch.rand(len(x)))
 
 
 def draws_of(counts: dict[str, Tensor], rounds: int) -> list[dict]:

@@ -85,6 +85,14 @@ def _thin(x, kept, seed, out):
             out[i, j] = found / share + (x[i, j] - count)
 
 
+def by_torch(x: Tensor, kept: Tensor) -> Tensor:
+    """Binomial(x, kept) / kept `[n, G]` with torch's draws, on any device."""
+    kept, whole = kept.unsqueeze(1), x.float().floor()
+    # Of NaN torch would draw for ever.
+    left = torch.binomial(whole.nan_to_num(0.0), kept.expand_as(x).contiguous())
+    return (left / kept + (x - whole)).to(x.dtype)
+
+
 def thinned(x: Tensor, rate: float) -> Tensor:
     r"""Counts `[n, G]` of which every cell has lost a share of its own, scaled up to their depth.
 
@@ -101,11 +109,7 @@ def thinned(x: Tensor, rate: float) -> Tensor:
     kept = 1 - rate * torch.rand(len(x), device=x.device)
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     if not on_cpu or torch.compiler.is_compiling() or not available():
-        kept = kept.unsqueeze(1)
-        whole = x.float().floor()
-        # Of NaN torch would draw for ever.
-        left = torch.binomial(whole.nan_to_num(0.0), kept.expand_as(x).contiguous())
-        return (left / kept + (x - whole)).to(x.dtype)
+        return by_torch(x, kept)
     seed = torch.randint(2**62, ()).item()
     x, out = x.detach().contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     _thin(x.numpy(), kept.numpy(), seed, out.numpy())
