@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scipy import stats
 
 from scmixvi.records import environment, locked, read, write
@@ -91,6 +93,8 @@ def run_missing(
     ValueError
         If smoke runs and real ones would be mixed, or runs of other settings: those whose names
         begin alike up to the first slash (a data set) stand in one table.
+    SystemExit
+        With 143 where a training is told to end (SIGTERM), as shells say of one that was.
     """
     settings = dict(settings or {})
     for name, job in jobs.items():
@@ -99,7 +103,10 @@ def run_missing(
             continue
         prepare(arguments.seed)
         start = time.perf_counter()
-        figures = job()
+        try:
+            figures = job()
+        except SIGTERMException as ended:  # its own status is 0
+            raise SystemExit(128 + signal.SIGTERM) from ended
         seconds = round(time.perf_counter() - start, 1)
         figures |= {"seconds": seconds, "environment": environment(device), "settings": settings}
         with locked(arguments.result):

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scipy import stats
 
 from scmixvi.experiments import _common
@@ -64,6 +65,16 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(json.loads((tmp_path / "x.json").read_text())["runs"]) == 3 * 40
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_training_that_is_told_to_end_says_so_and_writes_nothing(arguments):
+    def ended():
+        raise SIGTERMException
+
+    with pytest.raises(SystemExit) as status:
+        _common.run_missing(arguments, {"data/ended": ended, "data/next": dict})
+    assert status.value.code == 143
+    assert not arguments.result.exists()
 
 
 def test_smoke_and_real_runs_do_not_mix(arguments):
