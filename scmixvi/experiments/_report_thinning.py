@@ -11,7 +11,7 @@ from scmixvi.experiments._report_decoders import DATASETS
 from scmixvi.experiments._report_refinement import GROUPS, SCORES
 from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
 from scmixvi.experiments.decoders import COMPONENTS
-from scmixvi.experiments.thinning import ARMS, COMPARED, ONE_ONLY
+from scmixvi.experiments.thinning import ARMS, REFINED
 
 FIGURES = {"log_p": "log p(x)", "miselbo": "MISELBO", "gap": "gap"}
 CHANGED = ARMS[1:]
@@ -19,9 +19,7 @@ CHANGED = ARMS[1:]
 
 def rows(arms: tuple[str, ...] = CHANGED) -> Iterator[tuple[str, int, str]]:
     """Data set, S and arm of every row."""
-    for name, size, arm in product(DATASETS, COMPONENTS, arms):
-        if size == 1 or arm not in ONE_ONLY:
-            yield name, size, arm
+    return product(DATASETS, COMPONENTS, arms)
 
 
 def gained(runs: Runs, name: str, size: int, arm: str, *path: str) -> list[float]:
@@ -73,21 +71,21 @@ def refined_table(runs: Runs) -> str:
         row: list[object] = [name, size]
         for group in GROUPS:
             before, after = (
-                [pick(runs, f"{name}/{a}{stage}/S={size}", group, "miselbo") for a in COMPARED]
+                [pick(runs, f"{name}/{a}{stage}/S={size}", group, "miselbo") for a in REFINED]
                 for stage in ("", ", refined")
             )
             gains = [paired(*pair) for pair in zip(after, before, strict=True)]
             row += [cell(values, sign=True) for values in (*gains, paired(after[1], after[0]))]
         table.append(row)
-    added = [f"added to {arm}" for arm in COMPARED]
+    added = [f"added to {arm}" for arm in REFINED]
     header = [f"{c}, {g}" for g in GROUPS.values() for c in (*added, "thinned minus default")]
     return markdown(["", "S", *header], table)
 
 
 def coverage_table(runs: Runs) -> str:
-    """What 90 % of q hold of the exact posterior, with and without thinning."""
+    """What 90 % of q hold of the exact posterior, by arm."""
     table = []
-    for name, size, arm in product(DATASETS, COMPONENTS, COMPARED):
+    for name, size, arm in rows(ARMS):
         row: list[object] = [name, size, arm]
         for what, group in product(("covered", "expression"), GROUPS):
             found = pick(runs, f"{name}/{arm}, coverage/S={size}", group, f"{what}/encoders")
@@ -100,7 +98,7 @@ def coverage_table(runs: Runs) -> str:
 def components_table(runs: Runs) -> str:
     """S = 4 minus S = 1 of held-out cells, by arm."""
     table = []
-    for name, arm in product(DATASETS, (a for a in ARMS if a not in ONE_ONLY)):
+    for name, arm in product(DATASETS, ARMS):
         jobs = [f"{name}/{arm}/S={size}" for size in reversed(COMPONENTS)]
         found = [paired(*(pick(runs, job, "test", key) for job in jobs)) for key in FIGURES]
         table.append([name, arm, *(cell(values, sign=True) for values in found)])
@@ -135,7 +133,7 @@ def thinning_figure(runs: Runs, path: Path) -> None:
             found = {}
             for place, (name, size) in enumerate(places):
                 gains = gained(runs, name, size, arm, "test", key)
-                found[place + 0.2 * shift - 0.1] = dict(enumerate(gains))
+                found[place + 0.2 * (shift - 1)] = dict(enumerate(gains))
             errorbars(ax, found, arm, linestyle="none")
         ax.axhline(0, color="0.7", linewidth=0.8)
         ax.set(title=f"{title}, held-out cells", xticks=range(len(places)))

@@ -12,10 +12,12 @@ thinned
     `thinning_rate=0.9`: in training the encoders see a random 10 to 100 % of a cell's counts,
     scaled up;
 dropout
-    `dropout_rate=0.4` in place of 0.1 (S = 1 alone): scvi-tools' own noise, on the hidden layer;
+    `dropout_rate=0.4` in place of 0.1: scvi-tools' own noise, on the hidden layer;
+both
+    thinned and with this dropout;
 default, refined and thinned, refined
     the same models after :meth:`scmixvi.MixtureSCVI.refine_encoders`, which leaves log p(x);
-default, coverage and thinned, coverage
+ARM, coverage
     what 90 % of a cell's q hold of its exact posterior, as in
     :mod:`scmixvi.experiments.inference_gap`.
 
@@ -63,10 +65,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "thinned": {"thinning_rate": 0.9},
     "dropout": {"dropout_rate": 0.4},
+    "both": {"thinning_rate": 0.9, "dropout_rate": 0.4},
 }
 ARMS = tuple(OPTIONS)
-ONE_ONLY = ("dropout",)  # S = 1
-COMPARED = ("default", "thinned")  # in more than bounds
+REFINED = ("default", "thinned")
 N_TEST, N_TRAINING, N_DRAWS = 162, 81, 1000
 
 
@@ -143,13 +145,13 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
         }
 
     found: dict[str, Callable[[], dict]] = {}
-    for arm, size in product(arguments.models, COMPONENTS):
-        if size == 1 or arm not in ONE_ONLY:
-            found[f"{name}/{arm}/S={size}"] = partial(job, arm, size)
-    for what, other_job in (("coverage", coverage_job), ("refined", refined_job)):
-        for arm, size in product(arguments.models, COMPONENTS):
-            if arm in COMPARED:
-                found[f"{name}/{arm}, {what}/S={size}"] = partial(other_job, arm, size)
+    for what, arms, job_of in (
+        ("", ARMS, job),
+        (", coverage", ARMS, coverage_job),
+        (", refined", REFINED, refined_job),
+    ):
+        for arm, size in product((a for a in arms if a in arguments.models), COMPONENTS):
+            found[f"{name}/{arm}{what}/S={size}"] = partial(job_of, arm, size)
     return found
 
 

@@ -12,13 +12,10 @@ def test_smoke_run_has_every_arm_and_is_reported(tmp_path):
     result = tmp_path / "thinning.json"
     thinning.main(["--smoke", "--result", str(result)])
     runs = json.loads(result.read_text())["runs"]
-    arms = [(a, s) for a in ("default", "thinned") for s in (1, 4)] + [("dropout", 1)]
-    more = [
-        (f"{arm}, {what}", size)
-        for arm in ("default", "thinned")
-        for what in ("refined", "coverage")
-        for size in (1, 4)
-    ]
+    names = "default", "thinned", "dropout", "both"
+    arms = [(name, size) for name in names for size in (1, 4)]
+    more = [(f"{name}, coverage", size) for name, size in arms]
+    more += [(f"{name}, refined", size) for name in names[:2] for size in (1, 4)]
     assert set(runs) == {f"cortex/{arm}/S={size}/seed=0" for arm, size in arms + more}
     for arm, size in (job for job in more if job[0].endswith("coverage")):
         found = runs[f"cortex/{arm}/S={size}/seed=0"]["test"]
@@ -32,7 +29,7 @@ def test_smoke_run_has_every_arm_and_is_reported(tmp_path):
             assert found["own_draws"] > found["miselbo"]
         assert 0 <= run["scores"]["ari"] <= 1
     bounds = {arm: runs[f"cortex/{arm}/S=1/seed=0"]["test"]["miselbo"] for arm, s in arms if s == 1}
-    assert len(set(bounds.values())) == 3
+    assert len(set(bounds.values())) == 4
     table = report.thinning_tables(runs)
     gained = bounds["thinned"] - bounds["default"]
     row = next(line for line in table.splitlines() if line.startswith("| cortex | 1 | thinned |"))
