@@ -2,15 +2,34 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
+from scmixvi import MixtureSCVI
 from scmixvi.core import MixturePosterior
 from scmixvi.experiments._families import weighted_draws
 from scmixvi.singlecell._evidence import effective_draws
 
 LEVEL = 0.9
+AT_ONCE = 51
+
+
+def cell_means(
+    model: MixtureSCVI,
+    indices: np.ndarray,
+    figures: Callable[[dict, dict], Mapping[str, Tensor]],
+) -> dict[str, float]:
+    """Means over cells of figures `[B]` of a minibatch and of what its encoders make of it."""
+    found = []
+    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
+    for tensors in batches:
+        tensors = {key: value.to(model.device) for key, value in tensors.items()}
+        with torch.no_grad():
+            encoded = model.module._encoded_whole(tensors)
+        found.append(figures(tensors, encoded))
+    return {k: torch.cat([row[k] for row in found]).double().mean().item() for k in found[0]}
 
 
 def covered(posterior: MixturePosterior, z: Tensor, weights: Tensor, n_draws: int) -> Tensor:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.core.modes import frozen
-from scmixvi.experiments._coverage import coverage
+from scmixvi.experiments._coverage import cell_means, coverage
 from scmixvi.experiments._families import FAMILIES, best, bound_of
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
@@ -54,7 +54,8 @@ from scmixvi.singlecell._evidence import (
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")
 STEPS = (25, 100)
-N_TEST, N_TRAINING, AT_ONCE = 101, 81, 51
+STAGES = {"encoders": 0} | {f"{n} steps": n for n in STEPS[1:]}  # of which more than the gap
+N_TEST, N_TRAINING = 101, 81
 N_STEPS, N_DRAWS = 400, 400
 
 
@@ -62,12 +63,9 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
     """Gaps by family, and what 90 % of q cover, means over cells."""
     module, n_draws = model.module, 40 if smoke else N_DRAWS
     sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {}
-    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
-    found: list[dict[str, Tensor]] = []
-    for tensors in batches:
-        tensors = {key: value.to(model.device) for key, value in tensors.items()}
+
+    def found(tensors: dict, encoded: dict) -> dict[str, Tensor]:
         with torch.no_grad():
-            encoded = module._encoded_whole(tensors)
             start = started(module, tensors, 2 if smoke else START_STEPS)
             evidence = cell_evidence(module, tensors, start, **sizes)
         log_joint, qz = log_joint_of(module, tensors, encoded), encoded[MODULE_KEYS.QZ_KEY]
@@ -82,11 +80,11 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
             row = {"log_p": log_p, "effective_share": evidence.effective}
             for name, posterior in (own | fits).items():
                 row[f"gap/{name}"] = log_p - bound_of(posterior, log_joint, n_draws)
-            compared = {name: own[name] for name in ("encoders", f"{STEPS[-1]} steps")}
+            compared = {name: own[name] for name in STAGES}
             fit = fits["full covariance"]
-            row |= coverage(module, tensors, encoded, compared, fit, log_joint, n_draws)
-        found.append(row)
-    return {k: torch.cat([row[k] for row in found]).double().mean().item() for k in found[0]}
+            return row | coverage(module, tensors, encoded, compared, fit, log_joint, n_draws)
+
+    return cell_means(model, indices, found)
 
 
 def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
@@ -102,9 +100,9 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
         for group, indices in groups.items():
             found[group] = figures(model, indices, smoke) | {"n_cells": len(indices)}
         if name == "cortex":
-            for label, n_steps in (("encoders", 0), (f"{STEPS[-1]} steps", STEPS[-1])):
+            for stage, n_steps in STAGES.items():
                 means = model.get_latent_representation(n_refinement_steps=n_steps)
-                found[f"scores/{label}"] = scores_of(means, split, seed, smoke)
+                found[f"scores/{stage}"] = scores_of(means, split, seed, smoke)
         return found
 
     kinds = {"mixture": models.mixture}

@@ -39,12 +39,13 @@ import numpy as np
 import torch
 from scvi.model._utils import get_max_epochs_heuristic
 from scvi.module._constants import MODULE_KEYS
+from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.core.modes import frozen
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import inference_gap
-from scmixvi.experiments._coverage import coverage
+from scmixvi.experiments._coverage import cell_means, coverage
 from scmixvi.experiments._families import best
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
@@ -55,7 +56,7 @@ from scmixvi.experiments.decoders import (
     looked_at,
     run_by_data,
 )
-from scmixvi.experiments.inference_gap import AT_ONCE, N_STEPS
+from scmixvi.experiments.inference_gap import N_STEPS
 from scmixvi.experiments.refinement import scores_of, trained_on
 from scmixvi.singlecell._cell_refinement import log_joint_of
 from scmixvi.singlecell._refinement import REFINEMENT_SHARE
@@ -74,21 +75,18 @@ N_TEST, N_TRAINING, N_DRAWS = 162, 81, 1000
 
 def coverages(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, float]:
     """What 90 % of the encoders' q hold of the exact posterior, means over cells."""
-    module, found = model.module, []
-    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
-    for tensors in batches:
-        tensors = {key: value.to(model.device) for key, value in tensors.items()}
-        with torch.no_grad():
-            encoded = module._encoded_whole(tensors)
+    module, n_draws = model.module, 40 if smoke else inference_gap.N_DRAWS
+
+    def figures(tensors: dict, encoded: dict) -> dict[str, Tensor]:
         log_joint, qz = log_joint_of(module, tensors, encoded), encoded[MODULE_KEYS.QZ_KEY]
         start = qz.c_loc.transpose(0, 1), qz.c_scale.transpose(0, 1)
         with frozen(module.parameters()):
             fit = best("full covariance", *start, log_joint, 2 if smoke else N_STEPS)
         with torch.no_grad():
             own = {"encoders": qz.posterior}
-            drawn = 40 if smoke else inference_gap.N_DRAWS
-            found.append(coverage(module, tensors, encoded, own, fit, log_joint, drawn))
-    return {k: torch.cat([row[k] for row in found]).double().mean().item() for k in found[0]}
+            return coverage(module, tensors, encoded, own, fit, log_joint, n_draws)
+
+    return cell_means(model, indices, figures)
 
 
 def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
