@@ -13,62 +13,26 @@ With a = -pi and b = a - theta log(1 + v), the zero-inflated likelihood of
 
 where no term overflows. Rows that hold what is not a number give a value that is not finite.
 
-All that is compiled stands in this file: numba keeps what it compiles until the file of the caller
-changes, whatever becomes of a function that it calls in another.
+All that is compiled stands in this file, but for what :mod:`scmixvi.singlecell._team` says of
+threads: numba keeps what it compiles until the file of the caller changes, whatever becomes of a
+function that it calls in another.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from torch import Tensor
 
 from scmixvi.singlecell._compiled import compiled, thread_entry
-from scmixvi.singlecell._team import in_parallel
+from scmixvi.singlecell._team import HEAD, array_at, in_parallel, next_rows
 
-HEAD = 3  # a block's first integers: rows taken, rows to take at a time, number of rows
 TILE = 256  # genes
 N_TABLED = 64  # counts below this come from a table; in single-cell data that is 99 % of them
 
 _f, _i = np.float32, np.int32
 _EPS = np.float32(1e-8)  # scvi.distributions adds it inside every logarithm
 _ROWS_OF_CELL, _ROWS_OF_WORK = 7, 6
-
-
-@intrinsic
-def _pointer(_: Any, address: Any) -> tuple:
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-@intrinsic
-def _fetch_and_add(_: Any, address: Any, number: Any) -> tuple:
-    """Add to the integer at an address and return what it was; atomic."""
-
-    def generate(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], arguments[1].type.as_pointer())
-        return builder.atomic_rmw("add", place, arguments[1], "monotonic")
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@compiled()
-def array_at(address, shape, dtype):
-    """The contiguous array at an address."""
-    return carray(_pointer(address), shape, dtype)
-
-
-@compiled()
-def next_rows(address):
-    """In a thread: the next rows, start to stop; none are left once start is not below stop."""
-    head = array_at(address, HEAD, np.int64)
-    start = _fetch_and_add(address, head[1])
-    return start, min(start + head[1], head[2])
 
 
 @compiled()

@@ -7,6 +7,9 @@ none the loop runs on the calling thread.
 
 No thread holds Python's lock: what the loop works on is handed over as a block of integers in
 memory, addresses and sizes. Every thread takes the next rows until none is left.
+
+Whoever changes what is compiled here changes the files of its callers too: numba keeps what it
+compiles until those change.
 """
 
 import ctypes
@@ -18,8 +21,47 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
+from scmixvi.singlecell._compiled import compiled
+
+HEAD = 3  # a block's first integers: rows taken, rows to take at a time, number of rows
 _SHARES = 4  # that a thread takes, so that one that is late does not keep the others waiting
+
+
+@intrinsic
+def _pointer(_: Any, address: Any) -> tuple:
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def _fetch_and_add(_: Any, address: Any, number: Any) -> tuple:
+    """Add to the integer at an address and return what it was; atomic."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], arguments[1].type.as_pointer())
+        return builder.atomic_rmw("add", place, arguments[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@compiled()
+def array_at(address, shape, dtype):
+    """The contiguous array at an address."""
+    return carray(_pointer(address), shape, dtype)
+
+
+@compiled()
+def next_rows(address):
+    """In a thread: the next rows, start to stop; none are left once start is not below stop."""
+    head = array_at(address, HEAD, np.int64)
+    start = _fetch_and_add(address, head[1])
+    return start, min(start + head[1], head[2])
 
 
 def in_parallel(entry: Callable[[], Any], n_rows: int, arguments: Sequence[int]) -> None:
@@ -30,7 +72,7 @@ def in_parallel(entry: Callable[[], Any], n_rows: int, arguments: Sequence[int])
     entry
         A :func:`~scmixvi.singlecell._compiled.thread_entry`. It gets the address of `HEAD`
         integers followed by the arguments, and works on the rows that
-        :func:`~scmixvi.singlecell._kernels.next_rows` gives it until there are none.
+        `next_rows` gives it until there are none.
     n_rows
         Number of rows.
     arguments

@@ -1,19 +1,23 @@
 """Cells of which encoders see a random share of the counts: noise for training.
 
-All that is compiled stands in this file, as in :mod:`scmixvi.singlecell._kernels`.
+What is compiled stands in this file and in :mod:`scmixvi.singlecell._team`, as in
+:mod:`scmixvi.singlecell._kernels`.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scmixvi.singlecell._compiled import available, compiled
+from scmixvi.singlecell._compiled import available, compiled, thread_entry
+from scmixvi.singlecell._team import HEAD, array_at, in_parallel, next_rows
 
-N_TABLED = 16  # up to so many counts, nearly all, one number is compared with a table
+N_TABLED = 16  # counts that one random number draws, by a table
+N_BY_TABLE = 64  # up to so many, nearly all, are drawn so, in parts
 MANY = 32  # so many expected to be kept, and to be lost, are normal
 
 _u, _float = np.uint64, np.float64
 _LOW = np.uint64(0xFFFFFFFF)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # from one state to the next
 
 
 @compiled()
@@ -52,27 +56,33 @@ def _rarely(count, share, uniform):
 
 
 @compiled()
-def _thin(x, kept, seed, out):
-    """Binomial(x, kept) / kept into out; what is not whole of x stays."""
+def _thin(x, kept, seed, out, start, stop):
+    """Of rows start to stop: Binomial(x, kept) / kept into out; what is not whole of x stays.
+
+    Every row has random numbers of its own, whichever thread draws them.
+    """
     table = np.empty((N_TABLED + 1, N_TABLED), np.uint32)
     pmf = np.empty(N_TABLED + 1)
-    state = _u(seed)
-    for i in range(x.shape[0]):
+    for i in range(start, stop):
+        state = _random(_u(seed) + _u(i))
         share = _float(kept[i])
         _fill(table, pmf, share)
         rare = min(share, 1 - share)
         for j in range(x.shape[1]):
             count = np.floor(x[i, j])
             found = 0
-            if count > 0:
-                state += _u(0x9E3779B97F4A7C15)
+            left = np.int64(count)
+            while 0 < left and count <= N_BY_TABLE:
+                state += _GOLDEN
+                drawn = np.uint32(_random(state) >> _u(32))
+                row = table[min(left, N_TABLED)]
+                for m in range(N_TABLED):
+                    found += drawn > row[m]
+                left -= N_TABLED
+            if left > 0:
+                state += _GOLDEN
                 z = _random(state)
-                if count <= N_TABLED:
-                    row = table[np.int64(count)]
-                    drawn = np.uint32(z >> _u(32))
-                    for m in range(N_TABLED):
-                        found += drawn > row[m]
-                elif count * rare <= MANY:
+                if count * rare <= MANY:
                     found = _rarely(count, rare, (z >> _u(11)) * 2.0**-53)
                     if rare < share:
                         found = np.int64(count) - found
@@ -83,6 +93,24 @@ def _thin(x, kept, seed, out):
                     found = np.int64(np.floor(count * share + spread * normal + 0.5))
                     found = max(0, min(found, np.int64(count)))
             out[i, j] = found / share + (x[i, j] - count)
+
+
+@thread_entry
+def _thin_entry(address):
+    """What :func:`thinned` hands over, into arrays."""
+    n_rows, n_genes, seed, x, kept, out = array_at(address, HEAD + 6, np.int64)[HEAD:]
+    while True:
+        start, stop = next_rows(address)
+        if start >= stop:
+            return
+        _thin(
+            array_at(x, (n_rows, n_genes), np.float32),
+            array_at(kept, n_rows, np.float32),
+            seed,
+            array_at(out, (n_rows, n_genes), np.float32),
+            start,
+            stop,
+        )
 
 
 def by_torch(x: Tensor, kept: Tensor) -> Tensor:
@@ -106,11 +134,12 @@ def thinned(x: Tensor, rate: float) -> Tensor:
         x = x.to_dense()
     if not x.is_floating_point():
         x = x.float()
-    kept = 1 - rate * torch.rand(len(x), device=x.device)
+    kept = 1 - rate * torch.rand(len(x), device=x.device, dtype=torch.float32)
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     if not on_cpu or torch.compiler.is_compiling() or not available():
         return by_torch(x, kept)
     seed = torch.randint(2**62, ()).item()
     x, out = x.detach().contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    _thin(x.numpy(), kept.numpy(), seed, out.numpy())
+    addresses = [t.data_ptr() for t in (x, kept, out)]
+    in_parallel(_thin_entry, len(x), [*x.shape, seed, *addresses])
     return out

@@ -6,7 +6,7 @@ import torch
 
 from scmixvi.singlecell import _team
 from scmixvi.singlecell._compiled import thread_entry
-from scmixvi.singlecell._kernels import HEAD, array_at, next_rows
+from scmixvi.singlecell._team import HEAD, array_at, next_rows
 
 
 @thread_entry

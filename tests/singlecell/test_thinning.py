@@ -19,7 +19,7 @@ def either_way(request, monkeypatch):
 
 def with_share(monkeypatch, lost, rate):
     """Every cell loses that share."""
-    monkeypatch.setattr(torch, "rand", lambda n, device=None: torch.full((n,), lost / rate))
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), lost / rate))
 
 
 @pytest.mark.parametrize("lost", [0.1, 0.55, 0.9, 0.99])
