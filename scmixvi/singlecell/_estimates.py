@@ -1,28 +1,21 @@
 """What a MixtureSCVI estimates from draws: log p(x), expression, and what differs in it."""
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from anndata import AnnData
-from scvi.data._constants import _SETUP_ARGS_KEY, ADATA_MINIFY_TYPE
-from scvi.utils import track
+from scvi.data._constants import _SETUP_ARGS_KEY
 from torch import Tensor
 
 from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import check_indices
 from scmixvi.singlecell._data_checks import check_statistics
-from scmixvi.singlecell._evidence import N_FINAL, variational_gaps
 from scmixvi.singlecell._expression import CHOICES, weighted_expression
 from scmixvi.singlecell._expression_checks import check_expression, is_left_to_scvi
 from scmixvi.singlecell._parameters import UNDISPERSED, check_dispersed, likelihood_parameters
 from scmixvi.singlecell._query_checks import check_genes, check_groups
 
-# Elements of one decoded tensor in `get_variational_gap`: 128 MB in float32.
-MAX_DECODED = 2**25
 # The column of obs in which scvi-tools keeps groups of cells that no column names.
 _GROUPS_KEY = "_scvi_temp_de"
 WEIGHTED_EXPRESSION_ARGUMENTS = (
@@ -59,87 +52,6 @@ class Estimates:
         bound.arguments["return_mean"] = False
         by_cell = super().get_marginal_ll(*bound.args, **bound.kwargs)
         return np.mean(np.asarray(by_cell), dtype=np.float64) if mean else by_cell
-
-    @torch.inference_mode()
-    def get_variational_gap(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 1000,
-        batch_size: int | None = None,
-        progress: bool = True,
-        n_refinement_steps: int = 0,
-    ) -> pd.DataFrame:
-        r"""How far each cell's posterior is from the exact one of this decoder, in nats.
-
-        .. math:: \log p(x) - \text{MISELBO}(x) = \text{KL}(q(z | x) \,\|\, p(z | x))
-
-        Importance-sampled :meth:`get_marginal_ll` depends on the encoders, which are its proposal.
-        Here log p(x) is estimated by a proposal of each cell's own, which adaptive importance
-        sampling fits to its exact posterior; it starts from the encoders' q and from where 100
-        gradient steps bring that.
-
-        Parameters
-        ----------
-        adata, indices
-            As in :meth:`get_latent_representation`. A cell takes some thousand decoder passes:
-            choose some hundred cells first.
-        n_samples
-            Draws a cell for MISELBO, spread evenly over the components.
-        batch_size
-            Cells at a time; None fits them into some 100 MB a tensor.
-        progress
-            Show a progress bar.
-        n_refinement_steps
-            Look at posteriors that are refined as in :meth:`get_latent_representation`.
-
-        Returns
-        -------
-        One row a cell: `log_likelihood`, `miselbo`, `gap`; `effective_share`, the share of the
-        proposal's 1600 draws that count, 0 to 1; and `still_rising`, how much the estimate of log
-        p(x) is above that from ten times fewer draws. Where the share is below a few per cent, or
-        it is still rising, log p(x) and the gap are larger than said.
-
-        Raises
-        ------
-        ValueError
-            If library sizes are latent, the data are minified without counts, `n_samples` is not a
-            whole number of at least 1, `n_refinement_steps` not one of at least 0, or as in
-            :meth:`get_latent_representation`.
-
-        References
-        ----------
-        Cappé et al. 2008, "Adaptive importance sampling in general mixture classes".
-        """
-        self._check_if_trained(warn=False)
-        check_whole("n_samples", n_samples)
-        check_whole("n_refinement_steps", n_refinement_steps, least=0)
-        adata = self._validate_anndata(adata)
-        if not self.module.use_observed_lib_size:
-            raise ValueError(
-                "the gap is known only for observed library sizes, and this model's are latent: "
-                "use get_marginal_ll and get_elbo, whose difference is at most the gap."
-            )
-        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            raise ValueError(
-                "the data are minified without counts, which log p(x) is of: load the model with "
-                "the full data."
-            )
-        widest = max(adata.n_vars, 2 * self.module.n_components * self.module.n_latent)
-        batch_size = batch_size or max(1, MAX_DECODED // (N_FINAL * widest))
-        rows = check_indices(indices, adata.n_obs)
-        batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
-        found = [
-            variational_gaps(
-                self.module,
-                {k: v.to(self.device) for k, v in tensors.items()},
-                n_samples,
-                n_refinement_steps,
-            )
-            for tensors in track(batches, "cells", disable=not progress)
-        ]
-        columns = {k: torch.cat([part[k] for part in found]).cpu().numpy() for k in found[0]}
-        return pd.DataFrame(columns, adata.obs_names[slice(None) if rows is None else rows])
 
     def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
         r"""Decoded expression, as :meth:`scvi.model.SCVI.get_normalized_expression` gives it.

@@ -29,6 +29,7 @@ START_STEPS = 100
 DEGREES_OF_FREEDOM, ENCODER_SHARE, ENOUGH = 8.0, 0.1, 0.2
 SMALLEST_VARIANCE = 1e-6
 
+EncoderDraws = Callable[[int], Tensor]
 LogDensities = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From z `[n, B, D]` to log p(x, z) and the encoder's log q(z | x), `[n, B]` each."""
 
@@ -110,22 +111,62 @@ def cell_evidence(
     module: nn.Module, tensors: dict[str, Tensor], encoded: dict[str, Any], **sizes: int
 ) -> Evidence:
     """:func:`evidence` of every cell of an encoded minibatch; observed library sizes."""
+    return evidence(*_densities(module, tensors, encoded), **sizes)
+
+
+def posterior_draws(
+    module: nn.Module, tensors: dict[str, Tensor], n_samples: int, **sizes: int
+) -> tuple[Tensor, Tensor]:
+    """Draws of the exact posterior of every cell, by resampling :func:`weighted_draws`.
+
+    Parameters
+    ----------
+    module, tensors
+        As in :func:`variational_gaps`.
+    n_samples
+        Draws a cell.
+    **sizes
+        Passed on to :func:`weighted_draws`.
+
+    Returns
+    -------
+    u before a logistic-normal transformation, `[n_samples, n, D]`, and the share of the draws to
+    choose from that count, `[n]`.
+    """
+    densities = _densities(module, tensors, started(module, tensors))
+    u, log_w = weighted_draws(*densities, **sizes)
+    chosen = torch.multinomial(log_w.softmax(0).T, n_samples, replacement=True).T
+    u = u.gather(0, chosen.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
+    return u, effective_draws(log_w) / len(log_w)
+
+
+def _densities(
+    module: nn.Module, tensors: dict[str, Tensor], encoded: dict[str, Any]
+) -> tuple[LogDensities, EncoderDraws]:
     qz = encoded[MODULE_KEYS.QZ_KEY]
 
     def log_densities(u: Tensor) -> tuple[Tensor, Tensor]:
         return module._log_joint(tensors, encoded, u), qz.log_prob(u).squeeze(-1)
 
-    return evidence(log_densities, lambda n: qz.sample((n,)), **sizes)
+    return log_densities, lambda n: qz.sample((n,))
 
 
-def evidence(
+def evidence(log_densities: LogDensities, encoder_draws: EncoderDraws, **sizes: int) -> Evidence:
+    """Log p(x) of every input by :func:`weighted_draws`, whose arguments it takes."""
+    _, log_w = weighted_draws(log_densities, encoder_draws, **sizes)
+    value = _log_mean(log_w)
+    tenths = torch.stack([_log_mean(part) for part in log_w.chunk(10)])
+    return Evidence(value, effective_draws(log_w) / len(log_w), value - tenths.mean(0))
+
+
+def weighted_draws(
     log_densities: LogDensities,
-    encoder_draws: Callable[[int], Tensor],
+    encoder_draws: EncoderDraws,
     n_rounds: int = N_ROUNDS,
     n_draws: int = N_DRAWS,
     n_final: int = N_FINAL,
-) -> Evidence:
-    """Adapt a proposal to every input, then estimate log p(x).
+) -> tuple[Tensor, Tensor]:
+    """Adapt a proposal to every input, then draw from it.
 
     Parameters
     ----------
@@ -137,7 +178,12 @@ def evidence(
         Rounds of adaptation, at most, and draws an input in each. It ends when a fifth of the
         draws of every input is effective.
     n_final
-        Draws an input of the estimate, a multiple of 10.
+        Draws an input, a multiple of 10.
+
+    Returns
+    -------
+    Draws `[n_final, B, D]` and their log weights `[n_final, B]`, log p(x, z) minus the log density
+    that they were drawn from: weighted, they are the exact posterior's.
     """
     z = encoder_draws(n_draws)
     log_p, log_q = log_densities(z)
@@ -157,10 +203,7 @@ def evidence(
         proposal.log_prob(z.double()) + math.log1p(-ENCODER_SHARE),
         log_q.double() + math.log(ENCODER_SHARE),
     )
-    log_w = log_p.double() - log_both
-    value = _log_mean(log_w)
-    tenths = torch.stack([_log_mean(part) for part in log_w.chunk(10)])
-    return Evidence(value, effective_draws(log_w) / n_final, value - tenths.mean(0))
+    return z, log_p.double() - log_both
 
 
 def _log_mean(log_w: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from scmixvi.singlecell._data_checks import (
     counts_of,
 )
 from scmixvi.singlecell._estimates import Estimates
+from scmixvi.singlecell._exact import ExactPosteriors
 from scmixvi.singlecell._fitting import Fitting
 from scmixvi.singlecell._minibatches import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
@@ -51,7 +52,7 @@ from scmixvi.singlecell._saving import CheckedFiles
 from scmixvi.singlecell._training import MixtureTrainingPlan
 
 
-class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCVI):
+class MixtureSCVI(Fitting, Posteriors, ExactPosteriors, Estimates, Conversions, CheckedFiles, SCVI):
     r"""SCVI with a mixture of S encoders as its posterior, trained by MISELBO.
 
     A drop-in for :class:`scvi.model.SCVI`: same data registration, same methods, and after

@@ -238,6 +238,7 @@ def test_query_cells_with_bad_counts(make_model, value, sentence, sharing):
         (model.get_latent_representation, {"representation": "params"}),
         (model.get_latent_representation, {"n_refinement_steps": 2}),
         (model.get_variational_gap, {}),
+        (model.get_posterior_samples, {}),
         (model.get_component_weights, {}),
         (model.get_posterior_diversity, {}),
         (model.get_elbo, {}),
@@ -271,6 +272,7 @@ def test_query_cells_of_other_genes(make_model, change, sentence):
         model.get_latent_representation,
         model.get_elbo,
         model.get_variational_gap,
+        model.get_posterior_samples,
         model.get_normalized_expression,
     ):
         with pytest.raises(ValueError, match=sentence):

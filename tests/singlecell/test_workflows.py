@@ -154,6 +154,7 @@ def test_counts_are_asked_for_only_where_they_are_needed(make_model, tmp_path):
         (model.get_reconstruction_error, {}),
         (model.get_marginal_ll, {"n_mc_samples": 4}),
         (model.get_variational_gap, {"progress": False}),
+        (model.get_posterior_samples, {"progress": False}),
         (model.get_latent_representation, {"n_refinement_steps": 1, "progress": False}),
         (model.get_normalized_expression, {"n_samples_overall": 4, "weights": "importance"}),
         (

@@ -1,0 +1,122 @@
+"""Draws of the exact posterior are the model's own: simulated cells tell."""
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from scipy import stats
+
+from counts import QUIET, make_adata
+from scmixvi.singlecell import _exact
+from scmixvi.singlecell._exact import N_FINAL
+
+CELLS = np.arange(0, 60, 7)
+
+
+def trained(make_model, n_epochs=2, **arguments):
+    model = make_model(**({"n_components": 2, "n_latent": 2} | arguments))
+    model.train(n_epochs, latent_key=None, **QUIET)
+    return model
+
+
+def simulated(model, first_batch):
+    """Cells as the model draws them, with the size factors of its data; and their z `[n, D]`."""
+    module, batch = model.module, first_batch(model)
+    z = torch.randn(model.adata.n_obs, module.n_latent)
+    with torch.no_grad():
+        encoded = module.inference(**module._get_inference_input(batch))
+        given = module._get_generative_input(batch, encoded) | {"z": z}
+        x = module.generative(**given)["px"].sample()
+    return AnnData(x.numpy(), obs=model.adata.obs.copy(), var=model.adata.var.copy()), z.numpy()
+
+
+def uniformity(z, draws):
+    """p-value of the ranks of the true z among the draws `[L, n, D]`, which are then uniform."""
+    ranks = (draws < z).sum(0).ravel()
+    observed = np.bincount(ranks * 10 // (len(draws) + 1), minlength=10)
+    return stats.chisquare(observed).pvalue
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"batch_key": "batch", "gene_likelihood": "nb", "mixture_weights": [0.7, 0.3]}],
+)
+def test_the_truth_is_one_of_the_draws(make_model, first_batch, arguments):
+    """Simulation-based calibration (Talts et al. 2018); the encoders do not pass."""
+    data = make_adata(600)
+    model = trained(make_model, 40, data=data, size_factor_key="size", **arguments)
+    cells, z = simulated(model, first_batch)
+    cells.X[cells.X.sum(1) == 0, 0] = 1  # a cell without counts is refused
+    exact = model.get_posterior_samples(cells, n_samples=99, progress=False)
+    assert uniformity(z, exact) > 1e-3
+    encoders = [model.get_latent_representation(cells, give_mean=False) for _ in range(99)]
+    assert uniformity(z, np.stack(encoders)) < 1e-6
+
+
+def test_one_row_a_cell_in_the_order_asked_for(make_model):
+    model = trained(make_model, 10)
+    found = model.get_posterior_samples(indices=CELLS[::-1], n_samples=40, progress=False)
+    assert found.shape == (40, len(CELLS), 2)
+    refined = model.get_latent_representation(indices=CELLS[::-1], n_refinement_steps=100)
+    variance = model.get_latent_representation(indices=CELLS[::-1], return_dist=True)[1]
+    assert (np.abs(found.mean(0) - refined) < 2 * variance**0.5 + 0.2).all()
+    assert len(np.unique(found[:, 0, 0])) > 25, "hardly any is chosen twice"
+
+
+def test_draws_follow_torchs_seed(make_model):
+    model, found = trained(make_model), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(model.get_posterior_samples(indices=CELLS, n_samples=3, progress=False))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_there_are_always_more_draws_to_choose_from(make_model, monkeypatch):
+    model, sizes = trained(make_model), []
+
+    def draws(module, tensors, n_samples, n_final):
+        sizes.append((n_samples, n_final))
+        n_cells = len(tensors["X"])
+        return torch.zeros(n_samples, n_cells, 2), torch.ones(n_cells)
+
+    monkeypatch.setattr(_exact, "posterior_draws", draws)
+    for n_samples in (1, 1000):
+        model.get_posterior_samples(indices=[0], n_samples=n_samples, progress=False)
+    assert sizes == [(1, N_FINAL), (1000, 10_000)]
+
+
+def test_logistic_normal_draws_are_on_the_simplex(make_model):
+    model = trained(make_model, latent_distribution="ln")
+    found = model.get_posterior_samples(indices=CELLS, n_samples=5, progress=False)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    assert found.min() >= 0
+
+
+def test_cells_whose_draws_hardly_count_are_counted(make_model, monkeypatch):
+    model = trained(make_model)
+    monkeypatch.setattr(_exact, "FEW", 1.01)
+    with pytest.warns(UserWarning, match=f"of {len(CELLS)} of {len(CELLS)} cells"):
+        model.get_posterior_samples(indices=CELLS, progress=False)
+
+
+def test_minified_cells_with_counts_have_the_same_posterior(make_model):
+    model = trained(make_model, 10)
+    means = [model.get_posterior_samples(indices=CELLS, n_samples=400, progress=False).mean(0)]
+    model.minify_adata("latent_posterior_parameters_with_counts", n_refinement_steps=20)
+    means.append(model.get_posterior_samples(indices=CELLS, n_samples=400, progress=False).mean(0))
+    np.testing.assert_allclose(*means, atol=0.25)
+
+
+def test_what_has_no_exact_posterior_is_refused(make_model):
+    model = trained(make_model, 1, use_observed_lib_size=False)
+    with pytest.raises(ValueError, match="only for observed library sizes"):
+        model.get_posterior_samples()
+    model = trained(make_model, 1)
+    with pytest.raises(ValueError, match="n_samples must be a whole number"):
+        model.get_posterior_samples(n_samples=0)
+    with pytest.raises(ValueError, match="chooses no cell"):
+        model.get_posterior_samples(indices=[])
+    model.minify_adata()
+    with pytest.raises(ValueError, match="minified without counts"):
+        model.get_posterior_samples()
