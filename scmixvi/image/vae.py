@@ -193,7 +193,7 @@ class ImageVAE(nn.Module):
         x: Tensor,
         n_importance_samples: int = 5000,
         pooled: bool = False,
-        memory_budget: int | None = None,
+        memory_budget: float | None = None,
         n_refinement_steps: int = 0,
     ) -> Tensor:
         """Importance-sampled negative log-likelihood, in evaluation mode.
@@ -244,7 +244,7 @@ class ImageVAE(nn.Module):
         self,
         x: Tensor,
         n_importance_samples: int,
-        memory_budget: int | None = None,
+        memory_budget: float | None = None,
         n_refinement_steps: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Both estimates of :meth:`nll` from the same draws: Eq. 17 and pooled, `[B]` each.
@@ -269,7 +269,7 @@ class ImageVAE(nn.Module):
         self,
         x: Tensor,
         n_importance_samples: int = 5000,
-        memory_budget: int | None = None,
+        memory_budget: float | None = None,
         n_refinement_steps: int = 0,
     ) -> Tensor:
         r"""What Eq. 17 averages: one estimate a component, all of them under the whole mixture.
@@ -387,7 +387,7 @@ class ImageVAE(nn.Module):
             return self.posterior(x).jsd(n_samples)
 
     def _log_mean_ratios(
-        self, x: Tensor, n_samples: int, memory_budget: int | None, n_steps: int
+        self, x: Tensor, n_samples: int, memory_budget: float | None, n_steps: int
     ) -> tuple[Tensor, Tensor]:
         check_whole("n_importance_samples (L)", n_samples)
         check_whole("n_refinement_steps", n_steps, least=0)

@@ -363,6 +363,23 @@ def test_a_decoder_whose_network_takes_other_latents_is_named(x):
             asked(x)
 
 
+@pytest.mark.parametrize("asked", ["forward", "nll", "encode", "reconstruct", "jsd"])
+@pytest.mark.parametrize("kind", ["numpy", "tolist", "split"])
+def test_images_that_are_no_tensor_are_named(model, x, asked, kind):
+    with pytest.raises(
+        ValueError, match=r"one tensor \[B, C, H, W\], but they are of type (nd|l|t)"
+    ):
+        getattr(model, asked)(getattr(x, kind)(*[1] * (kind == "split")))
+
+
+def test_a_memory_budget_may_be_written_as_a_float(model, x):
+    figures = []
+    for budget in (10**5, 1e5):
+        torch.manual_seed(0)
+        figures.append(model.nll(x, 600, memory_budget=budget))
+    assert torch.equal(*figures)
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_no_images_have_no_likelihood(model, x, pooled):
     assert model.nll(x[:0], 3, pooled).shape == (0,)
