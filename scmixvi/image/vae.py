@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from scmixvi._messages import check_whole
+from scmixvi._messages import check_whole, raise_failed
 from scmixvi.core import MixturePosterior, check_estimator, draw_components
 from scmixvi.core.modes import evaluating
 from scmixvi.image._checks import (
@@ -81,7 +81,7 @@ class ImageVAE(nn.Module):
         Raises
         ------
         ValueError
-            If the decoder takes no latents of these sizes, or its distribution is not over images
+            If the decoder fails on latents of these sizes, or its distribution is not over images
             of this size.
         """
         decoder, support = self._support
@@ -97,11 +97,12 @@ class ImageVAE(nn.Module):
             zs = [like.new_zeros(1, size) for size in self.latent_sizes]
             try:
                 decoded = self.decoder(*zs)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the decoder cannot decode latents of sizes {self.latent_sizes}, top first, "
-                    f"which it says it is made for: {error}"
-                ) from error
+            except (RuntimeError, ValueError) as error:
+                raise_failed(
+                    f"the decoder failed on latents of sizes {self.latent_sizes}, top first, which "
+                    "it says it is made for: look at its network and its likelihood",
+                    error,
+                )
             if tuple(decoded.event_shape) != self.image_size:
                 raise ValueError(
                     f"the decoder's distribution is over images (C, H, W) = "
