@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any
+from typing import Any, NoReturn
 
 
 def listing(names: Iterable[object], at_most: int = 12) -> str:
@@ -21,3 +21,15 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Raise ValueError unless an argument is a whole number that is not too small."""
     if not is_whole(value, least):
         raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
+
+
+def raise_failed(sentence: str, error: Exception) -> NoReturn:
+    """Raise ValueError with the sentence and what was found, for a part of the user's that failed.
+
+    Sizes that do not fit are RuntimeError or ValueError itself, and so may be what a part says by
+    itself: the sentence must hold for both. Types derived from them are of something else, as a
+    lack of memory, a failing device or a method that is not there, and are raised as they are.
+    """
+    if type(error) not in (RuntimeError, ValueError):
+        raise error
+    raise ValueError(f"{sentence} ({str(error).rstrip('.')}).") from error

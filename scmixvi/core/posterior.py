@@ -123,6 +123,12 @@ def _draw(base: Distribution, n_samples: int) -> Tensor:
 
 def _own(given: Tensor) -> Tensor:
     """Of `[L, S, S, B, D]`, what every component says of what it drew itself: `[L, S, B, D]`."""
+    if given.shape[1] != given.shape[2]:
+        raise ValueError(
+            "the conditional of a stage below the top must return a distribution with batch "
+            f"[L, S, S, B], but its batch is {tuple(given.shape[:-1])}: expand what all components "
+            "share to S of them."
+        )
     return given.diagonal(dim1=1, dim2=2).movedim(-1, 1)
 
 

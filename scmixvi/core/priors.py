@@ -7,12 +7,13 @@ for every latent (the densities of the VampPrior's pseudo-inputs) is computed on
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from scmixvi._messages import raise_failed
 from scmixvi.core.objectives import check_distribution
 from scmixvi.core.precision import at_least_float32
 
@@ -81,17 +82,6 @@ class GaussianMixture(Distribution):
         return torch.normal(self._mean[drawn], self._variance[drawn].sqrt())
 
 
-def _raise_misfit(sentence: str, error: Exception) -> NoReturn:
-    """Raise ValueError with the sentence and what was found.
-
-    Sizes that do not fit are of these two types themselves; those derived from them are of
-    something else, as a lack of memory, a failing device or a method that is not there.
-    """
-    if type(error) not in (RuntimeError, ValueError):
-        raise error
-    raise ValueError(f"{sentence} ({str(error).rstrip('.')}).") from error
-
-
 class Level(nn.Module):
     """A module for one level of latents, of `n_latent` (D) dimensions."""
 
@@ -130,8 +120,8 @@ class GaussianConditional(Level):
     Raises
     ------
     ValueError
-        When called, if the network does not take the level above, or gives another number than
-        2 * D.
+        When called, if the network fails on the level above, or gives anything but 2 * D numbers
+        for each of its latents.
     """
 
     def __init__(self, net: nn.Module, n_latent: int) -> None:
@@ -143,15 +133,20 @@ class GaussianConditional(Level):
         try:
             parameters = self.net(above[-1])
         except RuntimeError as error:
-            _raise_misfit(
-                "the network of a GaussianConditional does not take the latents of the level "
-                f"above, D = {above[-1].shape[-1]}: give it as many inputs",
+            raise_failed(
+                "the network of a GaussianConditional failed on the latents of the level above, "
+                f"D = {above[-1].shape[-1]}: if it takes another number, give it as many inputs",
                 error,
             )
-        if parameters.shape[-1] != 2 * self.n_latent:
+        wanted = (*above[-1].shape[:-1], 2 * self.n_latent)
+        found = (
+            tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
+        )
+        if found != wanted:
             raise ValueError(
                 "the network of a GaussianConditional must give means and log-variances, "
-                f"2 * n_latent = {2 * self.n_latent} numbers, but it gives {parameters.shape[-1]}."
+                f"2 * n_latent = {2 * self.n_latent} numbers for each of the latents, {wanted}, "
+                f"but it gives {found}."
             )
         return diagonal_normal(parameters)
 
@@ -179,7 +174,7 @@ class VampPrior(Level):
     Raises
     ------
     ValueError
-        If the weights are not normalised; when called, if the encoder does not take the
+        If the weights are not normalised; when called, if the encoder fails on the
         pseudo-inputs, or the weights or D are not the encoder's.
 
     References
@@ -208,9 +203,9 @@ class VampPrior(Level):
         try:
             base = self.encoder(inputs)()
         except (RuntimeError, ValueError) as error:
-            _raise_misfit(
-                "the encoder of a VampPrior does not take its pseudo-inputs, "
-                f"{tuple(inputs.shape)} with K first: make both for inputs of one size",
+            raise_failed(
+                f"the encoder of a VampPrior failed on its pseudo-inputs, {tuple(inputs.shape)} "
+                "with K first: if it takes others, make both for inputs of one size",
                 error,
             )
         if tuple(base.event_shape) != (self.n_latent,):

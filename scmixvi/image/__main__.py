@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from scmixvi.image._checks import check_one_device
 from scmixvi.image._cli_checks import COMPILE_MODES, check_batches, check_words
 from scmixvi.image._folders import alone_in
+from scmixvi.image._signals import ending_at_once
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -167,6 +168,10 @@ class ImageCLI(LightningCLI):
             self.parser.error(str(error))
         self._check_folders(config)  # again: what ended since the first look may lie there
 
+    def before_test(self) -> None:
+        """Let the program be told to end at any time: a test leaves nothing half done."""
+        self._folders.enter_context(ending_at_once())
+
     def after_fit(self) -> None:
         """Test the best weights; the last, where training ended before its first validation."""
         if self.trainer.interrupted or self._get(self.config, "trainer").fast_dev_run:
@@ -176,6 +181,7 @@ class ImageCLI(LightningCLI):
             path = Path(self._get(self.config_init, "last_checkpoint").dirpath) / "last.ckpt"
             self.trainer.save_checkpoint(path)
             print(f"No epoch was validated: the last weights are tested, {path}.")
+        self.before_test()
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path)
 
     @staticmethod

@@ -24,6 +24,11 @@ def can_read(x: Tensor, training: bool) -> bool:
 
 def check_images(x: Tensor, image_size: tuple[int, ...]) -> None:
     """Refuse what is not `[B, C, H, W]` of this size, in floating-point numbers."""
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"images must be one tensor [B, C, H, W], but they are of type {type(x).__name__}: "
+            "make one of an array by torch.as_tensor, or take the images alone out of a batch."
+        )
     if x.dim() != 4 or tuple(x.shape[1:]) != image_size:
         raise ValueError(
             f"images must have shape [B, C, H, W] with (C, H, W) = {image_size}, but "

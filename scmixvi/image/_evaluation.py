@@ -37,7 +37,7 @@ def own_posterior(
 
 
 def log_mean_ratios(
-    vae: "ImageVAE", x: Tensor, n_samples: int, memory_budget: int | None, n_steps: int = 0
+    vae: "ImageVAE", x: Tensor, n_samples: int, memory_budget: float | None, n_steps: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
     if memory_budget is None:
@@ -46,7 +46,7 @@ def log_mean_ratios(
         return x.new_empty(vae.n_components, 0), x.new_empty(vae.n_components, 0)
     with torch.inference_mode(False), torch.no_grad(), evaluating(vae):
         x, prior = x.clone(), vae.prior()
-        rows = memory_budget // (4 * floats_per_row(vae, prior))
+        rows = int(memory_budget // (4 * floats_per_row(vae, prior)))  # 1e9 bytes are a float
         n_images = max(1, min(len(x), rows // ROWS_A_GRADIENT if n_steps else rows))
         chunk = max(1, min(n_samples, rows // n_images))
         parts = [

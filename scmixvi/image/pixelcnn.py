@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from scmixvi._messages import check_whole
+from scmixvi._messages import check_whole, raise_failed
 from scmixvi.image.nets import CHANNELS_LAST, mlp
 
 N_TAPS = 6  # of a 2 x 3 kernel: three above, left, itself, right
@@ -189,9 +189,31 @@ class AutoregressiveImage(Distribution):
 
     @property
     def support(self) -> Constraint | None:
-        """That of the likelihood."""
+        """That of the likelihood.
+
+        Raises
+        ------
+        ValueError
+            If the likelihood does not make a pixel of C channels of `n_parameters` numbers.
+        """
         one_pixel = self.network.head.weight[:, 0]  # [P, 1, 1], as good as any parameters
-        return self.likelihood(one_pixel).support
+        n_parameters = f"n_parameters = {len(one_pixel)}"
+        try:
+            decoded = self.likelihood(one_pixel)
+        except (RuntimeError, ValueError) as error:
+            raise_failed(
+                f"the likelihood of a PixelCNN failed on {n_parameters} a pixel: if it takes "
+                "another number, pass that",
+                error,
+            )
+        found, wanted = tuple(decoded.event_shape), (self.event_shape[0], 1, 1)
+        if found != wanted:
+            raise ValueError(
+                f"the likelihood of a PixelCNN makes of {n_parameters} a pixel of shape {found}, "
+                f"but those of the images have (C, 1, 1) = {wanted}: pass a number and a "
+                "likelihood that fit."
+            )
+        return decoded.support
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of images broadcast against the batch: `[...]`, in nats."""

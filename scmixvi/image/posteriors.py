@@ -25,7 +25,8 @@ class TopEncoder(Level):
     Parameters
     ----------
     features
-        Maps images `[B, C, H, W]` to features `[S, B, n_features]`, all components together.
+        Maps images `[B, C, H, W]` to features `[S, B, n_features]`, all components together, or
+        `[B, n_features]`, which all share.
     n_features, n_latent
         Sizes of the features and of the level, D.
     n_components
@@ -64,7 +65,8 @@ class LowerEncoder(Level):
     Parameters
     ----------
     features
-        Maps images `[B, C, H, W]` to features `[S, B, n_features]`.
+        Maps images `[B, C, H, W]` to features `[S, B, n_features]`, or `[B, n_features]`, which
+        all components share.
     n_features, n_above, n_latent
         Sizes of the features, of the level above, and of the level itself, D.
     n_hidden
@@ -211,13 +213,20 @@ def _features(level: TopEncoder | LowerEncoder, x: Tensor, components: Tensor | 
         )
     else:
         found = features(x, components)
-    check_components(found, level.n_components if components is None else len(components))
+    n_components = level.n_components if components is None else len(components)
+    check_components(found, n_components)
+    if found.dim() not in (2, 3) or found.shape[-2] != len(x):
+        raise ValueError(
+            f"features of a {type(level).__name__} must be [S, B, n_features], or [B, n_features] "
+            f"for all components, with B = {len(x)} images, but their shape is "
+            f"{tuple(found.shape)}."
+        )
     if found.shape[-1] != level.n_features:
         raise ValueError(
             f"n_features of a {type(level).__name__} is {level.n_features}, but its features give "
             f"{found.shape[-1]} numbers an image."
         )
-    return found
+    return found.expand(n_components, -1, -1)  # also where one head serves all
 
 
 def _check_counts(

@@ -183,12 +183,19 @@ def convolutional(
     Raises
     ------
     ValueError
-        If S, H or a layer is below 1, the numbers of channels, of latents or the weights do not
-        fit, or the sharing is unknown.
+        If S, H, a layer or `n_parameters` is no whole number of at least 1, the numbers of
+        channels, of latents or the weights do not fit, the likelihood is no function, or the
+        sharing is unknown.
     """
     counts = {"n_components": n_components, "n_levels": n_levels}
+    counts |= {} if n_parameters is None else {"n_parameters": n_parameters}
     _check(image_size, **counts, n_hidden=n_hidden, n_features=n_features, n_layers=n_layers)
     check_layers("channels", channels, len(STRIDES))
+    if not callable(likelihood):
+        raise ValueError(
+            "likelihood must be a function from parameters to a distribution over images, such as "
+            f"scmixvi.image.decoders.bernoulli, the default, but it is {likelihood!r}."
+        )
     trunk = _is_trunk(encoder_sharing)
     for name, value in (("n_flow_steps", n_flow_steps), ("n_pseudo_inputs", n_pseudo_inputs)):
         if not is_whole(value, least=0):
@@ -214,7 +221,7 @@ def convolutional(
         pseudo_inputs = PseudoInputs(n_pseudo_inputs, image_size)
         top = VampPrior(levels[0], pseudo_inputs, sizes[0], log_weights)
     below = [_conditional_prior(*pair, n_hidden) for pair in pairwise(sizes)]
-    n_maps = n_parameters or image_size[0]
+    n_maps = image_size[0] if n_parameters is None else n_parameters
     decoder = PixelCNNDecoder(sizes, image_size, likelihood, n_maps, n_features, n_layers)
     return ImageVAE(posterior, Prior(top, *below), decoder)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from scmixvi._messages import check_whole
+from scmixvi._messages import check_whole, raise_failed
 from scmixvi.core import MixturePosterior, check_estimator, draw_components
 from scmixvi.core.modes import evaluating
 from scmixvi.image._checks import (
@@ -81,7 +81,7 @@ class ImageVAE(nn.Module):
         Raises
         ------
         ValueError
-            If the decoder takes no latents of these sizes, or its distribution is not over images
+            If the decoder fails on latents of these sizes, or its distribution is not over images
             of this size.
         """
         decoder, support = self._support
@@ -97,11 +97,12 @@ class ImageVAE(nn.Module):
             zs = [like.new_zeros(1, size) for size in self.latent_sizes]
             try:
                 decoded = self.decoder(*zs)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the decoder cannot decode latents of sizes {self.latent_sizes}, top first, "
-                    f"which it says it is made for: {error}"
-                ) from error
+            except (RuntimeError, ValueError) as error:
+                raise_failed(
+                    f"the decoder failed on latents of sizes {self.latent_sizes}, top first, which "
+                    "it says it is made for: look at its network and its likelihood",
+                    error,
+                )
             if tuple(decoded.event_shape) != self.image_size:
                 raise ValueError(
                     f"the decoder's distribution is over images (C, H, W) = "
@@ -193,7 +194,7 @@ class ImageVAE(nn.Module):
         x: Tensor,
         n_importance_samples: int = 5000,
         pooled: bool = False,
-        memory_budget: int | None = None,
+        memory_budget: float | None = None,
         n_refinement_steps: int = 0,
     ) -> Tensor:
         """Importance-sampled negative log-likelihood, in evaluation mode.
@@ -244,7 +245,7 @@ class ImageVAE(nn.Module):
         self,
         x: Tensor,
         n_importance_samples: int,
-        memory_budget: int | None = None,
+        memory_budget: float | None = None,
         n_refinement_steps: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Both estimates of :meth:`nll` from the same draws: Eq. 17 and pooled, `[B]` each.
@@ -269,7 +270,7 @@ class ImageVAE(nn.Module):
         self,
         x: Tensor,
         n_importance_samples: int = 5000,
-        memory_budget: int | None = None,
+        memory_budget: float | None = None,
         n_refinement_steps: int = 0,
     ) -> Tensor:
         r"""What Eq. 17 averages: one estimate a component, all of them under the whole mixture.
@@ -387,7 +388,7 @@ class ImageVAE(nn.Module):
             return self.posterior(x).jsd(n_samples)
 
     def _log_mean_ratios(
-        self, x: Tensor, n_samples: int, memory_budget: int | None, n_steps: int
+        self, x: Tensor, n_samples: int, memory_budget: float | None, n_steps: int
     ) -> tuple[Tensor, Tensor]:
         check_whole("n_importance_samples (L)", n_samples)
         check_whole("n_refinement_steps", n_steps, least=0)

@@ -108,6 +108,20 @@ def test_every_level_of_a_sample_comes_from_one_component(parameters):
     torch.testing.assert_close(bottom, top + offset.flatten()[own].unsqueeze(-1), rtol=0, atol=1e-4)
 
 
+def test_a_lower_level_that_does_not_answer_for_every_component_is_named(parameters):
+    """Draws of the first alone would be taken for those of all."""
+    for axis in (1, 2):
+
+        def lower(above, axis=axis):
+            mean = above.unsqueeze(2).expand(-1, -1, S, -1, -1).narrow(axis, 0, 1)
+            return normal(mean, torch.ones_like(mean))
+
+        posterior = MixturePosterior([Stage(lambda: normal(*parameters)), Stage(lower)])
+        for ask in (posterior.sample_stratified, lambda p=posterior: p.sample(1)):
+            with pytest.raises(ValueError, match=r"batch \[L, S, S, B\], but its batch is"):
+                ask()
+
+
 def test_shared_flow_changes_the_variables(parameters):
     posterior = single(parameters, SharedShift())
     (z,), log_q_all = posterior.sample_stratified(L)

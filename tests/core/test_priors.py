@@ -180,13 +180,13 @@ def test_chain_draws_each_level_given_the_one_above(chain):
 def test_numbers_that_do_not_fit_are_named():
     """Broadcasting would hide them: one mean for all dimensions."""
     conditional = GaussianConditional(nn.Linear(3, 2), n_latent=3)
-    with pytest.raises(ValueError, match="2 \\* n_latent = 6 numbers, but it gives 2"):
+    with pytest.raises(ValueError, match="2 \\* n_latent = 6 numbers .* but it gives .5, 2"):
         conditional(torch.zeros(5, 3))
 
 
 def test_parts_that_do_not_take_each_other_are_named():
     conditional = GaussianConditional(nn.Linear(3, 4), n_latent=2)
-    with pytest.raises(ValueError, match="GaussianConditional does not take .* above, D = 5: give"):
+    with pytest.raises(ValueError, match="GaussianConditional failed on .* above, D = 5: if"):
         conditional(torch.zeros(7, 5))
 
     def encoder(u):
@@ -194,8 +194,36 @@ def test_parts_that_do_not_take_each_other_are_named():
 
     for size in ((4,), (1, 3, 2)):
         prior = VampPrior(encoder, lambda size=size: torch.zeros(7, *size), D)
-        with pytest.raises(ValueError, match=r"does not take its pseudo-inputs, \(7, .* one size"):
+        with pytest.raises(ValueError, match=r"failed on its pseudo-inputs, \(7, .* one size"):
             prior()
+
+
+def test_what_a_network_says_by_itself_is_not_told_as_a_misfit():
+    def failing(*_):
+        raise RuntimeError("my table is empty")
+
+    for ask in (
+        lambda: GaussianConditional(failing, 2)(torch.zeros(1, 3)),
+        VampPrior(failing, lambda: torch.zeros(7, 3), D),
+    ):
+        with pytest.raises(ValueError, match=r"failed on .*: if it takes .*\(my table is empty\)"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("net", "found"),
+    [
+        (lambda z: z.mean(0).repeat(1, 1, 2), r"\(3, 5, 4\)"),  # would be shared by all draws
+        (lambda z: z.new_zeros(4), r"\(4,\)"),
+        (lambda z: z.flatten(0, -2).repeat(1, 2), r"\(30, 4\)"),
+        (lambda z: z.sum(), r"\(\)"),
+        (lambda z: (z, z), "tuple"),
+    ],
+)
+def test_a_conditional_answers_for_every_latent(net, found):
+    z = torch.zeros(2, 3, 5, 2)
+    with pytest.raises(ValueError, match=rf"4 numbers .* \(2, 3, 5, 4\), but it gives {found}"):
+        GaussianConditional(net, 2)(z)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, NotImplementedError])

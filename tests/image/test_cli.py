@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shlex
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tiny_images import TINY_RECIPES
 
-from scmixvi.image import __main__
+from scmixvi.image import ImageVAE, __main__
 from scmixvi.image.__main__ import CONFIGS, main
 from scmixvi.image.checkpoints import (
     finished_epochs,
@@ -460,6 +462,27 @@ def test_what_is_told_to_end_says_so(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         __main__.main([])
     assert ended.value.code == 143
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_test_that_is_told_to_end_does_not_wait_for_its_batch(small_mnist, monkeypatch):
+    """A batch of a test may take minutes; what happens to signals afterwards is as before."""
+    base = ("fit", *SHORT, "--trainer.max_epochs=1", "--trainer.default_root_dir=ended")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def told_to_end(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the batch went on")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageVAE, "nll_estimates", told_to_end)
+        tested = ("test", *SHORT, "--ckpt_path=ended/best.ckpt")
+        for words in (base, tested):
+            with pytest.raises(SystemExit) as ended:
+                run(patched, *words)
+            assert ended.value.code == 143
+            assert signal.getsignal(signal.SIGTERM) is before
+    assert not list((small_mnist / "ended").glob("test*"))
 
 
 def test_the_command_can_be_given_again(monkeypatch):

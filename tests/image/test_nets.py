@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal
 
+import laws
 from scmixvi.image.flows import InverseAutoregressiveFlow
 from scmixvi.image.nets import (
     ComponentOffsets,
@@ -68,7 +69,7 @@ def test_components_of_a_trunk_start_half_a_unit_apart():
 
 def test_top_encoder_clamps_log_variances():
     encoder = TopEncoder(torch.nn.Identity(), 4, 2, S)
-    features = 100 * torch.randn(S, B, 4)
+    features = 100 * torch.randn(B, 4)
     base = encoder(features)()
     mean, log_variance = encoder.head(features).chunk(2, dim=-1)
     torch.testing.assert_close(base.mean, mean)
@@ -171,3 +172,49 @@ def posterior_of(n_levels=1, n_components=S, n_features_of=S, **settings):
 def test_counts_that_do_not_fit_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class SharedFeatures(PerComponent):
+    """Features of the images that all components share, of the given shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.layer = shape, torch.nn.Linear(6, 7)
+
+    def forward(self, x, components=None):
+        return self.layer(x.flatten(1)).reshape(*self.shape, 7)
+
+
+@pytest.mark.parametrize("n_heads", [None, 1])
+@pytest.mark.parametrize("shape", [(B,), (1, B)])
+def test_a_lower_level_may_be_the_same_for_all_components(shape, n_heads):
+    features = torch.nn.Sequential(torch.nn.Flatten(), mlp([6, 7], n_components=S))
+    lower = LowerEncoder(SharedFeatures(shape), 7, 2, 4, 5, S, n_heads)
+    posterior = AmortizedPosterior([TopEncoder(features, 7, 2, S), lower], S, (1, 3, 2))
+    posterior, x = posterior.double(), torch.rand(B, 1, 3, 2).double()
+    encoded = posterior(x)
+    laws.assert_draw_law(encoded, 2)
+    above, z = torch.randn(2, S, B, 2).double(), torch.randn(2, S, B, 4).double()
+    lower_scores = encoded.stages[1].score([above], z)
+    assert lower_scores.shape == (2, S, S, B)
+    assert torch.equal(lower_scores[:, :, 0], lower_scores[:, :, 1]) == (n_heads == 1)
+    some = encoded.sample_stratified(2, torch.tensor([2, 0]))
+    assert [z.shape for z in some[0]] == [(2, 2, B, 2), (2, 2, B, 4)]
+
+
+@pytest.mark.parametrize("shape", [(B,), (1, B)])
+def test_components_that_share_everything_are_still_as_many(shape):
+    top = TopEncoder(SharedFeatures(shape), 7, 2, S, n_heads=1)
+    assert top(torch.rand(B, 1, 3, 2))().batch_shape == (S, B)
+
+
+@pytest.mark.parametrize("n_heads", [None, 1])
+@pytest.mark.parametrize("shape", [(), (B, 1, 1), (1, 1)])
+def test_features_of_another_shape_are_named(shape, n_heads):
+    class Wrong(SharedFeatures):
+        def forward(self, x, components=None):
+            return torch.zeros(*shape, 7)
+
+    top = TopEncoder(Wrong(shape), 7, 2, S, n_heads)
+    with pytest.raises(ValueError, match="features of a TopEncoder must be .* with B = 5 images"):
+        top(torch.rand(B, 1, 3, 2))

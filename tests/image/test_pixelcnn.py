@@ -132,3 +132,35 @@ def test_decoder_batches_and_shares_the_image():
     assert distribution.sample().shape == (2, 3, 5, 1, 4, 3)
     with pytest.raises(NotImplementedError):
         _ = distribution.mean
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "n_parameters", "levels", "message"),
+    [
+        (
+            1,
+            3,
+            False,
+            r"n_parameters = 3 a pixel of shape \(3, 1, 1\), .* \(C, 1, 1\) = \(1, 1, 1\)",
+        ),
+        (
+            3,
+            1,
+            False,
+            r"n_parameters = 1 a pixel of shape \(1, 1, 1\), .* \(C, 1, 1\) = \(3, 1, 1\)",
+        ),
+        (1, 5, True, "failed on n_parameters = 5 a pixel: if it takes another number, pass that"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_likelihood_are_named(
+    n_channels, n_parameters, levels, message
+):
+    likelihood = partial(DiscretizedLogisticMixture, n_channels=n_channels) if levels else bernoulli
+    model = tiny_images.recipe(
+        "vanilla",
+        image_size=(n_channels, 2, 2),
+        likelihood=likelihood,
+        n_parameters=n_parameters,
+    )
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(2, n_channels, 2, 2).double())

@@ -196,6 +196,9 @@ def test_the_seed_decides_every_parameter_that_is_drawn(name, options):
         ),
         (lambda: recipes.cifar_vanilla(likelihood=bernoulli), "cifar_vanilla takes no likelihood"),
         (lambda: recipes.cifar_vanilla(n_parameters=3), "cifar_vanilla takes no n_parameters"),
+        (lambda: recipes.vanilla(n_parameters=0), "n_parameters must be a whole number of at"),
+        (lambda: recipes.vanilla(n_parameters=2.5), "n_parameters must be a whole number of at"),
+        (lambda: recipes.vanilla(likelihood="bernoulli"), "likelihood must be a function .* 'bern"),
     ],
 )
 def test_doors(build, message):

@@ -359,8 +359,45 @@ def test_a_decoder_whose_network_takes_other_latents_is_named(x):
     decoder = Decoder(net, bernoulli, latent_sizes=[2], image_size=(1, 2, 2)).double()
     other = ImageVAE(model.posterior, model.prior, decoder)
     for asked in (other, other.nll):
-        with pytest.raises(ValueError, match=r"cannot decode latents of sizes \(2,\), top first"):
+        with pytest.raises(
+            ValueError, match=r"decoder failed on latents of sizes \(2,\), top first"
+        ):
             asked(x)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, NotImplementedError, KeyError])
+def test_a_decoder_that_fails_for_another_reason_says_so_itself(x, error):
+    def failing(*_):
+        raise error("of its own")
+
+    model = tiny_images.recipe("mlp", 2)
+    model.decoder.likelihood = failing
+    with pytest.raises(error, match="of its own"):
+        model(x)
+
+
+def test_a_decoder_that_gives_no_maps_is_named(x):
+    model = tiny_images.recipe("mlp", 2)
+    model.decoder.net = model.decoder.net[:-1]
+    with pytest.raises(ValueError, match="decoder failed on latents .* look at its network"):
+        model(x)
+
+
+@pytest.mark.parametrize("asked", ["forward", "nll", "encode", "reconstruct", "jsd"])
+@pytest.mark.parametrize("kind", ["numpy", "tolist", "split"])
+def test_images_that_are_no_tensor_are_named(model, x, asked, kind):
+    with pytest.raises(
+        ValueError, match=r"one tensor \[B, C, H, W\], but they are of type (nd|l|t)"
+    ):
+        getattr(model, asked)(getattr(x, kind)(*[1] * (kind == "split")))
+
+
+def test_a_memory_budget_may_be_written_as_a_float(model, x):
+    figures = []
+    for budget in (10**5, 1e5):
+        torch.manual_seed(0)
+        figures.append(model.nll(x, 600, memory_budget=budget))
+    assert torch.equal(*figures)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
