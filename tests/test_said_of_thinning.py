@@ -81,6 +81,23 @@ def test_what_is_said_of_dropout_is_so():
     assert (round(more, 1), round(half, 1)) == (4.9, 1.6)
 
 
+def test_what_is_said_of_refined_encoders_is_so():
+    def added(arm, model, group):
+        data, size = model
+        stages = (arm + stage for stage in (", refined", ""))
+        return paired(*(of(data, stage, size, group, "miselbo") for stage in stages))
+
+    for arm, least, most in (("default", 4, 15), ("thinned", 1, 11)):
+        means = [np.mean(added(arm, model, "test")) for model in MODELS]
+        assert (round(min(means)), round(max(means))) == (least, most)
+    ahead = [gains(*model, "test", "miselbo", what=", refined") for model in MODELS]
+    assert all(beyond(values) for values in ahead)
+    means = [np.mean(values) for values in ahead]
+    assert (round(min(means), 1), round(max(means), 1)) == (3.4, 7.5)
+    behind = [-np.mean(gains(*m, "training", "miselbo", what=", refined")) for m in MODELS]
+    assert (round(min(behind)), round(max(behind))) == (2, 8)
+
+
 def test_what_is_said_of_one_encoder_and_of_four_is_so():
     for key, said in (("miselbo", 0.5), ("log_p", None)):
         for data in DATASETS:

@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from scmixvi.experiments import _report_images
+from scmixvi.experiments._report_calibration import calibration_figure, calibration_tables
 from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
 from scmixvi.experiments._report_decoders import decoders_figure, decoders_tables
 from scmixvi.experiments._report_density2d import density2d_figure, density2d_tables
@@ -38,6 +39,7 @@ REPORTS = {
     "refinement": (refinement_tables, refinement_figure),
     "thinning": (thinning_tables, thinning_figure),
     "inference_gap": (inference_gap_tables, inference_gap_figure),
+    "calibration": (calibration_tables, calibration_figure),
     "integration": (integration_tables, integration_figure),
     "planted": (planted_tables, planted_figure),
 }
