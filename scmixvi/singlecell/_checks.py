@@ -59,8 +59,14 @@ def check_truth(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be True or False, but it is {value!r}.")
 
 
-def check_minification(minified_data_type: Any, use_observed_lib_size: bool) -> None:
-    """Raise what scvi-tools' `minify_adata` raises, before posteriors are computed for it."""
+def check_minification(
+    minified_data_type: Any, now: str | None, use_observed_lib_size: bool
+) -> None:
+    """Raise what scvi-tools' `minify_adata` raises, before posteriors are computed for it.
+
+    And ValueError for data that are `now` without counts, whose library sizes it would take to be
+    0.
+    """
     if minified_data_type not in ADATA_MINIFY_TYPE:
         raise NotImplementedError(
             f"minified_data_type must be one of {list(ADATA_MINIFY_TYPE)}, but it is "
@@ -70,6 +76,11 @@ def check_minification(minified_data_type: Any, use_observed_lib_size: bool) -> 
         raise ValueError(
             "minify_adata needs observed library sizes, and this model's are latent: make it "
             "with use_observed_lib_size=True, or keep the full data."
+        )
+    if now == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+        raise ValueError(
+            "the data are minified without counts already: load the model with the full data to "
+            "minify them in another way."
         )
 
 

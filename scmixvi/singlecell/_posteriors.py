@@ -242,14 +242,17 @@ class Posteriors:
         Raises
         ------
         ValueError
-            If `n_refinement_steps` is not a whole number of at least 0, or not 0 for data that are
-            minified without counts already, or if library sizes are latent.
+            If `n_refinement_steps` is not a whole number of at least 0, if the data are minified
+            without counts already, or if library sizes are latent.
         NotImplementedError
             If the kind of minified data is unknown.
         """
         self._check_if_trained(warn=False)
         check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
-        check_minification(minified_data_type, self.module.use_observed_lib_size)
+        module = self.module
+        check_minification(
+            minified_data_type, module.minified_data_type, module.use_observed_lib_size
+        )
         with torch.inference_mode():
             posteriors = self._posteriors(n_refinement_steps=n_refinement_steps, progress=progress)
             packed = [self.module.pack_posterior(qz) for qz in posteriors]
