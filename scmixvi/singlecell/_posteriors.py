@@ -94,14 +94,16 @@ class Posteriors:
             If the representation is unknown, or does not go with `give_mean` or `return_dist`, if
             `indices` are neither positions nor a mask of cells, if other cells have other genes or
             a category that the model does not know, if counts, covariates or size factors are not
-            finite, or if `n_refinement_steps` is not a whole number of at least 0, or not 0 for
-            data minified without counts.
+            finite, if `batch_size` or `mc_samples` is not a whole number of at least 1, or if
+            `n_refinement_steps` is not one of at least 0, or not 0 for data minified without
+            counts.
 
         References
         ----------
         Cremer et al. 2018, "Inference suboptimality in variational autoencoders".
         """
         _check_representation(representation, is_moments=return_dist or not give_mean)
+        check_whole("mc_samples", mc_samples)
         self._check_if_trained(warn=False)
         check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
         transformed = self.module.latent_distribution == "ln"
