@@ -51,9 +51,9 @@ class Fitting:
         Raises
         ------
         ValueError
-            If the data are minified without counts, if `latent_key` is neither a non-empty string
-            nor None, if `max_epochs` or `batch_size` is not a whole number of at least 1, if there
-            are too few cells to set any apart, or none to validate by where
+            If there are no data, or minified ones without counts, if `latent_key` is neither a
+            non-empty string nor None, if `max_epochs` or `batch_size` is not a whole number of at
+            least 1, if there are too few cells to set any apart, or none to validate by where
             `check_val_every_n_epoch` asks for it, if `external_indexing` names cells that are not
             there, if a minibatch has one cell and the model batch norm, if the counts are negative
             or a cell has none, if continuous covariates or size factors are not finite, or size
@@ -213,6 +213,11 @@ class Fitting:
         """Raise what :meth:`train` raises before its first step; numbers become Python's own."""
         if self._own is not None:
             self._check_registered_data()
+        elif arguments.get("datamodule") is None:
+            raise ValueError(
+                "the model has no data of its own: train it with a datamodule, datamodule=..., or "
+                "make one with adata."
+            )
         check_precision(arguments)
         if arguments.get("max_epochs") is not None:
             check_whole("max_epochs", arguments["max_epochs"])

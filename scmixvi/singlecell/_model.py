@@ -220,6 +220,8 @@ class MixtureSCVI(Fitting, Posteriors, Estimates, Conversions, CheckedFiles, SCV
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """As scvi-tools does, and raise for what it would take and turn into NaN."""
         own = self._own
+        if adata is None and own is None:
+            raise ValueError("the model has no data of its own: name the cells, adata=...")
         if adata is None or adata is own:
             self._check_own_genes()
         else:

@@ -199,6 +199,28 @@ def test_a_model_without_data_is_to_be_trained_first():
         model.get_latent_representation()
 
 
+def test_a_model_without_data_is_told_of_which_cells(make_model, first_batch, tmp_path):
+    source = make_model(n_components=2)
+    source.train(1, latent_key=None, **QUIET)
+    source.save(tmp_path / "model")
+    model = MixtureSCVI(registry=MixtureSCVI.load_registry(tmp_path / "model"), n_components=2)
+    with pytest.raises(ValueError, match="no data of its own: train it with a datamodule"):
+        model.train(1, **QUIET)
+    model.is_trained_ = True  # as after a training with a datamodule
+    for query in (
+        model.get_latent_representation,
+        model.get_elbo,
+        model.get_marginal_ll,
+        model.get_variational_gap,
+        model.get_normalized_expression,
+        model.minify_adata,
+    ):
+        with pytest.raises(ValueError, match="no data of its own: name the cells, adata"):
+            query()
+    assert len(model.get_latent_representation(dataloader=[first_batch(source)])) == 60
+    assert len(model.get_latent_representation(source.adata)) == 60
+
+
 def test_a_model_without_data_decodes_minibatches(make_model, first_batch):
     stock = make_model(n_components=2)
     with pytest.warns(UserWarning, match="without `adata`"):
