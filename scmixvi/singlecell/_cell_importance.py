@@ -68,7 +68,7 @@ def draws_by_cell(
             wanted = torch.arange(share + 1) < torch.from_numpy(how_many[here]).unsqueeze(1)
             of_cell = wanted.nonzero()[:, 0]
             found.append(u[picked[wanted.to(u.device)], of_cell.to(u.device)].cpu())
-            cells.append(here[of_cell])
+            cells.append(here[of_cell.numpy()])
     u, cells = torch.cat(found), np.concatenate(cells)
     _, first, places = np.unique(
         np.column_stack([cells, u.numpy()]), axis=0, return_index=True, return_inverse=True

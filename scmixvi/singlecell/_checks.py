@@ -59,8 +59,14 @@ def check_truth(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be True or False, but it is {value!r}.")
 
 
-def check_minification(minified_data_type: Any, use_observed_lib_size: bool) -> None:
-    """Raise what scvi-tools' `minify_adata` raises, before posteriors are computed for it."""
+def check_minification(
+    minified_data_type: Any, now: str | None, use_observed_lib_size: bool
+) -> None:
+    """Raise what scvi-tools' `minify_adata` raises, before posteriors are computed for it.
+
+    And ValueError for data that are `now` without counts, whose library sizes it would take to be
+    0.
+    """
     if minified_data_type not in ADATA_MINIFY_TYPE:
         raise NotImplementedError(
             f"minified_data_type must be one of {list(ADATA_MINIFY_TYPE)}, but it is "
@@ -70,6 +76,11 @@ def check_minification(minified_data_type: Any, use_observed_lib_size: bool) -> 
         raise ValueError(
             "minify_adata needs observed library sizes, and this model's are latent: make it "
             "with use_observed_lib_size=True, or keep the full data."
+        )
+    if now == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+        raise ValueError(
+            "the data are minified without counts already: load the model with the full data to "
+            "minify them in another way."
         )
 
 
@@ -191,6 +202,14 @@ def check_indices(indices: Any, n_obs: int, name: str = "indices") -> np.ndarray
     return np.where(found < 0, found + n_obs, found)
 
 
+def check_batch_size(batch_size: Any) -> int | None:
+    """Return cells a minibatch as an int, for torch takes none of numpy's; None stays None."""
+    if batch_size is None:
+        return None
+    check_whole("batch_size", batch_size)
+    return int(batch_size)
+
+
 def check_latent_key(latent_key: Any) -> None:
     """Raise ValueError for what cannot name a slot of obsm; None is none."""
     if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
@@ -200,7 +219,7 @@ def check_latent_key(latent_key: Any) -> None:
 
 
 def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
-    """Raise ValueError where a split of the cells leaves none to train on, or to validate by."""
+    """Raise ValueError for a split without cells to train on or validate by, or of other cells."""
     splitting = arguments | (arguments.get("datasplitter_kwargs") or {})
     chosen = ("train_size", "external_indexing", "datamodule")
     batch_size = arguments.get("batch_size") or settings.batch_size
@@ -209,6 +228,10 @@ def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
             f"adata has {n_obs} cell(s), of which none would be trained on: pass train_size=1.0, "
             "or train on more cells."
         )
+    parts = splitting.get("external_indexing")
+    for part in parts if isinstance(parts, list) else []:
+        if np.size(part) and part is not None:
+            check_indices(part, n_obs, "external_indexing")
     elsewhere = any(splitting.get(name) is not None for name in chosen[1:])
     without = splitting.get("train_size") == 1 or splitting.get("validation_size") == 0
     if arguments.get("check_val_every_n_epoch") is not None and without and not elsewhere:

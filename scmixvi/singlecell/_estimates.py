@@ -62,7 +62,8 @@ class Estimates:
             as they come from q(z | x), like None;
         "importance"
             scvi-tools' estimator, one minibatch at a time: by how well a draw explains the group of
-            cells. A warning says if the weights rest on few draws;
+            cells, at their size factors where these are registered (scvi-tools: at their total
+            counts). A warning says if the weights rest on few draws;
         "importance_by_cell"
             as many draws of every cell, each one of `n_mc_samples` (500) of that cell in proportion
             to :math:`p(x | z) p(z) / q(z | x)`, so that they follow the model's exact posterior

@@ -13,7 +13,7 @@ from scvi.model._utils import get_max_epochs_heuristic
 from torch import nn
 
 from scmixvi._messages import check_whole, listing
-from scmixvi.singlecell._checks import check_latent_key, check_split
+from scmixvi.singlecell._checks import check_batch_size, check_latent_key, check_split
 from scmixvi.singlecell._data_checks import check_counts
 from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
@@ -51,11 +51,12 @@ class Fitting:
         Raises
         ------
         ValueError
-            If the data are minified without counts, if `latent_key` is neither a non-empty string
-            nor None, if `max_epochs` is not a whole number of at least 1, if there are too few
-            cells to set any apart, or none to validate by where `check_val_every_n_epoch` asks for
-            it, if a minibatch has one cell and the model batch norm, if the counts are negative or
-            a cell has none, if continuous covariates or size factors are not finite, or size
+            If there are no data, or minified ones without counts, if `latent_key` is neither a
+            non-empty string nor None, if `max_epochs` or `batch_size` is not a whole number of at
+            least 1, if there are too few cells to set any apart, or none to validate by where
+            `check_val_every_n_epoch` asks for it, if `external_indexing` names cells that are not
+            there, if a minibatch has one cell and the model batch norm, if the counts are negative
+            or a cell has none, if continuous covariates or size factors are not finite, or size
             factors not above 0, if `precision` changes the type of the weights, or if the loss is
             no longer finite.
         """
@@ -209,13 +210,20 @@ class Fitting:
         return None if n_obs is None else get_max_epochs_heuristic(n_obs)
 
     def _check_training(self, arguments: dict[str, Any]) -> None:
-        """Raise what :meth:`train` raises before its first step; `max_epochs` becomes an int."""
+        """Raise what :meth:`train` raises before its first step; numbers become Python's own."""
         if self._own is not None:
             self._check_registered_data()
+        elif arguments.get("datamodule") is None:
+            raise ValueError(
+                "the model has no data of its own: train it with a datamodule, datamodule=..., or "
+                "make one with adata."
+            )
         check_precision(arguments)
         if arguments.get("max_epochs") is not None:
             check_whole("max_epochs", arguments["max_epochs"])
             arguments["max_epochs"] = int(arguments["max_epochs"])  # Lightning takes no numpy's
+        if "batch_size" in arguments:
+            arguments["batch_size"] = check_batch_size(arguments["batch_size"])
         if self._own is not None:
             check_split(self._own.n_obs, arguments)
 

@@ -6,7 +6,8 @@ A draw z gets the log weight that scvi-tools gives it,
     \log p(z) + \log \sum_a \frac{p(x_a | z)}{p(x_a)} - \log \sum_a q(z | x_a)
 
 over anchor cells a. scvi-tools keeps the decoded genes of all cells, and all pairs of cells and
-anchors; here a minibatch of draws is weighted and forgotten.
+anchors; here a minibatch of draws is weighted and forgotten. Where size factors are registered
+p(x_a | z) has that of a, in the place of which scvi-tools puts its total count.
 
 The weights of thousands of draws may rest on few of them, which a warning says:
 :mod:`scmixvi.experiments.integration` compares groups that do not differ.
@@ -43,6 +44,7 @@ class Anchors(NamedTuple):
     """A cells that draws are judged by."""
 
     x: Tensor  # [A, G] counts
+    library: Tensor  # [A, 1] size factors, or sums of counts
     log_px: Tensor  # [A] nats
     qz: Distribution  # of A cells
 
@@ -74,13 +76,16 @@ def choose_anchors(
         n_mc_samples=n_mc_samples,
         n_mc_samples_per_pass=n_mc_samples_per_pass,
     )
-    counts, posteriors = [], []
+    counts, libraries, posteriors = [], [], []
     for tensors in model._make_data_loader(adata=adata, indices=indices):
-        counts.append(tensors[REGISTRY_KEYS.X_KEY].to(model.device))
+        x = tensors[REGISTRY_KEYS.X_KEY].to(model.device)
+        factors = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        counts.append(x)
+        libraries.append(x.sum(1, keepdim=True) if factors is None else factors.to(x))
         inputs = model.module._get_inference_input(tensors)
         posteriors.append(model.module.inference(**inputs)[MODULE_KEYS.QZ_KEY])
     qz = MixtureOfNormals.joined(posteriors)
-    return Anchors(torch.cat(counts), log_px.to(model.device), qz)
+    return Anchors(torch.cat(counts), torch.cat(libraries), log_px.to(model.device), qz)
 
 
 def log_importance(anchors: Anchors, u: Tensor, px: Distribution, theta: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ def log_importance(anchors: Anchors, u: Tensor, px: Distribution, theta: Tensor)
     `[N]`, nats.
     """
     found = []
-    a_pass = {"X": anchors.x, "log_px": anchors.log_px}
+    a_pass = {"X": anchors.x, "library": anchors.library, "log_px": anchors.log_px}
     few = next(cells_in_passes(a_pass, anchors.x))["X"]
     n_draws = max(1, min(draws_a_pass(few), _PAIRS_A_PASS // anchors.qz.c_loc.numel()))
     for rows in torch.arange(len(u), device=u.device).split(n_draws):
@@ -110,16 +115,16 @@ def log_importance(anchors: Anchors, u: Tensor, px: Distribution, theta: Tensor)
         log_qz = anchors.qz.log_prob(u[rows].unsqueeze(1)).squeeze(-1).logsumexp(-1)
         here = theta if theta.dim() == 1 else theta[rows].unsqueeze(1)
         ratio = [
-            (_log_lik(part["X"], px, here, rows) - part["log_px"]).logsumexp(-1)
+            (_log_lik(part, px, here, rows) - part["log_px"]).logsumexp(-1)
             for part in cells_in_passes(a_pass, anchors.x)
         ]
         found.append(log_pz + torch.stack(ratio).logsumexp(0) - log_qz)
     return torch.cat(found)
 
 
-def _log_lik(x: Tensor, px: Distribution, theta: Tensor, rows: Tensor) -> Tensor:
-    """Log p(x_a | z_n) with the library size of a: `[n, A]` for counts x `[A, G]`."""
-    mu = px.scale[rows].unsqueeze(1) * x.sum(-1, keepdim=True)
+def _log_lik(part: dict[str, Tensor], px: Distribution, theta: Tensor, rows: Tensor) -> Tensor:
+    """Log p(x_a | z_n) with the library size of a, `[n, A]`, of some of the anchors."""
+    x, mu = part["X"], px.scale[rows].unsqueeze(1) * part["library"]
     if not isinstance(px, ZeroInflatedNegativeBinomial):
         return log_likelihood(NegativeBinomial(mu=mu, theta=theta, validate_args=False), x, theta)
     logits = px.zi_logits[rows].unsqueeze(1).expand_as(mu)

@@ -19,6 +19,7 @@ from scvi.model import SCVI
 
 from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import (
+    check_batch_size,
     check_indices,
     check_is_data,
     check_many_components,
@@ -220,6 +221,8 @@ class MixtureSCVI(Fitting, Posteriors, ExactPosteriors, Estimates, Conversions, 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """As scvi-tools does, and raise for what it would take and turn into NaN."""
         own = self._own
+        if adata is None and own is None:
+            raise ValueError("the model has no data of its own: name the cells, adata=...")
         if adata is None or adata is own:
             self._check_own_genes()
         else:
@@ -265,13 +268,19 @@ class MixtureSCVI(Fitting, Posteriors, ExactPosteriors, Estimates, Conversions, 
         return observed and not module.use_size_factor_key
 
     def _make_data_loader(
-        self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+        self,
+        adata: AnnData,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
-        """As scvi-tools does, of cells that are there; raises ValueError for others."""
+        """As scvi-tools does; raises ValueError for cells that are not there, or minibatches."""
         if self._own is not None:
             check_can_encode(adata, self.minified_data_type)
         indices = check_indices(indices, adata.n_obs)
-        return super()._make_data_loader(adata, indices, *args, **kwargs)
+        batch_size = check_batch_size(batch_size)
+        return super()._make_data_loader(adata, indices, batch_size, *args, **kwargs)
 
     def _check_registered_numbers(self) -> None:
         """Raise for covariates and size factors that cannot be trained on."""

@@ -94,14 +94,16 @@ class Posteriors:
             If the representation is unknown, or does not go with `give_mean` or `return_dist`, if
             `indices` are neither positions nor a mask of cells, if other cells have other genes or
             a category that the model does not know, if counts, covariates or size factors are not
-            finite, or if `n_refinement_steps` is not a whole number of at least 0, or not 0 for
-            data minified without counts.
+            finite, if `batch_size` or `mc_samples` is not a whole number of at least 1, or if
+            `n_refinement_steps` is not one of at least 0, or not 0 for data minified without
+            counts.
 
         References
         ----------
         Cremer et al. 2018, "Inference suboptimality in variational autoencoders".
         """
         _check_representation(representation, is_moments=return_dist or not give_mean)
+        check_whole("mc_samples", mc_samples)
         self._check_if_trained(warn=False)
         check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
         transformed = self.module.latent_distribution == "ln"
@@ -242,14 +244,17 @@ class Posteriors:
         Raises
         ------
         ValueError
-            If `n_refinement_steps` is not a whole number of at least 0, or not 0 for data that are
-            minified without counts already, or if library sizes are latent.
+            If `n_refinement_steps` is not a whole number of at least 0, if the data are minified
+            without counts already, or if library sizes are latent.
         NotImplementedError
             If the kind of minified data is unknown.
         """
         self._check_if_trained(warn=False)
         check_refinement_steps(n_refinement_steps, self.module.minified_data_type)
-        check_minification(minified_data_type, self.module.use_observed_lib_size)
+        module = self.module
+        check_minification(
+            minified_data_type, module.minified_data_type, module.use_observed_lib_size
+        )
         with torch.inference_mode():
             posteriors = self._posteriors(n_refinement_steps=n_refinement_steps, progress=progress)
             packed = [self.module.pack_posterior(qz) for qz in posteriors]

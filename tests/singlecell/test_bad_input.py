@@ -199,6 +199,28 @@ def test_a_model_without_data_is_to_be_trained_first():
         model.get_latent_representation()
 
 
+def test_a_model_without_data_is_told_of_which_cells(make_model, first_batch, tmp_path):
+    source = make_model(n_components=2)
+    source.train(1, latent_key=None, **QUIET)
+    source.save(tmp_path / "model")
+    model = MixtureSCVI(registry=MixtureSCVI.load_registry(tmp_path / "model"), n_components=2)
+    with pytest.raises(ValueError, match="no data of its own: train it with a datamodule"):
+        model.train(1, **QUIET)
+    model.is_trained_ = True  # as after a training with a datamodule
+    for query in (
+        model.get_latent_representation,
+        model.get_elbo,
+        model.get_marginal_ll,
+        model.get_variational_gap,
+        model.get_normalized_expression,
+        model.minify_adata,
+    ):
+        with pytest.raises(ValueError, match="no data of its own: name the cells, adata"):
+            query()
+    assert len(model.get_latent_representation(dataloader=[first_batch(source)])) == 60
+    assert len(model.get_latent_representation(source.adata)) == 60
+
+
 def test_a_model_without_data_decodes_minibatches(make_model, first_batch):
     stock = make_model(n_components=2)
     with pytest.warns(UserWarning, match="without `adata`"):
@@ -419,6 +441,38 @@ def test_epochs_may_be_counted_by_numpy(make_model):
     assert len(model.history["elbo_train"]) == 2
     model.refine_encoders(np.int64(1), latent_key=None, **QUIET)
     assert len(model.refinement_history["elbo_train"]) == 1
+
+
+def test_cells_of_a_minibatch_may_be_counted_by_numpy(make_model):
+    model = make_model()
+    model.train(1, batch_size=np.int64(20), latent_key=None, **QUIET)
+    model.refine_encoders(1, batch_size=np.int32(20), latent_key=None, **QUIET)
+    found = model.get_latent_representation(batch_size=np.int64(7))
+    np.testing.assert_allclose(found, model.get_latent_representation(), rtol=1e-4, atol=1e-5)
+    assert len(model.get_marginal_ll(n_mc_samples=2, batch_size=np.int64(7), return_mean=False))
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0, 2.5, True, "many"])
+def test_a_minibatch_has_cells(make_model, batch_size):
+    model = make_model()
+    sentence = f"batch_size must be a whole number of at least 1, but it is {batch_size!r}"
+    with pytest.raises(ValueError, match=sentence):
+        model.train(1, batch_size=batch_size, **QUIET)
+    assert not model.is_trained
+    model.train(1, latent_key=None, **QUIET)
+    with pytest.raises(ValueError, match=sentence):
+        model.get_latent_representation(batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    "parts", [[np.arange(40, 100)], [np.arange(60), np.arange(60, 80)]], ids=["train", "validation"]
+)
+def test_a_split_names_cells_that_are_there(make_model, parts):
+    """Before a step: minibatches before the one of such a cell would have been trained on."""
+    model = make_model()
+    split = {"external_indexing": parts}
+    with pytest.raises(ValueError, match="external_indexing must lie between -60 and 59"):
+        model.train(1, datasplitter_kwargs=split, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -663,6 +717,8 @@ def test_numbers_of_draws(make_model, value):
         model.get_marginal_ll(n_mc_samples=value)
     with pytest.raises(ValueError, match=f"n_samples must be a whole number .* {value!r}"):
         model.get_posterior_diversity(n_samples=value)
+    with pytest.raises(ValueError, match=f"mc_samples must be a whole number .* {value!r}"):
+        model.get_latent_representation(mc_samples=value)
 
 
 @pytest.mark.parametrize(

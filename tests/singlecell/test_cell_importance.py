@@ -82,9 +82,14 @@ def test_draws_of_a_component_count_by_its_weight(make_model, first_batch):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("n_draws", "counts"), [(43, {10, 11}), (3, {1}), (40, {10})])
+@pytest.mark.parametrize(
+    ("n_draws", "counts"), [(43, {10, 11}), (3, {1}), (40, {10}), (1, {1}), (4, {1})]
+)
 def test_every_cell_counts_alike(make_model, n_draws, counts):
-    """One cell more or less where the number of draws is no multiple; cells in random order."""
+    """One cell more or less where the number of draws is no multiple; cells in random order.
+
+    With 4 draws of 4 cells the last minibatch has one draw.
+    """
     model = make_model(n_components=2)
     model.train(1, **QUIET)
     drawn = model.get_normalized_expression(

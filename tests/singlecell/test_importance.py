@@ -72,6 +72,26 @@ def test_equal_to_scvi_tools_for_every_argument(make_model, paired, arguments):
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("size", [{}, {"size_factor_key": "size"}], ids=str)
+def test_draws_of_one_cell_are_weighted_by_its_joint_density(make_model, size):
+    """For one cell the weight is p(x, z) / p(x) / q(z | x), whose mean under q is 1."""
+    model = make_model(n_components=2, **size)
+    model.train(1, **QUIET)
+    module, cell = model.module, np.array([4])
+    with torch.inference_mode():
+        anchors = _importance.choose_anchors(model, model.adata, cell)
+        (tensors,) = model._make_data_loader(adata=model.adata, indices=cell)
+        encoded = module.inference(**module._get_inference_input(tensors), n_samples=50)
+        u, px = encoded["u"], module.generative(**module._get_generative_input(tensors, encoded))
+        found = _importance.log_importance(
+            anchors, u.flatten(0, 1), *_importance._flat(px["px"], px["px_r"], u)
+        )
+        log_q = encoded["qz"].log_prob(u).squeeze(-1)
+        expected = module._log_joint(tensors, encoded | {"library": encoded["library"][0]}, u)
+        expected = (expected - log_q).squeeze(-1) - anchors.log_px
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_cells_are_named_and_lists_accepted(make_model):
     model = make_model(n_components=2)
     model.train(1, **QUIET)

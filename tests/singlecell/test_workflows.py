@@ -2,6 +2,7 @@
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -112,6 +113,20 @@ def test_minified_data_may_have_had_any_keys(make_model):
     np.testing.assert_allclose(found, params, rtol=1e-4, atol=1e-6)
     assert sorted(full.obsm) == ["X_mix", *keys]
     assert (full.obsm[keys[0]] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["latent_posterior_parameters", WITH_COUNTS])
+def test_data_without_counts_are_not_minified_again(make_model, kind):
+    """Library sizes are sums of counts, which would be 0."""
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.minify_adata()
+    before = model.adata.copy()
+    with pytest.raises(ValueError, match="minified without counts already: load the model with"):
+        model.minify_adata(kind)
+    assert model.minified_data_type == "latent_posterior_parameters"
+    pd.testing.assert_frame_equal(model.adata.obs, before.obs)
+    assert list(model.adata.obsm) == list(before.obsm)
 
 
 def test_minified_and_full_data_do_not_stand_in_for_each_other(make_model, tmp_path):
