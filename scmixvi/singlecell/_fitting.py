@@ -22,7 +22,12 @@ from scmixvi.singlecell._refinement import (
     own_split,
 )
 from scmixvi.singlecell._storage import has_latents, store_latents
-from scmixvi.singlecell._training import check_precision, named_arguments, with_kl_warmup
+from scmixvi.singlecell._training import (
+    check_plan,
+    check_precision,
+    named_arguments,
+    with_kl_warmup,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +62,8 @@ class Fitting:
             `check_val_every_n_epoch` asks for it, if `external_indexing` names cells that are not
             there, if a minibatch has one cell and the model batch norm, if the counts are negative
             or a cell has none, if continuous covariates or size factors are not finite, or size
-            factors not above 0, if `precision` changes the type of the weights, or if the loss is
-            no longer finite.
+            factors not above 0, if `precision` changes the type of the weights, if `plan_kwargs`
+            or `plan_config` holds an unknown option, or if the loss is no longer finite.
         """
         check_latent_key(latent_key)
         has_adata, was_trained = self._own is not None, self.is_trained_
@@ -219,6 +224,8 @@ class Fitting:
                 "make one with adata."
             )
         check_precision(arguments)
+        plan = arguments.get("plan_kwargs"), arguments.get("plan_config")
+        check_plan(self._training_plan_cls, *plan)
         if arguments.get("max_epochs") is not None:
             check_whole("max_epochs", arguments["max_epochs"])
             arguments["max_epochs"] = int(arguments["max_epochs"])  # Lightning takes no numpy's

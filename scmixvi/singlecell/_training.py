@@ -14,6 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler
 
+from scmixvi._messages import listing
+
 # Share of the epochs over which the KL weight rises from 0 to 1. It multiplies the term that
 # spreads the components, so it has to reach 1 well before training ends.
 KL_WARMUP_SHARE = 0.25
@@ -265,6 +267,21 @@ def check_precision(arguments: dict[str, Any]) -> None:
         raise ValueError(
             f"precision={precision!r} leaves weights of a type that the data do not have: use "
             "'32-true', '16-mixed' or 'bf16-mixed'."
+        )
+
+
+def check_plan(plan: type[TrainingPlan], plan_kwargs: Any, plan_config: Any) -> None:
+    """Raise ValueError for options that a training plan does not have.
+
+    scvi-tools hands those to the loss, which fails in the first step.
+    """
+    parameters = inspect.signature(plan).parameters.values()
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "module"]
+    unknown = sorted({*_as_kwargs(plan_kwargs), *_as_kwargs(plan_config)} - set(known))
+    if unknown:
+        raise ValueError(
+            f"the training plan has no option {listing(unknown)}: in plan_kwargs and plan_config "
+            f"it knows {listing(known, at_most=len(known))}."
         )
 
 

@@ -100,6 +100,16 @@ def test_lightning_finds_nothing_overridden_twice():
 
 
 @pytest.mark.parametrize("key", ["plan_kwargs", "plan_config"])
+def test_an_unknown_option_is_refused_before_anything_changes(make_model, key):
+    model = make_model()
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"has no option learning_rate: .* it knows .*lr, .*on_ep"):
+        model.train(1, **{key: {"learning_rate": 1e-3, "lr": 1e-3}}, **QUIET)
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("key", ["plan_kwargs", "plan_config"])
 @pytest.mark.parametrize("n_epochs", [0, 3])
 def test_a_warmup_by_steps_alone_ends_with_them(key, n_epochs):
     """scvi-tools' 400 epochs would go first; 13 steps, of training on as well as anew."""
