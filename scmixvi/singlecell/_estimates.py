@@ -159,6 +159,24 @@ class Estimates:
             if adata is not None and _GROUPS_KEY in adata.obs:
                 del adata.obs[_GROUPS_KEY]
 
+    def posterior_predictive_sample(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw counts of every cell, as :meth:`scvi.model.SCVI.posterior_predictive_sample` does.
+
+        Raises
+        ------
+        KeyError
+            If adata has no gene of a name in `gene_list`, which scvi-tools leaves out.
+        ValueError
+            If `gene_list` is one name, `n_samples` is not a whole number of at least 1, or as in
+            :meth:`get_latent_representation`.
+        """
+        bound = inspect.signature(super().posterior_predictive_sample).bind(*args, **kwargs)
+        given = bound.arguments
+        adata = self._own if given.get("adata") is None else given["adata"]
+        if given.get("dataloader") is None and adata is not None:
+            check_genes(given.get("gene_list"), adata.var_names)
+        return super().posterior_predictive_sample(*bound.args, **bound.kwargs)
+
     def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Parameters of p(x | z), as :meth:`scvi.model.SCVI.get_likelihood_parameters` gives them.
 

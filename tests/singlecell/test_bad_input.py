@@ -510,6 +510,15 @@ def test_arguments_that_expression_would_pass_over(make_model, arguments, error,
         model.get_normalized_expression(**arguments)
 
 
+def test_counts_are_drawn_of_genes_that_are_there(make_model):
+    model = make_model()
+    model.train(1, **QUIET)
+    for genes, error in ((["gene0", "a"], KeyError), ("gene0", ValueError)):
+        with pytest.raises(error, match="gene_list"):
+            model.posterior_predictive_sample(gene_list=genes)
+    assert model.posterior_predictive_sample(gene_list=["gene3"]).shape == (60, 1)
+
+
 def with_column(name, entry):
     """Data of which one cell has that entry in a column of obs."""
     adata = make_adata()
