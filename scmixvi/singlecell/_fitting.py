@@ -55,8 +55,10 @@ class Fitting:
 
         Raises
         ------
+        AttributeError
+            If the model has no data of its own, and there is no datamodule.
         ValueError
-            If there are no data, or minified ones without counts, if `latent_key` is neither a
+            If the data are minified without counts, if `latent_key` is neither a
             non-empty string nor None, if `max_epochs` or `batch_size` is not a whole number of at
             least 1, if there are too few cells to set any apart, or none to validate by where
             `check_val_every_n_epoch` asks for it, if `external_indexing` names cells that are not
@@ -219,7 +221,7 @@ class Fitting:
         if self._own is not None:
             self._check_registered_data()
         elif arguments.get("datamodule") is None:
-            raise ValueError(
+            raise AttributeError(  # as scvi-tools
                 "the model has no data of its own: train it with a datamodule, datamodule=..., or "
                 "make one with adata."
             )

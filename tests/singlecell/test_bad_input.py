@@ -204,7 +204,7 @@ def test_a_model_without_data_is_told_of_which_cells(make_model, first_batch, tm
     source.train(1, latent_key=None, **QUIET)
     source.save(tmp_path / "model")
     model = MixtureSCVI(registry=MixtureSCVI.load_registry(tmp_path / "model"), n_components=2)
-    with pytest.raises(ValueError, match="no data of its own: train it with a datamodule"):
+    with pytest.raises(AttributeError, match="no data of its own: train it with a datamodule"):
         model.train(1, **QUIET)
     model.is_trained_ = True  # as after a training with a datamodule
     for query in (
