@@ -118,6 +118,17 @@ def test_gaps_are_those_of_the_cpu():
     assert there["miselbo"].mean() == pytest.approx(here["miselbo"].mean(), abs=1.0)
 
 
+def test_exact_posteriors_are_those_of_the_cpu():
+    model = make()
+    model.train(1, accelerator="gpu", devices=1, latent_key=None, enable_progress_bar=False)
+    asked = {"indices": np.arange(20), "n_samples": 400, "progress": False}
+    there = model.get_posterior_samples(**asked)
+    model.to_device("cpu")
+    here = model.get_posterior_samples(**asked)
+    error = here.std(axis=0) / 10
+    assert (np.abs(there.mean(axis=0) - here.mean(axis=0)) < 5 * error + 0.02).mean() > 0.95
+
+
 def test_posteriors_of_cells_are_refined_there():
     model = make()
     model.train(1, accelerator="gpu", devices=1, latent_key=None, enable_progress_bar=False)
