@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import anndata as ad
 import numpy as np
 import torch
 from scvi.module._constants import MODULE_KEYS
@@ -18,12 +19,16 @@ AT_ONCE = 51
 
 def cell_means(
     model: MixtureSCVI,
-    indices: np.ndarray,
+    indices: np.ndarray | None,
     figures: Callable[[dict, dict], Mapping[str, Tensor]],
+    adata: ad.AnnData | None = None,
 ) -> dict[str, float]:
-    """Means over cells of figures `[B]` of a minibatch and of what its encoders make of it."""
-    found = []
-    batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=AT_ONCE)
+    """Means over cells of figures `[B]` of a minibatch and of what its encoders make of it.
+
+    Of the model's own cells, or of others.
+    """
+    found, adata = [], model._validate_anndata(adata)
+    batches = model._make_data_loader(adata=adata, indices=indices, batch_size=AT_ONCE)
     for tensors in batches:
         tensors = {key: value.to(model.device) for key, value in tensors.items()}
         with torch.no_grad():

@@ -34,7 +34,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import cortex
 from scmixvi.experiments._coverage import AT_ONCE, LEVEL, cell_means, expression_covered
 from scmixvi.experiments._trained_models import TrainedModels
@@ -63,24 +62,22 @@ def draws_of(
     return dict(zip(STAGES, means, strict=True)), dict(zip(STAGES, draws, strict=True))
 
 
-def simulated(model: MixtureSCVI, indices: np.ndarray) -> tuple[MixtureSCVI, Tensor]:
-    """The model on cells that it draws, of the depths of these cells; and their z `[n, D]`."""
+def simulated(model: MixtureSCVI, indices: np.ndarray) -> tuple[ad.AnnData, Tensor]:
+    """Cells that a model draws, of the depths and batches of these cells; and their z `[n, D]`."""
     module = model.module
     tensors = next(iter(model._make_data_loader(model.adata, indices, batch_size=len(indices))))
     z = torch.randn(len(indices), module.n_latent)
     with torch.no_grad():
         given = module._get_generative_input(tensors, module._encoded_whole(tensors))
         x = module.generative(**given | {"z": z})[MODULE_KEYS.PX_KEY].sample()
-    drawn = ad.AnnData(csr_matrix(x.numpy()), var=model.adata.var[[]])
-    MixtureSCVI.setup_anndata(drawn)
-    there = MixtureSCVI(drawn, n_components=module.n_components)
-    return singlecell.with_weights(there, module.state_dict()), z
+    obs, var = model.adata.obs.iloc[indices].copy(), model.adata.var[[]]
+    return ad.AnnData(csr_matrix(x.numpy()), obs=obs, var=var), z
 
 
 def simulated_figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, float]:
     """How often intervals hold the truth: of each latent, and of each gene's expression."""
-    there, z = simulated(model, indices)
-    module, parts = there.module, iter(z.split(AT_ONCE))
+    drawn, z = simulated(model, indices)
+    module, parts = model.module, iter(z.split(AT_ONCE))
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
 
     def figures(tensors: dict, encoded: dict) -> dict[str, Tensor]:
@@ -95,7 +92,7 @@ def simulated_figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> d
                 )
         return found
 
-    return cell_means(there, np.arange(len(indices)), figures)
+    return cell_means(model, None, figures, drawn)
 
 
 def type_figures(
