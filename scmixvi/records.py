@@ -70,8 +70,20 @@ def write(path: Path, content: Any) -> None:
     """Replace the file at `path` in one step, making its folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_name(f"{path.name}.{os.getpid()}.part")
-    whole.write_text(json.dumps(content, indent=1) + "\n")
+    whole.write_text(_text(content) + "\n")
     os.replace(whole, path)
+
+
+def _text(value: Any, indent: str = "") -> str:
+    """JSON in which what holds no further objects or lists stands on one line."""
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list) or not any(isinstance(p, dict | list) for p in parts):
+        return json.dumps(value)
+    inner = [_text(part, indent + " ") for part in parts]
+    if isinstance(value, dict):
+        inner = [f"{json.dumps(str(k))}: {text}" for k, text in zip(value, inner, strict=True)]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n{indent} " + f",\n{indent} ".join(inner) + f"\n{indent}{end}"
 
 
 @contextmanager

@@ -77,3 +77,22 @@ def test_the_demo_s_json_says_where_it_was_made(tmp_path):
     assert content["made_with"] == {"seed": 3, "max_epochs": 1, "environment": machine}
     assert {"date", "device", "threads", "scvi-tools"} <= machine.keys()
     assert content["models"] == {"a": {"JSD": 0.5}}
+
+
+def test_what_holds_nothing_further_stands_on_one_line(tmp_path):
+    content = {
+        "runs": {"a/seed=0": {"test": {"x": 1.5, "y": None}, "n": [1, 2]}, 'b"': {}},
+        "rows": [{"k": "v\n"}, [], [[1], "t"]],
+        "flat": True,
+        "none": [],
+    }
+    path = tmp_path / "figures.json"
+    records.write(path, content)
+    text = path.read_text()
+    assert json.loads(text) == content
+    assert text.count("\n") == 19
+    assert '   "test": {"x": 1.5, "y": null},\n' in text
+    assert records.read(path, None) == content
+    for value in ({}, [], [1], 3, {"a": {}}, [{}], {1: [2]}):
+        records.write(path, value)
+        assert json.loads(path.read_text()) == json.loads(json.dumps(value))

@@ -108,12 +108,20 @@ def run_missing(
         except SIGTERMException as ended:  # its own status is 0
             raise SystemExit(128 + signal.SIGTERM) from ended
         seconds = round(time.perf_counter() - start, 1)
+        figures = _rounded(figures)
         figures |= {"seconds": seconds, "environment": environment(device), "settings": settings}
         with locked(arguments.result):
             # Read again: another process may have written meanwhile.
             content = _comparable(arguments, name, settings)
             write(arguments.result, content | {"runs": content["runs"] | {key: figures}})
         print(f"{key}: {seconds} s", flush=True)
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to eight digits: more than a figure has, and half of what a file would hold."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return float(f"{value:.8g}") if isinstance(value, float) else value
 
 
 def _comparable(
