@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from scvi import settings
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from torch import Tensor
 
@@ -208,37 +207,6 @@ def check_batch_size(batch_size: Any) -> int | None:
         return None
     check_whole("batch_size", batch_size)
     return int(batch_size)
-
-
-def check_latent_key(latent_key: Any) -> None:
-    """Raise ValueError for what cannot name a slot of obsm; None is none."""
-    if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
-        raise ValueError(
-            f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
-        )
-
-
-def check_split(n_obs: int, arguments: dict[str, Any]) -> None:
-    """Raise ValueError for a split without cells to train on or validate by, or of other cells."""
-    splitting = arguments | (arguments.get("datasplitter_kwargs") or {})
-    chosen = ("train_size", "external_indexing", "datamodule")
-    batch_size = arguments.get("batch_size") or settings.batch_size
-    if n_obs < min(3, batch_size) and all(splitting.get(name) is None for name in chosen):
-        raise ValueError(
-            f"adata has {n_obs} cell(s), of which none would be trained on: pass train_size=1.0, "
-            "or train on more cells."
-        )
-    parts = splitting.get("external_indexing")
-    for part in parts if isinstance(parts, list) else []:
-        if np.size(part) and part is not None:
-            check_indices(part, n_obs, "external_indexing")
-    elsewhere = any(splitting.get(name) is not None for name in chosen[1:])
-    without = splitting.get("train_size") == 1 or splitting.get("validation_size") == 0
-    if arguments.get("check_val_every_n_epoch") is not None and without and not elsewhere:
-        raise ValueError(
-            "check_val_every_n_epoch asks for validation, and the split leaves no cells for it: "
-            "pass train_size=0.9 and no validation_size, or leave check_val_every_n_epoch out."
-        )
 
 
 def check_encoded(loc: Tensor) -> None:

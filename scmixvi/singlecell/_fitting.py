@@ -13,7 +13,7 @@ from scvi.model._utils import get_max_epochs_heuristic
 from torch import nn
 
 from scmixvi._messages import check_whole, listing
-from scmixvi.singlecell._checks import check_batch_size, check_latent_key, check_split
+from scmixvi.singlecell._checks import check_batch_size
 from scmixvi.singlecell._data_checks import check_counts
 from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
@@ -22,9 +22,11 @@ from scmixvi.singlecell._refinement import (
     own_split,
 )
 from scmixvi.singlecell._storage import has_latents, store_latents
-from scmixvi.singlecell._training import (
+from scmixvi.singlecell._training_arguments import (
+    check_latent_key,
     check_plan,
     check_precision,
+    check_split,
     named_arguments,
     with_kl_warmup,
 )
