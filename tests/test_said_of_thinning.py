@@ -57,28 +57,33 @@ def test_what_is_said_of_cells_that_were_trained_on_is_so():
     assert (round(min(means)), round(max(means))) == (3, 8)
 
 
+def ahead_of(arm, other, model, *keys, what=""):
+    data, size = model
+    return paired(*(of(data, f"{a}{what}", size, *keys) for a in (arm, other)))
+
+
 def test_what_is_said_of_dropout_is_so():
-    def gained(data, group, key):
-        return paired(*(of(data, arm, 1, group, key) for arm in ("dropout", "default")))
-
-    def ahead(data, key):
-        return paired(*(of(data, arm, 1, "test", key) for arm in ("thinned", "dropout")))
-
-    found = [gained(data, "test", "log_p") for data in DATASETS]
-    assert min(min(values) for values in found) > 0
-    means = [np.mean(values) for values in found]
-    assert (round(min(means), 1), round(max(means), 1)) == (2.6, 5.1)
-    behind, half = interval(ahead("pbmc68k", "log_p"))
-    assert (round(-behind, 1), round(half, 1)) == (1.2, 0.7)
-    assert [data for data in DATASETS if beyond(ahead(data, "log_p"))] == ["pbmc68k"]
-    price = [-np.mean(gained(data, "training", "log_p")) for data in DATASETS]
-    assert (round(min(price)), round(max(price))) == (11, 15)
-    narrower = [-np.mean(ahead(data, "gap")) for data in DATASETS]
-    assert (round(min(narrower)), round(max(narrower))) == (2, 6)
-    assert [data for data in DATASETS if beyond(ahead(data, "gap"))] == ["sc_mixology", "pbmc68k"]
-    assert [data for data in DATASETS if beyond(ahead(data, "miselbo"))] == ["sc_mixology"]
-    more, half = interval(ahead("sc_mixology", "miselbo"))
-    assert (round(more, 1), round(half, 1)) == (4.9, 1.6)
+    gained = {m: ahead_of("dropout", "default", m, "test", "log_p") for m in MODELS}
+    assert min(min(values) for values in gained.values()) > 0
+    assert all(beyond(values) for values in gained.values())
+    means = [np.mean(values) for values in gained.values()]
+    assert (round(min(means), 1), round(max(means), 1)) == (1.9, 5.2)
+    more = {m: ahead_of("dropout", "thinned", m, "test", "log_p") for m in MODELS}
+    better = [m for m in MODELS if beyond(more[m])]
+    assert better == [("sc_mixology", 4), ("pbmc68k", 1), ("pbmc68k", 4)]
+    means = [np.mean(more[m]) for m in better]
+    assert (round(min(means), 1), round(max(means), 1)) == (1.2, 2.2)
+    price = [-np.mean(ahead_of("dropout", "default", m, "training", "log_p")) for m in MODELS]
+    assert (round(min(price)), round(max(price))) == (9, 16)
+    wider = [ahead_of("dropout", "thinned", m, "test", "gap") for m in MODELS]
+    assert sum(map(beyond, wider)) == 3
+    means = [np.mean(values) for values in wider]
+    assert (round(min(means)), round(max(means))) == (2, 6)
+    keys = "training", "expression/encoders"
+    held = [ahead_of("thinned", "dropout", m, *keys, what=", coverage") for m in MODELS]
+    assert sum(map(beyond, held)) == 4
+    points = [100 * np.mean(values) for values in held]
+    assert (round(min(points)), round(max(points))) == (6, 13)
 
 
 def test_what_is_said_of_refined_encoders_is_so():
