@@ -12,7 +12,8 @@ from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, s
 from scmixvi.experiments.calibration import STAGES
 from scmixvi.experiments.decoders import COMPONENTS
 
-TRUTHS = {"z": "z", "expression": "expression"}
+TRUTHS = ("z", "expression")
+DEPTHS = ("depth known", "depth summed")
 SCORES = {"log_score": ("log score", 3, 1), "brier": ("Brier score", 3, 1)}
 SHARES = {"right": "right", "sure_and_wrong": "sure and wrong"}
 BASELINE = f"mean/{STAGES[0]}"
@@ -24,7 +25,8 @@ def calibration_tables(runs: Runs) -> str:
     parts = [
         f"{seeds(runs)} Mean ± half the 95 % t-interval over seeds.",
         "**Cells that the model draws**: how many of the central intervals that should hold 90 % "
-        "hold the truth, per cent; of each latent, and of each gene's expression.",
+        "hold the truth, per cent; of each latent, and of each gene's expression. Once the depth "
+        "that they were drawn with is known, and once it is taken to be the sum of their counts.",
         intervals_table(runs),
         "**Cell types of held-out cells**: the logarithmic score (nats) and Brier's score of the "
         "classifier's probabilities at the encoders' mean, and what other means and averages over "
@@ -40,14 +42,14 @@ def calibration_tables(runs: Runs) -> str:
 def intervals_table(runs: Runs) -> str:
     """Per cent of the intervals that hold the truth."""
     table = []
-    for name, size in product(DATASETS, COMPONENTS):
-        row: list[object] = [name, size]
+    for depth, name, size in product(DEPTHS, DATASETS, COMPONENTS):
+        row: list[object] = [depth, name, size]
         for what, stage in product(TRUTHS, STAGES):
-            found = pick(runs, f"{name}/simulated/S={size}", f"{what}/{stage}")
+            found = pick(runs, f"{name}/simulated/S={size}", depth, f"{what}/{stage}")
             row.append(cell(list(found.values()), 1, 100))
         table.append(row)
-    header = [f"{label}, {stage}" for label, stage in product(TRUTHS.values(), STAGES)]
-    return markdown(["", "S", *header], table)
+    header = [f"{what}, {stage}" for what, stage in product(TRUTHS, STAGES)]
+    return markdown(["", "", "S", *header], table)
 
 
 def scores_table(runs: Runs, key: str) -> str:
@@ -82,19 +84,19 @@ def shares_table(runs: Runs) -> str:
 
 
 def calibration_figure(runs: Runs, path: Path) -> None:
-    """What intervals of simulated cells hold, for every posterior."""
-    fig, axes = plt.subplots(1, len(TRUTHS), figsize=(9, 3.2), sharey=True)
+    """What intervals of simulated cells hold of z, for every posterior."""
+    fig, axes = plt.subplots(1, len(DEPTHS), figsize=(9, 3.2), sharey=True)
     places = list(product(DATASETS, COMPONENTS))
-    for ax, (what, title) in zip(axes, TRUTHS.items(), strict=True):
+    for ax, depth in zip(axes, DEPTHS, strict=True):
         for shift, stage in enumerate(STAGES):
             found = {}
             for place, (name, size) in enumerate(places):
-                values = pick(runs, f"{name}/simulated/S={size}", f"{what}/{stage}")
+                values = pick(runs, f"{name}/simulated/S={size}", depth, f"z/{stage}")
                 found[place + 0.2 * (shift - 1)] = {s: 100 * v for s, v in values.items()}
             errorbars(ax, found, stage, linestyle="none")
         ax.axhline(100 * LEVEL, color="0.7", linewidth=0.8)
-        ax.set(title=title, xticks=range(len(places)))
+        ax.set(title=depth, xticks=range(len(places)))
         labels = [f"{name}, S = {size}" for name, size in places]
         ax.set_xticklabels(labels, rotation=30, ha="right", fontsize=8)
-    axes[0].set_ylabel("intervals that hold the truth (%)")
+    axes[0].set_ylabel("intervals of z that hold the truth (%)")
     finish(fig, axes, path)
