@@ -1,14 +1,13 @@
 """Uncertainty of latents against a truth that is known: simulated cells, and cell types."""
 
+from functools import partial
 from itertools import product
 from pathlib import Path
-
-import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._coverage import LEVEL
 from scmixvi.experiments._report_decoders import DATASETS
-from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
+from scmixvi.experiments._tables import Runs, Values, joined, pick, seeds, settings_figure
 from scmixvi.experiments.calibration import STAGES
 from scmixvi.experiments.decoders import COMPONENTS
 
@@ -85,18 +84,12 @@ def shares_table(runs: Runs) -> str:
 
 def calibration_figure(runs: Runs, path: Path) -> None:
     """What intervals of simulated cells hold of z, for every posterior."""
-    fig, axes = plt.subplots(1, len(DEPTHS), figsize=(9, 3.2), sharey=True)
-    places = list(product(DATASETS, COMPONENTS))
-    for ax, depth in zip(axes, DEPTHS, strict=True):
-        for shift, stage in enumerate(STAGES):
-            found = {}
-            for place, (name, size) in enumerate(places):
-                values = pick(runs, f"{name}/simulated/S={size}", depth, f"z/{stage}")
-                found[place + 0.2 * (shift - 1)] = {s: 100 * v for s, v in values.items()}
-            errorbars(ax, found, stage, linestyle="none")
-        ax.axhline(100 * LEVEL, color="0.7", linewidth=0.8)
-        ax.set(title=depth, xticks=range(len(places)))
-        labels = [f"{name}, S = {size}" for name, size in places]
-        ax.set_xticklabels(labels, rotation=30, ha="right", fontsize=8)
-    axes[0].set_ylabel("intervals of z that hold the truth (%)")
-    finish(fig, axes, path)
+
+    def values_of(depth: str, stage: str, name: str, size: int) -> Values:
+        found = pick(runs, f"{name}/simulated/S={size}", depth, f"z/{stage}")
+        return {seed: 100 * value for seed, value in found.items()}
+
+    panels = {depth: partial(values_of, depth) for depth in DEPTHS}
+    settings = list(product(DATASETS, COMPONENTS))
+    label = "intervals of z that hold the truth (%)"
+    settings_figure(path, panels, STAGES, settings, 100 * LEVEL, label)

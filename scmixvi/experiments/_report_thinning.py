@@ -1,15 +1,14 @@
 """Encoders that see a part of each cell in training, against those that see all of it."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
-
-import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._report_decoders import DATASETS
 from scmixvi.experiments._report_refinement import GROUPS, SCORES
-from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
+from scmixvi.experiments._tables import Runs, Values, joined, pick, seeds, settings_figure
 from scmixvi.experiments.decoders import COMPONENTS
 from scmixvi.experiments.thinning import ARMS, REFINED
 
@@ -125,19 +124,11 @@ def scores_table(runs: Runs) -> str:
 
 def thinning_figure(runs: Runs, path: Path) -> None:
     """What each change adds to log p(x) and to MISELBO of held-out cells."""
+
+    def values_of(key: str, arm: str, name: str, size: int) -> Values:
+        return dict(enumerate(gained(runs, name, size, arm, "test", key)))
+
     shown = {"log_p": "log p(x)", "miselbo": "MISELBO"}
-    fig, axes = plt.subplots(1, len(shown), figsize=(9, 3.2), sharey=True)
-    places = list(product(DATASETS, COMPONENTS))
-    for ax, (key, title) in zip(axes, shown.items(), strict=True):
-        for shift, arm in enumerate(CHANGED):
-            found = {}
-            for place, (name, size) in enumerate(places):
-                gains = gained(runs, name, size, arm, "test", key)
-                found[place + 0.2 * (shift - 1)] = dict(enumerate(gains))
-            errorbars(ax, found, arm, linestyle="none")
-        ax.axhline(0, color="0.7", linewidth=0.8)
-        ax.set(title=f"{title}, held-out cells", xticks=range(len(places)))
-        labels = [f"{name}, S = {size}" for name, size in places]
-        ax.set_xticklabels(labels, rotation=30, ha="right", fontsize=8)
-    axes[0].set_ylabel("gained (nats a cell)")
-    finish(fig, axes, path)
+    panels = {f"{title}, held-out cells": partial(values_of, key) for key, title in shown.items()}
+    settings = list(product(DATASETS, COMPONENTS))
+    settings_figure(path, panels, CHANGED, settings, 0, "gained (nats a cell)")

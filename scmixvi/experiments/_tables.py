@@ -1,7 +1,7 @@
 """What the reports share: figures of a run by seed, and plots with intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,47 @@ def errorbars(
     halves = [0 if math.isnan(half) else half for half in halves]
     style = {"marker": "o", "markersize": 4, "capsize": 3, "label": label} | style
     ax.errorbar(list(found), means, halves, **style)
+
+
+def settings_figure(
+    path: Path,
+    panels: Mapping[str, Callable[[str, str, int], Values]],
+    labels: Sequence[str],
+    settings: Sequence[tuple[str, int]],
+    level: float,
+    ylabel: str,
+) -> None:
+    """Mean and interval over seeds of several things side by side, for every data set and S.
+
+    Parameters
+    ----------
+    path
+        Of the PNG.
+    panels
+        Title to a function from one of the labels, data set and S to values by seed.
+    labels
+        Of what stands side by side.
+    settings
+        Data sets and S.
+    level
+        Of a line for orientation.
+    ylabel
+        Of the first panel.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(9, 3.2), sharey=True)
+    for ax, (title, values_of) in zip(axes, panels.items(), strict=True):
+        for shift, label in enumerate(labels):
+            found = {
+                place + 0.2 * (shift - (len(labels) - 1) / 2): values_of(label, *setting)
+                for place, setting in enumerate(settings)
+            }
+            errorbars(ax, found, label, linestyle="none")
+        ax.axhline(level, color="0.7", linewidth=0.8)
+        ax.set(title=title, xticks=range(len(settings)))
+        names = [f"{name}, S = {size}" for name, size in settings]
+        ax.set_xticklabels(names, rotation=30, ha="right", fontsize=8)
+    axes[0].set_ylabel(ylabel)
+    finish(fig, axes, path)
 
 
 def finish(fig: plt.Figure, axes: list, path: Path) -> None:
