@@ -95,7 +95,7 @@ def test_smoke_run_resumes_and_is_reported(tmp_path, capsys):
         assert bound < runs[f"cortex/mixture/S={s}/seed=0"]["test"]["log_p"] + 1
     for run in runs.values():
         for found in (run["test"], run["training"]):
-            assert found["gap"] == pytest.approx(found["log_p"] - found["miselbo"])
+            assert found["gap"] == pytest.approx(found["log_p"] - found["miselbo"], abs=1e-4)
             assert 0 < found["smallest_effective_share"] <= found["effective_share"] <= 1
     capsys.readouterr()
     decoders.main(["--smoke", "--result", str(path)])
