@@ -86,6 +86,30 @@ def test_what_is_said_of_dropout_is_so():
     assert (round(min(points)), round(max(points))) == (6, 13)
 
 
+def test_what_is_said_of_both_together_is_so():
+    gained = {m: np.mean(ahead_of("both", "default", m, "test", "log_p")) for m in MODELS}
+    assert [round(gained["pbmc68k", size], 1) for size in (1, 4)] == [7.4, 7.7]
+    bound = [
+        np.mean(ahead_of("both", "default", ("pbmc68k", s), "test", "miselbo")) for s in (1, 4)
+    ]
+    assert [round(value) for value in bound] == [14, 15]
+    more = [
+        ahead_of("both", arm, ("pbmc68k", size), "test", "log_p")
+        for arm in ("thinned", "dropout")
+        for size in (1, 4)
+    ]
+    assert all(map(beyond, more))
+    means = [np.mean(values) for values in more]
+    assert (round(min(means), 1), round(max(means), 1)) == (2.3, 3.8)
+    others = [m for m in MODELS if m[0] != "pbmc68k"]
+    means = [gained[m] for m in others]
+    assert (round(min(means), 1), round(max(means), 1)) == (1.9, 3.2)
+    over = [beyond(ahead_of("both", "dropout", m, "test", "log_p")) for m in others]
+    assert sum(over) == 1
+    price = [-np.mean(ahead_of("both", "default", m, "training", "log_p")) for m in MODELS]
+    assert (round(min(price)), round(max(price))) == (14, 21)
+
+
 def test_what_is_said_of_refined_encoders_is_so():
     def added(arm, model, group):
         data, size = model
