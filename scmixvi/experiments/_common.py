@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scipy import stats
 
+from scmixvi._signals import status_of_ending
 from scmixvi.records import environment, locked, read, write
 
 NOT_RUN = "not run"
@@ -103,10 +102,8 @@ def run_missing(
             continue
         prepare(arguments.seed)
         start = time.perf_counter()
-        try:
+        with status_of_ending():
             figures = job()
-        except SIGTERMException as ended:  # its own status is 0
-            raise SystemExit(128 + signal.SIGTERM) from ended
         seconds = round(time.perf_counter() - start, 1)
         figures = _rounded(figures)
         figures |= {"seconds": seconds, "environment": environment(device), "settings": settings}

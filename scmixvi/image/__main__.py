@@ -6,7 +6,6 @@ key. A configuration that is no file here, and names no other folder than `confi
 among those that ship with the package.
 """
 
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,12 +17,12 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from scmixvi._signals import ending_at_once, status_of_ending
 from scmixvi.image._checks import check_one_device
 from scmixvi.image._cli_checks import COMPILE_MODES, check_batches, check_words
 from scmixvi.image._folders import alone_in
-from scmixvi.image._signals import ending_at_once
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -266,10 +265,8 @@ def main(args: list[str] | None = None) -> ImageCLI:
     SystemExit
         With 143 where the process is told to end (SIGTERM), as shells say of one that was.
     """
-    try:
+    with status_of_ending():
         return _run(args)
-    except SIGTERMException as ended:
-        raise SystemExit(128 + signal.SIGTERM) from ended
 
 
 def _run(args: list[str] | None) -> ImageCLI:
