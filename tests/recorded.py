@@ -1,4 +1,4 @@
-"""Folders of the records, and differences between them that are paired by seed."""
+"""Folders of the records, figures in them by seed, and differences that are paired by seed."""
 
 from functools import reduce
 from operator import getitem
@@ -10,6 +10,20 @@ from scmixvi.records import read
 
 EXPERIMENTS = Path(experiments.__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def by_job(file, job, *keys, n_seeds=5):
+    """Seed to the figure at the end of `keys`."""
+    runs = read(EXPERIMENTS / file, {})["runs"]
+    found = {seed: reduce(getitem, keys, run) for seed, run in by_seed(runs, job).items()}
+    assert len(found) == n_seeds
+    return found
+
+
+def beyond(values):
+    """Whether the 95 % interval of the mean excludes 0."""
+    mean, half = interval(values)
+    return abs(mean) > half
 
 
 def differences(file, first, second, *keys, n_seeds=5):

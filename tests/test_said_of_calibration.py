@@ -1,10 +1,9 @@
 """What the pages say of truths that are known is so."""
 
 import numpy as np
-from recorded import EXPERIMENTS
+from recorded import beyond, by_job
 
-from scmixvi.experiments._common import by_seed, interval, paired
-from scmixvi.records import read
+from scmixvi.experiments._common import paired
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 MODELS = [(data, size) for data in DATASETS for size in (1, 4)]
@@ -12,19 +11,7 @@ MODELS = [(data, size) for data in DATASETS for size in (1, 4)]
 
 def of(data, kind, size, *keys):
     """A figure of every seed."""
-    runs = read(EXPERIMENTS / "calibration.json", {})["runs"]
-    found = {}
-    for seed, run in by_seed(runs, f"{data}/{kind}/S={size}").items():
-        for key in keys:
-            run = run[key]
-        found[seed] = run
-    assert len(found) == 5
-    return found
-
-
-def beyond(values):
-    mean, half = interval(values)
-    return abs(mean) > half
+    return by_job("calibration.json", f"{data}/{kind}/S={size}", *keys)
 
 
 def held(what, stage, depth="depth known", sizes=(1, 4), datasets=DATASETS):

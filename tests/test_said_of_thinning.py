@@ -1,10 +1,9 @@
 """What the pages say of encoders that see a part of each cell is so."""
 
 import numpy as np
-from recorded import EXPERIMENTS
+from recorded import beyond, by_job
 
-from scmixvi.experiments._common import by_seed, interval, paired
-from scmixvi.records import read
+from scmixvi.experiments._common import interval, paired
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 MODELS = [(data, size) for data in DATASETS for size in (1, 4)]
@@ -12,23 +11,11 @@ MODELS = [(data, size) for data in DATASETS for size in (1, 4)]
 
 def of(data, arm, size, *keys):
     """A figure of every seed."""
-    runs = read(EXPERIMENTS / "thinning.json", {})["runs"]
-    found = {}
-    for seed, run in by_seed(runs, f"{data}/{arm}/S={size}").items():
-        for key in keys:
-            run = run[key]
-        found[seed] = run
-    assert len(found) == 5
-    return found
+    return by_job("thinning.json", f"{data}/{arm}/S={size}", *keys)
 
 
 def gains(data, size, *keys, what=""):
     return paired(*(of(data, f"{arm}{what}", size, *keys) for arm in ("thinned", "default")))
-
-
-def beyond(values):
-    mean, half = interval(values)
-    return abs(mean) > half
 
 
 def test_what_is_said_of_held_out_cells_is_so():
