@@ -8,12 +8,11 @@ from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._coverage import LEVEL
 from scmixvi.experiments._report_decoders import DATASETS
 from scmixvi.experiments._tables import Runs, Values, joined, pick, seeds, settings_figure
-from scmixvi.experiments.calibration import STAGES
+from scmixvi.experiments.calibration import DEPTHS, STAGES
 from scmixvi.experiments.decoders import COMPONENTS
 
 TRUTHS = ("z", "expression")
-DEPTHS = ("depth known", "depth summed")
-SCORES = {"log_score": ("log score", 3, 1), "brier": ("Brier score", 3, 1)}
+SCORES = {"log_score": "log score", "brier": "Brier score"}
 SHARES = {"right": "right", "sure_and_wrong": "sure and wrong"}
 BASELINE = f"mean/{STAGES[0]}"
 PREDICTIONS = [f"{what}/{stage}" for stage, what in product(STAGES, ("mean", "draws"))]
@@ -53,17 +52,16 @@ def intervals_table(runs: Runs) -> str:
 
 def scores_table(runs: Runs, key: str) -> str:
     """A score at the encoders' mean, and what is added to it."""
-    label, digits, scale = SCORES[key]
     table = []
     for name, size in product(DATASETS, COMPONENTS):
         job = f"{name}/types/S={size}"
         before = pick(runs, job, f"{key}/{BASELINE}")
-        row: list[object] = [name, size, cell(list(before.values()), digits, scale)]
+        row: list[object] = [name, size, cell(list(before.values()), 3)]
         for prediction in PREDICTIONS[1:]:
             after = pick(runs, job, f"{key}/{prediction}")
-            row.append(cell(paired(after, before), digits, scale, sign=True))
+            row.append(cell(paired(after, before), 3, sign=True))
         table.append(row)
-    header = [f"{label}, encoders' mean", *(p.replace("/", " of ") for p in PREDICTIONS[1:])]
+    header = [f"{SCORES[key]}, encoders' mean", *(p.replace("/", " of ") for p in PREDICTIONS[1:])]
     return markdown(["", "S", *header], table)
 
 

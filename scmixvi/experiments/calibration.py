@@ -48,6 +48,7 @@ RESULT = Path(__file__).parent / "results" / "calibration.json"
 KINDS = ("simulated", "types")
 N_STEPS, N_DRAWS, N_SIMULATED = 100, 200, 101
 STAGES = ("encoders", f"{N_STEPS} steps", "exact")
+DEPTHS = ("depth known", "depth summed")
 LABELS = {"sc_mixology": "cell_type", "pbmc68k": "bulk_labels"}
 SURE, DEPTH = 0.9, "depth"
 
@@ -94,10 +95,8 @@ def simulated_figures(
     """How often intervals hold the truth, once the depth is known and once it is the sum."""
     drawn, z = simulated(model, indices)
     known = of_known_depth(model, drawn.copy())
-    return {
-        "depth known": held(known, None, z, smoke),
-        "depth summed": held(model, drawn, z, smoke),
-    }
+    found = held(known, None, z, smoke), held(model, drawn, z, smoke)
+    return dict(zip(DEPTHS, found, strict=True))
 
 
 def held(model: MixtureSCVI, adata: ad.AnnData | None, z: Tensor, smoke: bool) -> dict[str, float]:
