@@ -161,8 +161,7 @@ def questions_of_cells(module: nn.Module, tensors: dict) -> Iterator[tuple[str, 
     yield "step", lambda: module(tensors, loss_kwargs={"kl_weight": 0.5})[2].loss.backward()
     module.eval()
     yield "refined", lambda: module.marginal_ll(tensors, 4, n_refinement_steps=1)
-    encoded = module._encoded_whole(tensors)
-    yield "evidence", lambda: cell_evidence(module, tensors, encoded, **sizes)
+    yield "evidence", lambda: cell_evidence(module, tensors, 1, **sizes)
     yield "bounds", lambda: module.component_bounds(tensors)
     yield "drawn anew", lambda: resampled(module, tensors)
 

@@ -1,5 +1,6 @@
 """Uncertainty of latents against a truth that is known: simulated cells, and cell types."""
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,7 @@ from scmixvi.experiments.decoders import COMPONENTS
 TRUTHS = ("z", "expression")
 SCORES = {"log_score": "log score", "brier": "Brier score"}
 SHARES = {"right": "right", "sure_and_wrong": "sure and wrong"}
+SIMULATED = {depth: ("simulated", depth) for depth in DEPTHS}
 BASELINE = f"mean/{STAGES[0]}"
 PREDICTIONS = [f"{what}/{stage}" for stage, what in product(STAGES, ("mean", "draws"))]
 
@@ -37,17 +39,28 @@ def calibration_tables(runs: Runs) -> str:
     return joined(parts)
 
 
-def intervals_table(runs: Runs) -> str:
-    """Per cent of the intervals that hold the truth."""
+def intervals_table(runs: Runs, depths: Mapping[str, tuple[str, ...]] = SIMULATED) -> str:
+    """Per cent of the intervals that hold the truth.
+
+    `depths` leads from what is known of the depth to where a run has its figures: the kind of job,
+    and then keys.
+    """
     table = []
-    for depth, name, size in product(DEPTHS, DATASETS, COMPONENTS):
+    for depth, name, size in product(depths, DATASETS, COMPONENTS):
         row: list[object] = [depth, name, size]
         for what, stage in product(TRUTHS, STAGES):
-            found = pick(runs, f"{name}/simulated/S={size}", depth, f"{what}/{stage}")
-            row.append(cell(list(found.values()), 1, 100))
+            found = held(runs, name, size, depths[depth], f"{what}/{stage}")
+            row.append(cell(list(found.values()), 1))
         table.append(row)
     header = [f"{what}, {stage}" for what, stage in product(TRUTHS, STAGES)]
     return markdown(["", "", "S", *header], table)
+
+
+def held(runs: Runs, name: str, size: int, where: tuple[str, ...], key: str) -> Values:
+    """Per cent of the intervals of every seed that hold the truth."""
+    kind, *keys = where
+    found = pick(runs, f"{name}/{kind}/S={size}", *keys, key)
+    return {seed: 100 * value for seed, value in found.items()}
 
 
 def scores_table(runs: Runs, key: str) -> str:
@@ -80,14 +93,15 @@ def shares_table(runs: Runs) -> str:
     return markdown(["", "S", *header], table)
 
 
-def calibration_figure(runs: Runs, path: Path) -> None:
+def calibration_figure(
+    runs: Runs, path: Path, depths: Mapping[str, tuple[str, ...]] = SIMULATED
+) -> None:
     """What intervals of simulated cells hold of z, for every posterior."""
 
-    def values_of(depth: str, stage: str, name: str, size: int) -> Values:
-        found = pick(runs, f"{name}/simulated/S={size}", depth, f"z/{stage}")
-        return {seed: 100 * value for seed, value in found.items()}
+    def values_of(where: tuple[str, ...], stage: str, name: str, size: int) -> Values:
+        return held(runs, name, size, where, f"z/{stage}")
 
-    panels = {depth: partial(values_of, depth) for depth in DEPTHS}
+    panels = {depth: partial(values_of, where) for depth, where in depths.items()}
     settings = list(product(DATASETS, COMPONENTS))
     label = "intervals of z that hold the truth (%)"
     settings_figure(path, panels, STAGES, settings, 100 * LEVEL, label)

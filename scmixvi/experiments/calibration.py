@@ -42,6 +42,7 @@ from scmixvi.experiments._coverage import AT_ONCE, LEVEL, cell_means, expression
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
 from scmixvi.singlecell._cell_refinement import refined
+from scmixvi.singlecell._distributions import without_library
 from scmixvi.singlecell._evidence import posterior_draws
 
 RESULT = Path(__file__).parent / "results" / "calibration.json"
@@ -59,7 +60,8 @@ def draws_of(
     """Of every posterior the mean `[n, D]` and draws `[L, n, D]`."""
     n_draws, n_steps = (20, 2) if smoke else (N_DRAWS, N_STEPS)
     sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {}
-    own = encoded[MODULE_KEYS.QZ_KEY], refined(module, tensors, n_steps)
+    ahead, _ = without_library(refined(module, tensors, n_steps), module.n_latent)
+    own = encoded[MODULE_KEYS.QZ_KEY], ahead
     exact, _ = posterior_draws(module, tensors, n_draws, **sizes)
     means = [*(qz.mean for qz in own), exact.mean(0)]
     draws = [*(qz.sample((n_draws,)) for qz in own), exact]
@@ -67,13 +69,18 @@ def draws_of(
 
 
 def simulated(model: MixtureSCVI, indices: np.ndarray) -> tuple[ad.AnnData, Tensor]:
-    """Cells that a model draws, of the depths and batches of these cells; and their z `[n, D]`."""
+    """Cells that a model draws, of the depths and batches of these cells; and their z `[n, D]`.
+
+    Depths that are latent are drawn too.
+    """
     module = model.module
     tensors = next(iter(model._make_data_loader(model.adata, indices, batch_size=len(indices))))
     z = torch.randn(len(indices), module.n_latent)
     with torch.no_grad():
-        given = module._get_generative_input(tensors, module._encoded_whole(tensors))
-        x = module.generative(**given | {"z": z})[MODULE_KEYS.PX_KEY].sample()
+        given = module._get_generative_input(tensors, module._encoded_whole(tensors)) | {"z": z}
+        if not module.use_observed_lib_size:
+            given[MODULE_KEYS.LIBRARY_KEY] = module.generative(**given)[MODULE_KEYS.PL_KEY].sample()
+        x = module.generative(**given)[MODULE_KEYS.PX_KEY].sample()
     obs, var = model.adata.obs.iloc[indices].copy(), model.adata.var[[]]
     obs[DEPTH] = tensors[REGISTRY_KEYS.X_KEY].sum(1).numpy()
     return ad.AnnData(csr_matrix(x.numpy()), obs=obs, var=var), z

@@ -44,7 +44,7 @@ from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import run_missing
 from scmixvi.experiments._singlecell import Split, Training
 from scmixvi.experiments._trained_models import TrainedModels
-from scmixvi.singlecell._evidence import Evidence, cell_evidence, started
+from scmixvi.singlecell._evidence import Evidence, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"
 COMPONENTS = (1, 4)
@@ -74,7 +74,7 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     Parameters
     ----------
     model
-        Any latent dimension; observed library sizes.
+        Any latent dimension.
     indices
         Cells.
     **sizes
@@ -82,10 +82,7 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     """
     batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=BATCH)
     with torch.inference_mode():
-        found = [
-            cell_evidence(model.module, tensors, started(model.module, tensors), **sizes)
-            for tensors in batches
-        ]
+        found = [cell_evidence(model.module, tensors, **sizes) for tensors in batches]
     whole = Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {
         "log_p": whole.log_likelihood.mean().item(),

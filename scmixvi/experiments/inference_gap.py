@@ -45,11 +45,7 @@ from scmixvi.experiments.decoders import (
 )
 from scmixvi.experiments.refinement import scores_of
 from scmixvi.singlecell._cell_refinement import log_joint_of, refined
-from scmixvi.singlecell._evidence import (
-    START_STEPS,
-    cell_evidence,
-    started,
-)
+from scmixvi.singlecell._evidence import START_STEPS, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")
@@ -66,8 +62,7 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, A
 
     def found(tensors: dict, encoded: dict) -> dict[str, Tensor]:
         with torch.no_grad():
-            start = started(module, tensors, 2 if smoke else START_STEPS)
-            evidence = cell_evidence(module, tensors, start, **sizes)
+            evidence = cell_evidence(module, tensors, 2 if smoke else START_STEPS, **sizes)
         log_joint, qz = log_joint_of(module, tensors, encoded), encoded[MODULE_KEYS.QZ_KEY]
         own = {"encoders": qz.posterior}
         for n_steps in STEPS:

@@ -116,17 +116,20 @@ class Bound:
             "labels": tensors[REGISTRY_KEYS.LABELS_KEY],
         }
 
-    def _log_joint(self, tensors: dict, encoded: dict, u: Tensor) -> Tensor:
+    def _log_joint(self, tensors: dict, encoded: dict, state: Tensor) -> Tensor:
         """Log p(x, z) of draws u `[K, n, D]` before a logistic-normal transformation: `[K, n]`.
 
-        Library sizes that are latent are drawn from q(l | x), and count as given.
+        Where library sizes are latent it is log p(x, z, l), and `[K, n, D + 1]` has log l last.
         """
         ql, library = encoded[MODULE_KEYS.QL_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
-        library = repeated(library, ql, len(u))
+        u, log_l = state.split([self.n_latent, state.shape[-1] - self.n_latent], dim=-1)
+        library = repeated(library, None, len(u)) if ql is None else log_l
         outputs = self._outputs(encoded[MODULE_KEYS.QZ_KEY], ql, library, u)
         counts = tensors[REGISTRY_KEYS.X_KEY]
         decoded = self.generative(**self._get_generative_input(tensors, outputs), counts=counts)
         log_prior = log_standard_normal(u)
+        if ql is not None:
+            log_prior = log_prior + decoded[MODULE_KEYS.PL_KEY].log_prob(library).sum(-1)
         return self._log_likelihood(tensors, decoded).reshape(log_prior.shape) + log_prior
 
     def _bound_terms(

@@ -1,8 +1,9 @@
 r"""A posterior of each cell's own, which starts at the encoders' and climbs that cell's MISELBO.
 
 The encoders answer for all cells at once. With the decoder as it is, gradient steps on the means
-and standard deviations of one cell's components bring its posterior closer to the exact one, by
-:func:`scmixvi.core.fitted_gaussians`. Mixture weights and library sizes stay the encoders'.
+and standard deviations of one cell's components, and of its library size where that is latent,
+bring its posterior closer to the exact one, by :func:`scmixvi.core.fit_posterior`. Mixture weights
+stay the encoders'.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
+from torch.distributions import Normal
 
-from scmixvi.core import fitted_gaussians
+from scmixvi.core import fit_posterior
 from scmixvi.core.modes import evaluating, frozen
-from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._distributions import MixtureOfNormals, with_library
 from scmixvi.singlecell._passes import rows_of
 
 # Elements of one likelihood tensor in a step.
@@ -26,6 +28,8 @@ def refined(
     module: nn.Module, tensors: dict[str, Any], n_steps: int, full_forward_pass: bool = False
 ) -> MixtureOfNormals:
     """q(z | x) of every cell of a minibatch after gradient steps of its own.
+
+    Where library sizes are latent it is q(z, l | x), log l last.
 
     Parameters
     ----------
@@ -61,26 +65,33 @@ def refined(
 def _refined(
     module: nn.Module, tensors: dict[str, Any], encoded: dict[str, Any], n_steps: int
 ) -> MixtureOfNormals:
-    qz = encoded[MODULE_KEYS.QZ_KEY]
-    loc, scale = fitted_gaussians(
-        qz.c_loc.transpose(0, 1),
-        qz.c_scale.transpose(0, 1),
-        log_joint_of(module, tensors, encoded),
-        n_steps,
-        qz.c_log_weights.T,
-    )
-    return MixtureOfNormals(
-        loc.transpose(0, 1), scale.transpose(0, 1), qz.c_log_weights, validate_args=False
-    )
+    qz, ql = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.QL_KEY]
+    start = [qz.c_loc, qz.c_scale.log()]
+    if ql is not None:
+        start += [ql.loc, ql.scale.log()]
+
+    def q(loc: Tensor, log_scale: Tensor, *library: Tensor) -> MixtureOfNormals:
+        mixture = MixtureOfNormals(loc, log_scale.exp(), qz.c_log_weights, validate_args=False)
+        return with_library(mixture, _normal(*library) if library else None)
+
+    parameters = [number.detach().clone().requires_grad_() for number in start]
+    log_joint = log_joint_of(module, tensors, encoded)
+    fit_posterior(lambda *numbers: q(*numbers).posterior, parameters, log_joint, n_steps)
+    return q(*(number.detach() for number in parameters))
+
+
+def _normal(loc: Tensor, log_scale: Tensor) -> Normal:
+    return Normal(loc, log_scale.exp(), validate_args=False)
 
 
 def log_joint_of(
     module: nn.Module, tensors: dict[str, Any], encoded: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    """From u `[L, S, n, D]` to log p(x, z) `[L, S, n]` of an encoded minibatch."""
+    """What `module._log_joint` says of an encoded minibatch, from `[L, S, n, D]` to `[L, S, n]`."""
 
-    def log_joint(u: Tensor) -> Tensor:
-        return module._log_joint(tensors, encoded, u.flatten(0, 1)).unflatten(0, u.shape[:2])
+    def log_joint(state: Tensor) -> Tensor:
+        flat = module._log_joint(tensors, encoded, state.flatten(0, 1))
+        return flat.unflatten(0, state.shape[:2])
 
     return log_joint
 

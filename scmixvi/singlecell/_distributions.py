@@ -126,6 +126,31 @@ class MixtureOfNormals(Distribution):
         return self.c_log_weights.exp().unsqueeze(-1)
 
 
+def with_library(qz: MixtureOfNormals, ql: Normal | None) -> MixtureOfNormals:
+    """q(z, l | x), log l last: z and l are independent in every component, l alike in all.
+
+    Where library sizes are observed, `ql` None, it is q(z | x).
+    """
+    if ql is None:
+        return qz
+    alike = (p.unsqueeze(1).expand(-1, qz.c_loc.shape[1], -1) for p in (ql.loc, ql.scale))
+    parts = zip((qz.c_loc, qz.c_scale), alike, strict=True)
+    c_loc, c_scale = (torch.cat(part, dim=-1) for part in parts)
+    return MixtureOfNormals(c_loc, c_scale, qz.c_log_weights, validate_args=False)
+
+
+def without_library(q: MixtureOfNormals, n_latent: int) -> tuple[MixtureOfNormals, Normal | None]:
+    """What :func:`with_library` was made of: q(z | x) of D latents, and q(l | x) if it has one."""
+    (loc, scale), library = (
+        [p[..., columns] for p in (q.c_loc, q.c_scale)]
+        for columns in (slice(n_latent), slice(n_latent, None))
+    )
+    qz = MixtureOfNormals(loc, scale, q.c_log_weights, validate_args=False)
+    if library[0].shape[-1] == 0:
+        return qz, None
+    return qz, Normal(*(p[:, 0] for p in library), validate_args=False)
+
+
 def log_standard_normal(u: Tensor) -> Tensor:
     """Log N(u; 0, I), summed over the last axis."""
     return -0.5 * (u.square().sum(-1) + u.shape[-1] * math.log(2 * math.pi))

@@ -16,9 +16,11 @@ from scmixvi.core import component_elbos, log_mixture, miselbo, siwelbo
 from scmixvi.singlecell._bound import library_ratio
 from scmixvi.singlecell._cell_refinement import refined
 from scmixvi.singlecell._checks import check_refinement_steps, check_truth
-from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._distributions import MixtureOfNormals, without_library
 from scmixvi.singlecell._inference import SCORES_KEY
 from scmixvi.singlecell._passes import cells_in_passes, draws_a_pass
+
+_Q_KEYS = MODULE_KEYS.QZ_KEY, MODULE_KEYS.QL_KEY
 
 
 class Evaluation:
@@ -112,12 +114,15 @@ class Evaluation:
     def _encoded(
         self, tensors: dict, n_refinement_steps: int = 0, full_forward_pass: bool = False
     ) -> dict[str, Any]:
-        """What inference gives, with q(z | x) refined or as it is."""
+        """What inference gives, with q refined or as it is."""
         encoded = self.inference(**self._get_inference_input(tensors, full_forward_pass))
         if n_refinement_steps > 0:
-            qz = refined(self, tensors, n_refinement_steps, full_forward_pass)
-            encoded[MODULE_KEYS.QZ_KEY] = qz
+            q = refined(self, tensors, n_refinement_steps, full_forward_pass)
+            encoded |= self._in_parts(q)
         return encoded
+
+    def _in_parts(self, q: MixtureOfNormals) -> dict[str, Distribution | None]:
+        return dict(zip(_Q_KEYS, without_library(q, self.n_latent), strict=True))
 
     def _encoded_in_passes(
         self, tensors: dict, n_refinement_steps: int = 0, full_forward_pass: bool = False
@@ -126,14 +131,14 @@ class Evaluation:
 
         Refinement decodes one draw a step and has passes of its own, of more cells.
         """
-        qz, start = None, 0
+        q, start = None, 0
         if n_refinement_steps > 0:
-            qz = refined(self, tensors, n_refinement_steps, full_forward_pass)
+            q = refined(self, tensors, n_refinement_steps, full_forward_pass)
         for part in cells_in_passes(tensors, tensors[REGISTRY_KEYS.X_KEY]):
             encoded = self._encoded(part, full_forward_pass=full_forward_pass)
-            if qz is not None:
+            if q is not None:
                 end = start + len(part[REGISTRY_KEYS.X_KEY])
-                encoded[MODULE_KEYS.QZ_KEY] = qz.rows(slice(start, end))
+                encoded |= self._in_parts(q.rows(slice(start, end)))
                 start = end
             yield part, encoded
 

@@ -21,7 +21,7 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
 from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._distributions import MixtureOfNormals, with_library
 
 N_ROUNDS, N_DRAWS, N_FINAL = 16, 400, 1600
 # Gradient steps of a cell's own posterior, where its proposal starts.
@@ -65,7 +65,7 @@ def variational_gaps(
     Parameters
     ----------
     module
-        A :class:`scmixvi.singlecell.MixtureVAE` with observed library sizes.
+        A :class:`scmixvi.singlecell.MixtureVAE`.
     tensors
         A minibatch of n cells.
     n_samples
@@ -80,7 +80,7 @@ def variational_gaps(
     `log_likelihood`, `miselbo`, `gap`, `effective_share` and `still_rising`, `[n]` each.
     """
     encoded = module._encoded_whole(tensors, n_refinement_steps)
-    found = cell_evidence(module, tensors, started(module, tensors), **sizes)
+    found = cell_evidence(module, tensors, **sizes)
     per_component = -(-n_samples // module.n_components)
     ratios = module._log_ratios(tensors, encoded, per_component)
     by_component = sum(log_ratio.sum(0) for log_ratio, _ in ratios) / per_component
@@ -94,24 +94,26 @@ def variational_gaps(
     }
 
 
-def started(module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS) -> dict:
-    """Where :func:`cell_evidence` starts: the encoders' posterior and a refined one, half and half.
+def started(
+    module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS
+) -> tuple[dict[str, Any], MixtureOfNormals]:
+    """What inference gives, and where proposals start: at the encoders and refined, half and half.
 
-    Each may lie where the other does not find the mass of a cell.
+    Each may lie where the other does not find the mass of a cell. It is q(z | x), or q(z, l | x)
+    where library sizes are latent.
     """
     encoded = module._encoded_whole(tensors)
-    own = encoded[MODULE_KEYS.QZ_KEY]
-    both = own, refined(module, tensors, n_steps, True)
-    qz = MixtureOfNormals.joined(both, dim=1)
-    qz.c_log_weights = qz.c_log_weights - math.log(2)
-    return encoded | {MODULE_KEYS.QZ_KEY: qz}
+    own = with_library(encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.QL_KEY])
+    q = MixtureOfNormals.joined([own, refined(module, tensors, n_steps, True)], dim=1)
+    q.c_log_weights = q.c_log_weights - math.log(2)
+    return encoded, q
 
 
 def cell_evidence(
-    module: nn.Module, tensors: dict[str, Tensor], encoded: dict[str, Any], **sizes: int
+    module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS, **sizes: int
 ) -> Evidence:
-    """:func:`evidence` of every cell of an encoded minibatch; observed library sizes."""
-    return evidence(*_densities(module, tensors, encoded), **sizes)
+    """:func:`evidence` of every cell of a minibatch, :func:`started` with so many steps."""
+    return evidence(*_densities(module, tensors, n_steps), **sizes)
 
 
 def posterior_draws(
@@ -133,22 +135,22 @@ def posterior_draws(
     u before a logistic-normal transformation, `[n_samples, n, D]`, and the share of the draws to
     choose from that count, `[n]`.
     """
-    densities = _densities(module, tensors, started(module, tensors))
-    u, log_w = weighted_draws(*densities, **sizes)
+    state, log_w = weighted_draws(*_densities(module, tensors), **sizes)
     chosen = torch.multinomial(log_w.softmax(0).T, n_samples, replacement=True).T
-    u = u.gather(0, chosen.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
+    u = state[..., : module.n_latent]
+    u = u.gather(0, chosen.unsqueeze(-1).expand(-1, -1, module.n_latent))
     return u, effective_draws(log_w) / len(log_w)
 
 
 def _densities(
-    module: nn.Module, tensors: dict[str, Tensor], encoded: dict[str, Any]
+    module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS
 ) -> tuple[LogDensities, EncoderDraws]:
-    qz = encoded[MODULE_KEYS.QZ_KEY]
+    encoded, q = started(module, tensors, n_steps)
 
-    def log_densities(u: Tensor) -> tuple[Tensor, Tensor]:
-        return module._log_joint(tensors, encoded, u), qz.log_prob(u).squeeze(-1)
+    def log_densities(state: Tensor) -> tuple[Tensor, Tensor]:
+        return module._log_joint(tensors, encoded, state), q.log_prob(state).squeeze(-1)
 
-    return log_densities, lambda n: qz.sample((n,))
+    return log_densities, lambda n: q.sample((n,))
 
 
 def evidence(log_densities: LogDensities, encoder_draws: EncoderDraws, **sizes: int) -> Evidence:

@@ -12,12 +12,14 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import settings
+from scvi.data import AnnDataManager
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.utils import track
 from torch import Tensor
 
 from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import check_indices
+from scmixvi.singlecell._depth import with_depth
 from scmixvi.singlecell._evidence import N_FINAL, posterior_draws, variational_gaps
 
 # Elements of one decoded tensor: 128 MB in float32.
@@ -37,6 +39,7 @@ class ExactPosteriors:
         n_samples: int = 25,
         batch_size: int | None = None,
         progress: bool = True,
+        use_observed_lib_size: bool | None = None,
     ) -> np.ndarray:
         r"""Draws of every cell's exact posterior, the uncertainty of its latents.
 
@@ -49,6 +52,12 @@ class ExactPosteriors:
         proposal's density. What is computed of each draw, such as the cell type that a classifier
         gives it, has the uncertainty of the cell.
 
+        Where depths are latent the draws are of p(z, l | x), and their z is returned. A model takes
+        them to be the sums of the counts, unless it was made with `use_observed_lib_size=False`;
+        but the same model can be asked about cells whose depth l is not known, with scvi-tools'
+        prior of it. Of cells that the model draws, it then holds what it should
+        (`python -m scmixvi.experiments.depths`), which it does not with sums.
+
         Parameters
         ----------
         adata, indices
@@ -60,6 +69,8 @@ class ExactPosteriors:
             Cells at a time; None fits them into some 100 MB a tensor.
         progress
             Show a progress bar.
+        use_observed_lib_size
+            Whether to take the sum of a cell's counts for its depth; None is as the model was made.
 
         Returns
         -------
@@ -74,8 +85,9 @@ class ExactPosteriors:
         Raises
         ------
         ValueError
-            If library sizes are latent, the data are minified without counts, `n_samples` is not a
-            whole number of at least 1, or as in :meth:`get_latent_representation`.
+            If the data are minified without counts, `n_samples` is not a whole number of at least
+            1, depths are to be latent and are given as size factors, or all cells of a batch have
+            the same, or as in :meth:`get_latent_representation`.
 
         References
         ----------
@@ -86,8 +98,9 @@ class ExactPosteriors:
         check_whole("n_samples", n_samples)
         n_final = max(N_FINAL, 10 * n_samples)
         batches, cells = self._cells_with_counts(adata, indices, batch_size, n_final)
+        module = with_depth(self.module, use_observed_lib_size, self._depths_of(adata))
         found = [
-            posterior_draws(self.module, self._here(tensors), n_samples, n_final=n_final)
+            posterior_draws(module, self._here(tensors), n_samples, n_final=n_final)
             for tensors in track(batches, "cells", disable=not progress)
         ]
         draws, shares = zip(*found, strict=True)
@@ -146,8 +159,8 @@ class ExactPosteriors:
         Raises
         ------
         ValueError
-            If library sizes are latent, the data are minified without counts, `n_samples` is not a
-            whole number of at least 1, `n_refinement_steps` not one of at least 0, or as in
+            If the data are minified without counts, `n_samples` is not a whole number of at least
+            1, `n_refinement_steps` not one of at least 0, or as in
             :meth:`get_latent_representation`.
 
         References
@@ -174,12 +187,6 @@ class ExactPosteriors:
     ) -> tuple[Iterable[dict[str, Tensor]], pd.Index]:
         """Minibatches and the cells' names, if p(z | x) can be known."""
         adata = self._validate_anndata(adata)
-        if not self.module.use_observed_lib_size:
-            raise ValueError(
-                "the exact posterior is known only for observed library sizes, and this model's "
-                "are latent: use get_marginal_ll and get_elbo, whose difference is at most the "
-                "gap, and draws of q, get_latent_representation(give_mean=False)."
-            )
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             raise ValueError(
                 "the data are minified without counts, from which the exact posterior follows: "
@@ -190,6 +197,11 @@ class ExactPosteriors:
         rows = check_indices(indices, adata.n_obs)
         batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
         return batches, adata.obs_names[slice(None) if rows is None else rows]
+
+    def _depths_of(self, adata: AnnData | None) -> AnnDataManager:
+        """Of the cells that say how depths are distributed: the model's own, if it has any."""
+        own = self.adata_manager
+        return self.get_anndata_manager(adata, required=True) if own is None else own
 
     def _here(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.device) for key, value in tensors.items()}

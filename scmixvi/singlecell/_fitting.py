@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.model._utils import get_max_epochs_heuristic
 from torch import nn
 
-from scmixvi._messages import check_whole, listing
+from scmixvi._messages import check_whole
 from scmixvi.singlecell._checks import check_batch_size
 from scmixvi.singlecell._data_checks import check_counts
+from scmixvi.singlecell._depth import check_prior_widths
 from scmixvi.singlecell._refinement import (
     REFINEMENT_SHARE,
     EncoderRefinement,
@@ -198,21 +198,6 @@ class Fitting:
         """Metrics of every epoch of :meth:`refine_encoders`, as `history`; None without any."""
         return getattr(self, "refinement_history_", None)
 
-    def _check_library_priors(self) -> None:
-        """Raise ValueError if the latent library sizes of a batch have a prior of no width."""
-        if self.module is None or self.module.use_observed_lib_size:
-            return
-        variances = getattr(self.module, "library_log_vars", None)
-        if variances is not None and (variances <= 0).any():
-            names = self.adata_manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
-            narrow = np.flatnonzero((variances <= 0).flatten().cpu())
-            batches = listing(repr(names.categorical_mapping[b]) for b in narrow)
-            raise ValueError(
-                f"all cells of batch {batches} have one library size, or it has one cell, so that "
-                "its prior has no width: merge it with another, or make the model with "
-                "use_observed_lib_size=True."
-            )
-
     def _default_max_epochs(self, arguments: dict) -> int | None:
         source = arguments.get("datamodule") or self._own
         n_obs = getattr(source, "n_obs", None)
@@ -247,7 +232,8 @@ class Fitting:
             raise error
         self._check_own_genes()
         self._check_registered_numbers()
-        self._check_library_priors()
+        if self.module is not None and not self.module.use_observed_lib_size:
+            check_prior_widths(self.module.library_log_vars, self.adata_manager)
         if not self._takes_counts:
             return
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)

@@ -23,7 +23,7 @@ from torch.distributions import (
 from scmixvi._messages import check_whole
 from scmixvi.singlecell._cell_refinement import refined
 from scmixvi.singlecell._checks import check_minification, check_refinement_steps
-from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._distributions import MixtureOfNormals, without_library
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
 
@@ -291,7 +291,8 @@ class Posteriors:
             )
         if n_refinement_steps > 0:
             for tensors in track(dataloader, "cells", disable=not progress):
-                yield refined(self.module, tensors, n_refinement_steps)
+                q = refined(self.module, tensors, n_refinement_steps)
+                yield without_library(q, self.module.n_latent)[0]
             return
         for tensors in dataloader:
             inputs = self.module._get_inference_input(to_encode(tensors))

@@ -145,17 +145,18 @@ def test_draws_are_of_the_refined_posterior(trained):
 @pytest.mark.parametrize("weights", ["amortized", [0.98, 0.02]], ids=str)
 def test_mixture_weights_are_the_encoders(trained, monkeypatch, weights):
     model = trained(mixture_weights=weights)
-    fitted, seen = _cell_refinement.fitted_gaussians, []
+    fit, seen = _cell_refinement.fit_posterior, []
 
-    def looked_at(*args):
-        seen.append(args[4])
-        return fitted(*args)
+    def looked_at(posterior, parameters, *args):
+        seen.append(posterior(*parameters).log_weights.exp().T)
+        fit(posterior, parameters, *args)
+        seen.append(posterior(*parameters).log_weights.exp().T)
 
-    monkeypatch.setattr(_cell_refinement, "fitted_gaussians", looked_at)
+    monkeypatch.setattr(_cell_refinement, "fit_posterior", looked_at)
     model.get_latent_representation(indices=CELLS, n_refinement_steps=2)
-    (log_weights,) = seen
     expected = model.get_component_weights(indices=CELLS)
-    np.testing.assert_allclose(log_weights.exp().T, expected, rtol=1e-5)
+    for weights in seen:
+        np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
 def test_a_query_models_frozen_weights_stay_frozen_and_modes_come_back(trained):
@@ -192,8 +193,9 @@ def test_minify_looks_at_its_arguments_before_it_refines(trained, monkeypatch):
         trained(use_observed_lib_size=False).minify_adata(n_refinement_steps=5)
 
 
-def test_latent_library_sizes_are_drawn_and_left(trained):
-    model = trained(use_observed_lib_size=False)
+def test_latent_library_sizes_are_refined_too(trained):
+    """Log p(x) of cells whose library sizes an encoder puts far off is found again."""
+    model = trained(n_epochs=300, use_observed_lib_size=False)
     module = model.module
     (tensors,) = model._make_data_loader(adata=model.adata, indices=CELLS, batch_size=60)
 
@@ -201,10 +203,18 @@ def test_latent_library_sizes_are_drawn_and_left(trained):
         with torch.inference_mode():
             encoded = module._encoded_whole(tensors, n_steps)
             ((log_ratio, _),) = module._log_ratios(tensors, encoded, 500, 1000)
-        return log_ratio.mean((0, 1))
+        return log_ratio.mean((0, 1)), encoded
 
-    before, after = bound(0), bound(100)
-    assert after.mean() > before.mean() + 0.3
+    encoders, _ = bound(0)
+    refined, _ = bound(100)
+    assert refined.mean() > encoders.mean() + 0.3
+    with torch.no_grad():
+        module.l_encoder.mean_encoder.bias -= 1.0
+    (off, _), (found, encoded) = bound(0), bound(100)
+    assert off.mean() < encoders.mean() - 5
+    torch.testing.assert_close(found, refined, rtol=0, atol=0.5)
+    assert encoded["qz"].c_loc.shape == (len(CELLS), 2, 3)
+    assert encoded["ql"].loc.shape == (len(CELLS), 1)
 
 
 @pytest.mark.parametrize("kind", ["latent_posterior_parameters", WITH_COUNTS])

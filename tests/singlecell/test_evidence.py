@@ -31,20 +31,24 @@ CELLS = np.arange(0, 60, 6)
         {"mixture_weights": "amortized"},
         {"mixture_weights": [0.8, 0.2], "gene_likelihood": "nb"},
         {"latent_distribution": "ln"},
+        {"use_observed_lib_size": False, "n_epochs": 300},
     ],
 )
 def test_the_gap_is_what_the_bound_leaves(kwargs):
-    """Log p(x) is that of very many draws of the encoders, and MISELBO that of many bounds."""
+    """Log p(x) is that of very many draws of refined posteriors, MISELBO that of many bounds."""
     model = trained(**kwargs)
     torch.manual_seed(1)
     found = model.get_variational_gap(indices=CELLS, progress=False)
     assert list(found.index) == list(model.adata.obs_names[CELLS])
     np.testing.assert_allclose(found["gap"], found["log_likelihood"] - found["miselbo"], atol=1e-4)
-    many = model.get_marginal_ll(indices=CELLS, n_mc_samples=4000, return_mean=False)
+    many = model.get_marginal_ll(
+        indices=CELLS, n_mc_samples=4000, return_mean=False, n_refinement_steps=100
+    )
     np.testing.assert_allclose(found["log_likelihood"], many, atol=0.3)
     assert found["log_likelihood"].mean() == pytest.approx(many.numpy().mean(), abs=0.05)
     bounds = [model.get_elbo(indices=CELLS, batch_size=60) for _ in range(40)]
-    assert found["miselbo"].mean() == pytest.approx(np.mean(bounds), abs=0.25)
+    error = max(0.06, float(np.std(bounds)) / 40**0.5)
+    assert found["miselbo"].mean() == pytest.approx(np.mean(bounds), abs=4 * error)
     assert (found["gap"] > -0.05).all()
     assert (found["effective_share"] > 0.1).all()
     assert abs(found["still_rising"].mean()) < 0.05
@@ -62,7 +66,7 @@ def test_a_cells_proposal_starts_half_at_the_encoders_and_half_refined(first_bat
 
     monkeypatch.setattr(_evidence, "refined", moved)
     with torch.inference_mode():
-        own, half = module._encoded_whole(batch)["qz"], started(module, batch)["qz"]
+        own, (_, half) = module._encoded_whole(batch)["qz"], started(module, batch)
         other = moved(module, batch, 0, True)
         u = own.sample((5,)) + 0.5
         expected = torch.logaddexp(own.log_prob(u), other.log_prob(u)) - np.log(2)
@@ -149,9 +153,6 @@ def test_worse_encoders_have_a_wider_gap_below_the_same_evidence():
 
 
 def test_what_has_no_gap_is_refused():
-    model = trained(n_epochs=1, use_observed_lib_size=False)
-    with pytest.raises(ValueError, match="only for observed library sizes"):
-        model.get_variational_gap()
     model = trained(n_epochs=1)
     with pytest.raises(ValueError, match="n_samples must be a whole number"):
         model.get_variational_gap(n_samples=0.5)

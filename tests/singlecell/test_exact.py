@@ -8,6 +8,7 @@ from scipy import stats
 
 from counts import QUIET, make_adata
 from scmixvi.singlecell import _exact
+from scmixvi.singlecell._depth import AtTheSum, with_depth
 from scmixvi.singlecell._exact import N_FINAL
 
 CELLS = np.arange(0, 60, 7)
@@ -19,13 +20,21 @@ def trained(make_model, n_epochs=2, **arguments):
     return model
 
 
-def simulated(model, first_batch):
-    """Cells as the model draws them, with the size factors of its data; and their z `[n, D]`."""
+def simulated(model, first_batch, depth=None):
+    """Cells as the model draws them, and their z `[n, D]`.
+
+    Size factors are those of its data, and so are depths unless the model draws them or they are
+    given, `[n, 1]`.
+    """
     module, batch = model.module, first_batch(model)
     z = torch.randn(model.adata.n_obs, module.n_latent)
     with torch.no_grad():
         encoded = module.inference(**module._get_inference_input(batch))
         given = module._get_generative_input(batch, encoded) | {"z": z}
+        if not module.use_observed_lib_size:
+            depth = module.generative(**given)["pl"].sample().exp()
+        if depth is not None:
+            given["library"] = depth.log()
         x = module.generative(**given)["px"].sample()
     return AnnData(x.numpy(), obs=model.adata.obs.copy(), var=model.adata.var.copy()), z.numpy()
 
@@ -39,18 +48,53 @@ def uniformity(z, draws):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"batch_key": "batch", "gene_likelihood": "nb", "mixture_weights": [0.7, 0.3]}],
+    [
+        {"size_factor_key": "size"},
+        {
+            "size_factor_key": "size",
+            "batch_key": "batch",
+            "gene_likelihood": "nb",
+            "mixture_weights": [0.7, 0.3],
+        },
+        {"use_observed_lib_size": False, "batch_key": "batch"},
+    ],
+    ids=["size factors", "batches", "latent library sizes"],
 )
 def test_the_truth_is_one_of_the_draws(make_model, first_batch, arguments):
     """Simulation-based calibration (Talts et al. 2018); the encoders do not pass."""
     data = make_adata(600)
-    model = trained(make_model, 40, data=data, size_factor_key="size", **arguments)
+    model = trained(make_model, 40, data=data, **arguments)
     cells, z = simulated(model, first_batch)
     cells.X[cells.X.sum(1) == 0, 0] = 1  # a cell without counts is refused
     exact = model.get_posterior_samples(cells, n_samples=99, progress=False)
     assert uniformity(z, exact) > 1e-3
     encoders = [model.get_latent_representation(cells, give_mean=False) for _ in range(99)]
     assert uniformity(z, np.stack(encoders)) < 1e-6
+
+
+def test_depths_can_be_latent_to_a_model_of_sums(make_model, first_batch):
+    """Where dropout takes most of the counts, z is wrong with their sum for the depth."""
+    model = trained(make_model, 40, data=make_adata(600, 80), batch_key="batch")
+    with torch.no_grad():
+        model.module.decoder.px_dropout_decoder.bias += 2
+    logs = torch.from_numpy(model.adata.X.toarray()).sum(1, keepdim=True).log()
+    batch = model.adata.obs["batch"].cat.codes.to_numpy()
+    depth = torch.empty(600, 1)
+    for code in np.unique(batch):
+        mean, sd = logs[batch == code].mean(), logs[batch == code].std(unbiased=False)
+        depth[batch == code] = (mean + sd * torch.randn((batch == code).sum(), 1)).exp()
+    cells, z = simulated(model, first_batch, depth)
+    cells.X[cells.X.sum(1) == 0, 0] = 1  # a cell without counts is refused
+    found = [
+        model.get_posterior_samples(
+            cells, n_samples=99, progress=False, use_observed_lib_size=observed
+        )
+        for observed in (False, None)
+    ]
+    assert uniformity(z, found[0]) > 1e-3
+    assert uniformity(z, found[1]) < 1e-6
+    assert model.module.use_observed_lib_size
+    assert "library_log_means" not in model.module.state_dict()
 
 
 def test_one_row_a_cell_in_the_order_asked_for(make_model):
@@ -109,9 +153,6 @@ def test_minified_cells_with_counts_have_the_same_posterior(make_model):
 
 
 def test_what_has_no_exact_posterior_is_refused(make_model):
-    model = trained(make_model, 1, use_observed_lib_size=False)
-    with pytest.raises(ValueError, match="only for observed library sizes"):
-        model.get_posterior_samples()
     model = trained(make_model, 1)
     with pytest.raises(ValueError, match="n_samples must be a whole number"):
         model.get_posterior_samples(n_samples=0)
@@ -120,3 +161,49 @@ def test_what_has_no_exact_posterior_is_refused(make_model):
     model.minify_adata()
     with pytest.raises(ValueError, match="minified without counts"):
         model.get_posterior_samples()
+
+
+def test_a_model_asked_about_other_depths_has_the_same_decoder(make_model, first_batch):
+    """Its log p(x, z, l) at the sum is log p(x, z) of sums, and the prior of l."""
+    model = trained(make_model, batch_key="batch")
+    sums, batch = model.module, first_batch(model)
+    latent = with_depth(sums, False, model.adata_manager)
+    assert with_depth(latent, None, model.adata_manager) is latent
+    again = with_depth(latent, True, model.adata_manager)
+    log_l, u = batch["X"].sum(1, keepdim=True).log().unsqueeze(0), torch.randn(1, 60, 2)
+    with torch.no_grad():
+        here, there, back = (
+            module.eval()._log_joint(batch, module._encoded_whole(batch), state)
+            for module, state in ((sums, u), (latent, torch.cat([u, log_l], -1)), (again, u))
+        )
+        means, variances = latent._compute_local_library_params(batch["batch"])
+    prior = torch.distributions.Normal(means, variances.sqrt()).log_prob(log_l).squeeze(-1)
+    torch.testing.assert_close(there, here + prior)
+    torch.testing.assert_close(back, here, rtol=0, atol=0)
+
+
+def test_the_sum_is_that_of_counts_alone():
+    """Encoders may see covariates beside them."""
+    x = torch.tensor([[1.0, 4.0, 7.0], [0.0, 2.0, -3.0]])
+    for log_variational in (False, True):
+        seen = torch.cat([x[:, :2].log1p(), x[:, 2:]], 1) if log_variational else x
+        q, draw = AtTheSum(2, log_variational)(seen)
+        torch.testing.assert_close(q.loc, torch.tensor([[5.0], [2.0]]).log())
+        assert draw.shape == (2, 1)
+
+
+def test_depths_that_cannot_be_latent_are_refused(make_model):
+    latent = {"indices": CELLS, "use_observed_lib_size": False}
+    model = trained(make_model, 1, size_factor_key="size")
+    with pytest.raises(ValueError, match="given as size factors and cannot be latent"):
+        model.get_posterior_samples(**latent)
+    model = trained(make_model, 1, gene_likelihood="normal")
+    with pytest.raises(ValueError, match="not those of counts and cannot be latent"):
+        model.get_posterior_samples(**latent)
+    with pytest.raises(ValueError, match="use_observed_lib_size must be True or False"):
+        model.get_posterior_samples(use_observed_lib_size="no")
+    data = make_adata()
+    data.obs["batch"] = ["alone"] + ["others"] * 59
+    model = trained(make_model, 1, data=data, batch_key="batch")
+    with pytest.raises(ValueError, match="of batch 'alone' have one library size, or it has one"):
+        model.get_posterior_samples(**latent)
