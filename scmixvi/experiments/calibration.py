@@ -62,7 +62,7 @@ def draws_of(
     sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {}
     ahead, _ = without_library(refined(module, tensors, n_steps), module.n_latent)
     own = encoded[MODULE_KEYS.QZ_KEY], ahead
-    exact, _ = posterior_draws(module, tensors, n_draws, **sizes)
+    exact = posterior_draws(module, tensors, n_draws, **sizes)[0][..., : module.n_latent]
     means = [*(qz.mean for qz in own), exact.mean(0)]
     draws = [*(qz.sample((n_draws,)) for qz in own), exact]
     return dict(zip(STAGES, means, strict=True)), dict(zip(STAGES, draws, strict=True))

@@ -17,6 +17,7 @@ from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
 from scmixvi.experiments._report_decoders import decoders_figure, decoders_tables
 from scmixvi.experiments._report_density2d import density2d_figure, density2d_tables
 from scmixvi.experiments._report_depths import depths_figure, depths_tables
+from scmixvi.experiments._report_halves import halves_figure, halves_tables
 from scmixvi.experiments._report_inference_gap import inference_gap_figure, inference_gap_tables
 from scmixvi.experiments._report_integration import integration_figure, integration_tables
 from scmixvi.experiments._report_monotone import (
@@ -42,6 +43,7 @@ REPORTS = {
     "inference_gap": (inference_gap_tables, inference_gap_figure),
     "calibration": (calibration_tables, calibration_figure),
     "depths": (depths_tables, depths_figure),
+    "halves": (halves_tables, halves_figure),
     "integration": (integration_tables, integration_figure),
     "planted": (planted_tables, planted_figure),
 }

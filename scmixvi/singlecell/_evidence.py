@@ -132,14 +132,13 @@ def posterior_draws(
 
     Returns
     -------
-    u before a logistic-normal transformation, `[n_samples, n, D]`, and the share of the draws to
-    choose from that count, `[n]`.
+    u before a logistic-normal transformation, `[n_samples, n, D]`, with log l last where library
+    sizes are latent, and the share of the draws to choose from that count, `[n]`.
     """
     state, log_w = weighted_draws(*_densities(module, tensors), **sizes)
     chosen = torch.multinomial(log_w.softmax(0).T, n_samples, replacement=True).T
-    u = state[..., : module.n_latent]
-    u = u.gather(0, chosen.unsqueeze(-1).expand(-1, -1, module.n_latent))
-    return u, effective_draws(log_w) / len(log_w)
+    state = state.gather(0, chosen.unsqueeze(-1).expand(-1, -1, state.shape[-1]))
+    return state, effective_draws(log_w) / len(log_w)
 
 
 def _densities(

@@ -113,7 +113,7 @@ class ExactPosteriors:
                 UserWarning,
                 stacklevel=settings.warnings_stacklevel,
             )
-        u = torch.cat(draws, dim=1)
+        u = torch.cat(draws, dim=1)[..., : self.module.n_latent]
         return self.module.z_encoder.z_transformation(u).cpu().numpy()
 
     @torch.inference_mode()
