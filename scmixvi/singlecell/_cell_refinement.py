@@ -3,7 +3,8 @@ r"""A posterior of each cell's own, which starts at the encoders' and climbs tha
 The encoders answer for all cells at once. With the decoder as it is, gradient steps on the means
 and standard deviations of one cell's components, and of its library size where that is latent,
 bring its posterior closer to the exact one, by :func:`scmixvi.core.fit_posterior`. Mixture weights
-stay the encoders'.
+stay the encoders'. A library size starts at the sum of the counts: encoders of it put held-out
+cells so far off that steps would not get there.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch.distributions import Normal
 
 from scmixvi.core import fit_posterior
 from scmixvi.core.modes import evaluating, frozen
+from scmixvi.singlecell._depth import at_the_sum
 from scmixvi.singlecell._distributions import MixtureOfNormals, with_library
 from scmixvi.singlecell._passes import rows_of
 
@@ -65,9 +67,10 @@ def refined(
 def _refined(
     module: nn.Module, tensors: dict[str, Any], encoded: dict[str, Any], n_steps: int
 ) -> MixtureOfNormals:
-    qz, ql = encoded[MODULE_KEYS.QZ_KEY], encoded[MODULE_KEYS.QL_KEY]
+    qz = encoded[MODULE_KEYS.QZ_KEY]
     start = [qz.c_loc, qz.c_scale.log()]
-    if ql is not None:
+    if encoded[MODULE_KEYS.QL_KEY] is not None:
+        ql = at_the_sum(tensors[REGISTRY_KEYS.X_KEY])
         start += [ql.loc, ql.scale.log()]
 
     def q(loc: Tensor, log_scale: Tensor, *library: Tensor) -> MixtureOfNormals:

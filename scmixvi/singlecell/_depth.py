@@ -18,7 +18,7 @@ from torch.distributions import Normal
 from scmixvi._messages import listing
 from scmixvi.singlecell._checks import check_truth
 
-# Standard deviation of log l where no encoder of it was trained; proposals adapt to the cell.
+# Standard deviation of log l where refinement starts, and where no encoder of it was trained.
 WIDTH = 0.05
 
 
@@ -40,10 +40,14 @@ class AtTheSum(nn.Module):
     def forward(self, x: Tensor, *covariates: Tensor) -> tuple[Normal, Tensor]:
         """The Gaussian of log l, `[n, 1]`, and a draw from it."""
         counts = x[:, : self.n_genes]
-        counts = counts.expm1() if self.log_variational else counts
-        total = counts.sum(-1, keepdim=True)
-        q = Normal(total.log(), torch.full_like(total, WIDTH), validate_args=False)
+        q = at_the_sum(counts.expm1() if self.log_variational else counts)
         return q, q.sample()
+
+
+def at_the_sum(counts: Tensor) -> Normal:
+    """A narrow Gaussian of log l, `[n, 1]`, at the log of the sum of counts `[n, G]`."""
+    total = counts.sum(-1, keepdim=True)
+    return Normal(total.log(), torch.full_like(total, WIDTH), validate_args=False)
 
 
 def with_depth(module: nn.Module, observed: bool | None, manager: AnnDataManager) -> nn.Module:

@@ -194,8 +194,8 @@ def test_minify_looks_at_its_arguments_before_it_refines(trained, monkeypatch):
 
 
 def test_latent_library_sizes_are_refined_too(trained):
-    """Log p(x) of cells whose library sizes an encoder puts far off is found again."""
-    model = trained(n_epochs=300, use_observed_lib_size=False)
+    """From the sum of the counts, however far off an encoder puts them."""
+    model = trained(use_observed_lib_size=False)
     module = model.module
     (tensors,) = model._make_data_loader(adata=model.adata, indices=CELLS, batch_size=60)
 
@@ -212,7 +212,7 @@ def test_latent_library_sizes_are_refined_too(trained):
         module.l_encoder.mean_encoder.bias -= 1.0
     (off, _), (found, encoded) = bound(0), bound(100)
     assert off.mean() < encoders.mean() - 5
-    torch.testing.assert_close(found, refined, rtol=0, atol=0.5)
+    torch.testing.assert_close(found, refined, rtol=0, atol=0.3)
     assert encoded["qz"].c_loc.shape == (len(CELLS), 2, 3)
     assert encoded["ql"].loc.shape == (len(CELLS), 1)
 

@@ -118,10 +118,12 @@ def test_gaps_are_those_of_the_cpu():
     assert there["miselbo"].mean() == pytest.approx(here["miselbo"].mean(), abs=1.0)
 
 
-def test_exact_posteriors_are_those_of_the_cpu():
+@pytest.mark.parametrize("observed", [None, False])
+def test_exact_posteriors_are_those_of_the_cpu(observed):
     model = make()
     model.train(1, accelerator="gpu", devices=1, latent_key=None, enable_progress_bar=False)
     asked = {"indices": np.arange(20), "n_samples": 400, "progress": False}
+    asked |= {"use_observed_lib_size": observed}
     there = model.get_posterior_samples(**asked)
     model.to_device("cpu")
     here = model.get_posterior_samples(**asked)
