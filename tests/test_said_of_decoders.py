@@ -210,10 +210,10 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
         return tuple(round(100 * share) for share in means(*asked))
 
     for group, size, all_settings, with_defaults in (
-        ("test", [1], (45, 62), (45, 47)),
-        ("test", [4], (62, 66), (62, 64)),
-        ("training", [1], (56, 82), (56, 66)),
-        ("training", [4], (75, 86), (78, 79)),
+        ("test", [1], (44, 62), (44, 46)),
+        ("test", [4], (61, 66), (61, 65)),
+        ("training", [1], (55, 82), (55, 65)),
+        ("training", [4], (75, 86), (78, 78)),
     ):
         assert per_cent("expression/encoders", group, size) == all_settings
         assert per_cent("expression/encoders", group, size, defaults) == with_defaults
@@ -231,16 +231,26 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
             assert gain > half
             ahead[name, group] = gain, half
     said = [tuple(round(100 * number) for number in ahead[n, "training"]) for n in defaults]
-    assert said == [(12, 6), (23, 7)]
+    assert said == [(13, 8), (24, 7)]
 
     def rounded(key, sizes, digits, among=defaults):
         return tuple(round(nats, digits) for nats in means(key, "test", sizes, among))
 
-    assert rounded("gap/encoders", [1, 4], 0, settings) == (13, 32)
-    assert rounded("gap/encoders", [1, 4], 0) == (27, 32)
-    assert rounded("gap/one Gaussian", [1, 4], 1) == (1.0, 1.2)
+    assert rounded("gap/encoders", [1, 4], 0, settings) == (13, 33)
+    assert rounded("gap/encoders", [1, 4], 0) == (27, 33)
+    assert rounded("gap/one Gaussian", [1, 4], 1) == (1.0, 1.3)
     assert rounded("gap/100 steps", [1], 1) == (1.4, 1.4)
     assert rounded("gap/100 steps", [4], 1) == (0.7, 0.8)
+    left = {n_steps: rounded(f"gap/{n_steps} steps", [1, 4], 1) for n_steps in (25, 50, 100)}
+    assert left == {25: (1.1, 2.0), 50: (0.8, 1.5), 100: (0.7, 1.4)}
+    for key, most in (("expression", 0.5), ("covered", 1.2)):
+        pairs = [
+            [np.mean(list(of(n, s, f"{key}/{k} steps", g).values())) for k in (50, 100)]
+            for n in defaults
+            for s in (1, 4)
+            for g in ("test", "training")
+        ]
+        assert round(max(100 * abs(few - many) for few, many in pairs), 1) <= most
     shares = []
     for name in settings:
         for size, family in ((1, "one Gaussian"), (4, "four Gaussians")):

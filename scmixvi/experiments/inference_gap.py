@@ -8,13 +8,13 @@ own by gradient ascent on its MISELBO (:func:`scmixvi.core.fit_posterior`), of t
 Gaussian with diagonal covariance, one with full covariance, and a mixture of four diagonal ones.
 Log p(x) is that of :mod:`scmixvi.singlecell._evidence`.
 
-Beside them stand the model's own family after 25 and 100 steps, as
+Beside them stand the model's own family after 25, 50 and 100 steps, as
 `get_latent_representation(n_refinement_steps=...)` takes them, and how honest its uncertainty is:
 the share of the exact posterior inside the region, or the interval of a gene's expression, that
 holds 90 % of q. The exact posterior is weighted draws of a Student distribution with the location
 and scale of the fitted Gaussian with full covariance.
 
-On cortex also the scores of the means of all cells, before and after 100 steps.
+On cortex also the scores of the means of all cells, before and after 50 and 100 steps.
 
     python -m scmixvi.experiments.inference_gap --seed 0
 """
@@ -49,7 +49,7 @@ from scmixvi.singlecell._evidence import START_STEPS, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")
-STEPS = (25, 100)
+STEPS = (25, 50, 100)
 STAGES = {"encoders": 0} | {f"{n} steps": n for n in STEPS[1:]}  # of which more than the gap
 N_TEST, N_TRAINING = 101, 81
 N_STEPS, N_DRAWS = 400, 400
