@@ -8,7 +8,7 @@ from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._report_decoders import DATASETS
 from scmixvi.experiments._tables import Runs, Values, joined, pick, seeds, settings_figure
 from scmixvi.experiments.decoders import COMPONENTS
-from scmixvi.experiments.halves import LATENT, MODELS, SUMS
+from scmixvi.experiments.halves import LATENT, MODELS, POWERS, SUMS
 
 STAGES = (*SUMS, *LATENT)
 CONTRASTS = {
@@ -29,6 +29,9 @@ def halves_tables(runs: Runs) -> str:
         contrasts_table(runs),
         "**Four encoders minus one**, by posterior.",
         sizes_table(runs),
+        "**Less sure than exact**: the score of the posterior in proportion to p(half | z)^b p(z), "
+        "minus that of b = 1, default models.",
+        powers_table(runs),
     ]
     return joined(parts)
 
@@ -73,6 +76,19 @@ def sizes_table(runs: Runs) -> str:
             row.append(cell(paired(*scores), 2, sign=True))
         table.append(row)
     return markdown(["", "", *STAGES], table)
+
+
+def powers_table(runs: Runs) -> str:
+    """What powers of the likelihood below 1 add."""
+    table = []
+    for name, size in product(DATASETS, COMPONENTS):
+        row: list[object] = [name, size]
+        exact = of(runs, "powers", name, size, f"power {POWERS[-1]}")
+        for power in POWERS[:-1]:
+            found = of(runs, "powers", name, size, f"power {power}")
+            row.append(cell(paired(found, exact), 2, sign=True))
+        table.append(row)
+    return markdown(["", "S", *(f"b = {power}" for power in POWERS[:-1])], table)
 
 
 def halves_figure(runs: Runs, path: Path) -> None:

@@ -18,6 +18,9 @@ MixtureSCVI with its defaults ("default"), with encoders that see a part of each
 - "encoders", "100 steps", "exact": posteriors with the sum of x' for the depth l;
 - "100 steps, depth latent", "exact, depth latent": of z and l, with scvi-tools' prior of l.
 
+DATASET/powers/S=1 and 4: is the exact posterior of real cells too sure? The score of default
+models by "power b" for b from 0.5 to 1: by p(x' | z)^b p(z), where 1 is the exact one of sums.
+
     python -m scmixvi.experiments.halves --seed 0
 """
 
@@ -44,7 +47,13 @@ from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
 from scmixvi.singlecell._cell_refinement import refined
 from scmixvi.singlecell._depth import with_depth
-from scmixvi.singlecell._evidence import posterior_draws
+from scmixvi.singlecell._distributions import log_standard_normal
+from scmixvi.singlecell._evidence import (
+    cell_densities,
+    posterior_draws,
+    resampled,
+    weighted_draws,
+)
 
 RESULT = Path(__file__).parent / "results" / "halves.json"
 N_TEST, N_DRAWS, N_STEPS = 101, 400, 100
@@ -55,6 +64,8 @@ MODELS: dict[str, dict[str, float]] = {
     "thinned": {"thinning_rate": 0.9},
     "latent depth": {"use_observed_lib_size": False},
 }
+KINDS = (*MODELS, "powers")
+POWERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DRAWS_AT_ONCE = 25
 
 
@@ -79,6 +90,21 @@ def draws_by_stage(
         yield stages[0], refined(which, tensors, n_steps).sample((n_draws,))
         with torch.no_grad():
             yield stages[1], posterior_draws(which, tensors, n_draws, **sizes)[0]
+
+
+def draws_by_power(
+    module: nn.Module, _: nn.Module, tensors: dict, encoded: dict, smoke: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Draws `[L, n, D]` of posteriors to which the counts say less, or all that they say."""
+    n_draws = 20 if smoke else N_DRAWS
+    sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {"n_final": 10 * N_DRAWS}
+    with torch.no_grad():
+        log_densities, encoder_draws = cell_densities(module, tensors)
+        z, log_w = weighted_draws(log_densities, encoder_draws, **sizes)
+        log_p = torch.cat([log_densities(part)[0] for part in z.split(N_DRAWS)]).double()
+        log_likelihood = log_p - log_standard_normal(z)
+    for power in POWERS:
+        yield f"power {power}", resampled(z, log_w + (power - 1) * log_likelihood, n_draws)
 
 
 def log_other_half(px: ZeroInflatedNegativeBinomial, seen: Tensor, other: Tensor) -> Tensor:
@@ -108,8 +134,10 @@ def score(module: nn.Module, tensors: dict, encoded: dict, other: Tensor, states
     return torch.cat(found).double().logsumexp(0) - math.log(len(states))
 
 
-def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, float]:
-    """The score of every posterior, means over cells."""
+def figures(
+    model: MixtureSCVI, indices: np.ndarray, draws_by: Callable, smoke: bool
+) -> dict[str, float]:
+    """The score of every posterior that `draws_by` draws from, means over cells."""
     half, other = halves(model, indices)
     rest = torch.from_numpy(other)
     sums, latent = (with_depth(model.module, known, model.adata_manager) for known in (True, False))
@@ -121,7 +149,7 @@ def figures(model: MixtureSCVI, indices: np.ndarray, smoke: bool) -> dict[str, f
         start += len(here)
         return {
             stage: score(sums, tensors, encoded, here, states)
-            for stage, states in draws_by_stage(sums, latent, tensors, encoded, smoke)
+            for stage, states in draws_by(sums, latent, tensors, encoded, smoke)
         }
 
     return cell_means(model, None, scores, half)
@@ -135,9 +163,13 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
     some = looked_at(split, seed, N_TEST)["test"]
 
     def job(kind: str, size: int) -> dict:
-        options = {"n_components": size, **MODELS[kind]}
-        model, n_epochs = models.by_default(f"{kind}/S={size}", None, **options)
-        return figures(model, some, smoke) | {"n_cells": len(some), "n_epochs": n_epochs}
+        trained, draws_by = (
+            ("default", draws_by_power) if kind == "powers" else (kind, draws_by_stage)
+        )
+        options = {"n_components": size, **MODELS[trained]}
+        model, n_epochs = models.by_default(f"{trained}/S={size}", None, **options)
+        found = figures(model, some, draws_by, smoke)
+        return found | {"n_cells": len(some), "n_epochs": n_epochs}
 
     return {
         f"{name}/{kind}/S={size}": partial(job, kind, size)
@@ -147,7 +179,7 @@ def jobs(arguments: Namespace, name: str) -> dict[str, Callable[[], dict]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score what is not yet in the JSON for this seed."""
-    run_by_data(by_data(__doc__, RESULT, tuple(MODELS)).parse_args(argv), jobs)
+    run_by_data(by_data(__doc__, RESULT, KINDS).parse_args(argv), jobs)
 
 
 if __name__ == "__main__":

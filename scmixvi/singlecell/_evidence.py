@@ -113,7 +113,7 @@ def cell_evidence(
     module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS, **sizes: int
 ) -> Evidence:
     """:func:`evidence` of every cell of a minibatch, :func:`started` with so many steps."""
-    return evidence(*_densities(module, tensors, n_steps), **sizes)
+    return evidence(*cell_densities(module, tensors, n_steps), **sizes)
 
 
 def posterior_draws(
@@ -135,15 +135,20 @@ def posterior_draws(
     u before a logistic-normal transformation, `[n_samples, n, D]`, with log l last where library
     sizes are latent, and the share of the draws to choose from that count, `[n]`.
     """
-    state, log_w = weighted_draws(*_densities(module, tensors), **sizes)
+    state, log_w = weighted_draws(*cell_densities(module, tensors), **sizes)
+    return resampled(state, log_w, n_samples), effective_draws(log_w) / len(log_w)
+
+
+def resampled(z: Tensor, log_w: Tensor, n_samples: int) -> Tensor:
+    """Some of the draws `[n, B, D]` by their log weights `[n, B]`: `[n_samples, B, D]`."""
     chosen = torch.multinomial(log_w.softmax(0).T, n_samples, replacement=True).T
-    state = state.gather(0, chosen.unsqueeze(-1).expand(-1, -1, state.shape[-1]))
-    return state, effective_draws(log_w) / len(log_w)
+    return z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
 
 
-def _densities(
+def cell_densities(
     module: nn.Module, tensors: dict[str, Tensor], n_steps: int = START_STEPS
 ) -> tuple[LogDensities, EncoderDraws]:
+    """What :func:`weighted_draws` takes for the cells of a minibatch, :func:`started` so far."""
     encoded, q = started(module, tensors, n_steps)
 
     def log_densities(state: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.experiments import _report_halves as report
 from scmixvi.experiments import halves
 from scmixvi.experiments.halves import LATENT, SUMS
+from scmixvi.singlecell._evidence import posterior_draws
 
 
 def test_the_halves_of_a_count_have_the_law_of_the_whole():
@@ -83,12 +84,28 @@ def test_the_score_is_the_mean_of_densities_over_draws(model, monkeypatch):
     assert (score(torch.cat([u, log_l + 3], -1)) < found - 1).all()
 
 
+def test_powers_of_the_likelihood_widen_the_posterior(model):
+    """At 1 it is the exact one, and from there down it is the wider the smaller the power."""
+    half, _ = halves.halves(model, np.arange(30))
+    tensors = next(iter(model._make_data_loader(model._validate_anndata(half), batch_size=30)))
+    with torch.no_grad():
+        encoded = model.module._encoded_whole(tensors)
+    found = dict(halves.draws_by_power(model.module, None, tensors, encoded, smoke=False))
+    spread = [found[f"power {power}"].std(0).mean().item() for power in halves.POWERS]
+    assert spread == sorted(spread, reverse=True)
+    assert spread[0] > 1.02 * spread[-1]
+    exact, _ = posterior_draws(model.module, tensors, halves.N_DRAWS)
+    error = exact.std(0) / halves.N_DRAWS**0.5
+    assert ((found["power 1.0"].mean(0) - exact.mean(0)).abs() < 6 * error).all()
+
+
 def test_smoke_run_has_every_posterior_and_is_reported(tmp_path):
     result = tmp_path / "halves.json"
     halves.main(["--smoke", "--result", str(result)])
     runs = json.loads(result.read_text())["runs"]
     jobs = [f"cortex/{kind}/S={size}" for kind in halves.MODELS for size in (1, 4)]
-    assert set(runs) == {f"{job}/seed=0" for job in jobs}
+    powers = [f"cortex/powers/S={size}" for size in (1, 4)]
+    assert set(runs) == {f"{job}/seed=0" for job in (*jobs, *powers)}
     for job in jobs:
         assert all(-1000 < runs[f"{job}/seed=0"][stage] < 0 for stage in (*SUMS, *LATENT))
     table = report.halves_tables(runs)
@@ -98,5 +115,7 @@ def test_smoke_run_has_every_posterior_and_is_reported(tmp_path):
     latent = four["exact, depth latent"] - four["exact"]
     assert f"| {latent:+.2f} |" in table
     assert f"| cortex | thinned | {four['encoders'] - one['encoders']:+.2f} |" in table
+    weaker, exact = (runs["cortex/powers/S=4/seed=0"][f"power {b}"] for b in (0.5, 1.0))
+    assert f"| cortex | 4 | {weaker - exact:+.2f} |" in table
     report.halves_figure(runs, tmp_path / "halves.png")
     assert (tmp_path / "halves.png").stat().st_size > 0
