@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scvi
 import torch
 from scipy import stats
 from scvi.distributions import ZeroInflatedNegativeBinomial
@@ -48,6 +49,7 @@ def gene_alone(px, gene):
 
 @pytest.fixture
 def model():
+    scvi.settings.seed = 0
     adata = make_adata()
     MixtureSCVI.setup_anndata(adata, batch_key="batch")
     model = MixtureSCVI(adata, n_components=2, n_hidden=16, n_latent=3)
@@ -81,7 +83,7 @@ def test_the_score_is_the_mean_of_densities_over_draws(model, monkeypatch):
     alone = torch.stack([score(u[k : k + 1]) for k in range(30)])
     torch.testing.assert_close(found, alone.logsumexp(0) - np.log(30), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(score(torch.cat([u, log_l], -1)), found)
-    assert (score(torch.cat([u, log_l + 3], -1)) < found - 1).all()
+    assert score(torch.cat([u, log_l + 3], -1)).mean() < found.mean() - 5
 
 
 def test_powers_of_the_likelihood_widen_the_posterior(model):
