@@ -17,8 +17,13 @@ CHANGES = ("width", "shift")
 
 def depths_tables(runs: Runs) -> str:
     """What intervals hold with latent depths, what changes of real cells, and gaps."""
+    of_kind = {
+        kind: {key: run for key, run in runs.items() if f"/{kind}/" in key}
+        for kind in ("inferred", "latent")
+    }
     parts = [
-        f"{seeds(runs)} Mean ± half the 95 % t-interval over seeds.",
+        f"Models that were trained with sums: {seeds(of_kind['inferred'])} Trained with latent "
+        f"depths: {seeds(of_kind['latent'])} Mean ± half the 95 % t-interval over seeds.",
         "**Cells that the model draws**, posteriors of latent depths: how many of the central "
         "intervals that should hold 90 % hold the truth, per cent; of each latent, and of each "
         "gene's expression. Of models that were trained with sums, and of models trained so.",
