@@ -100,3 +100,17 @@ def test_what_is_said_of_real_cells_with_latent_depths_is_so():
             wider = np.mean(list(by_job("depths.json", job, "width").values())) - 1
             assert 0.5 < round(100 * wider, 1) < 2.6
             assert round(np.mean(list(by_job("depths.json", job, "shift").values())), 1) == shift
+
+
+def test_what_is_said_of_encoders_of_depths_is_so():
+    def gaps(stage, datasets):
+        jobs = (f"{data}/latent/S={size}" for data, size in product(datasets, (1, 4)))
+        key = f"gap/{stage}"
+        return [list(by_job("depths.json", j, "test", key, n_seeds=2).values()) for j in jobs]
+
+    for datasets, expected in ((("cortex", "pbmc68k"), (73, 292)), (("sc_mixology",), (366, 2730))):
+        found = np.array(gaps("encoders", datasets))
+        assert (round(found.min()), round(found.max())) == expected
+    for stage, expected in (("50 steps", (1.0, 2.9)), ("100 steps", (0.8, 2.5))):
+        means = np.mean(gaps(stage, DATASETS), axis=1)
+        assert (round(means.min(), 1), round(means.max(), 1)) == expected

@@ -92,7 +92,7 @@ def powers_table(runs: Runs) -> str:
 
 
 def halves_figure(runs: Runs, path: Path) -> None:
-    """What every posterior adds to the score of one default encoder."""
+    """What posteriors add to the score of one default encoder."""
 
     def values_of(kind: str, stage: str, name: str, size: int) -> Values:
         found, base = of(runs, kind, name, size, stage), of(runs, "default", name, 1, SUMS[0])
@@ -100,5 +100,5 @@ def halves_figure(runs: Runs, path: Path) -> None:
 
     panels = {kind: partial(values_of, kind) for kind in MODELS}
     settings = list(product(DATASETS, COMPONENTS))
-    label = "log p(other half | half), minus one encoder's (nats a cell)"
-    settings_figure(path, panels, STAGES, settings, 0, label)
+    label = "gain over one encoder (nats a cell)"
+    settings_figure(path, panels, (*SUMS[:2], LATENT[1]), settings, 0, label)
