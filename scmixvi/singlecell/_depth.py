@@ -6,6 +6,7 @@ latent, for its decoder takes any.
 """
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def at_the_sum(counts: Tensor) -> Normal:
     return Normal(total.log(), torch.full_like(total, WIDTH), validate_args=False)
 
 
-def with_depth(module: nn.Module, observed: bool | None, manager: AnnDataManager) -> nn.Module:
+def with_depth(module: nn.Module, observed: bool | None, *managers: AnnDataManager) -> nn.Module:
     """The module as it is, or a copy to which depths are observed, or latent.
 
     Parameters
@@ -59,8 +60,9 @@ def with_depth(module: nn.Module, observed: bool | None, manager: AnnDataManager
         A :class:`scmixvi.singlecell.MixtureVAE`.
     observed
         Whether depths are the sums of the counts; None is as the module was made.
-    manager
-        Of data whose log sums have the mean and the variance of the prior, batch by batch.
+    *managers
+        Of data whose log sums have the mean and the variance of the prior, batch by batch; a batch
+        counts in the first data that have it.
 
     Raises
     ------
@@ -82,15 +84,21 @@ def with_depth(module: nn.Module, observed: bool | None, manager: AnnDataManager
         there = copy.deepcopy(module)
         there.use_observed_lib_size = bool(observed)
         if not observed:
-            means, variances = (
-                torch.from_numpy(moments).float().to(module.device)
-                for moments in _init_library_size(manager, module.n_batch)
-            )
-            check_prior_widths(variances, manager)
+            means, variances = _moments(managers, module.n_batch).to(module.device)
+            check_prior_widths(variances, managers[0])
             there.register_buffer("library_log_means", means)
             there.register_buffer("library_log_vars", variances)
             there.l_encoder = AtTheSum(module.n_input, module.log_variational)
     return there
+
+
+def _moments(managers: Sequence[AnnDataManager], n_batch: int) -> Tensor:
+    """Means and variances of log sums, `[2, 1, n_batch]`; 0 and 1 of batches that nothing has."""
+    found = np.stack([np.zeros((1, n_batch)), np.ones((1, n_batch))])
+    for manager in reversed(managers):
+        here = np.unique(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY))
+        found[..., here] = np.stack(_init_library_size(manager, n_batch))[..., here]
+    return torch.from_numpy(found).float()
 
 
 def check_prior_widths(variances: Tensor, manager: AnnDataManager) -> None:

@@ -98,7 +98,7 @@ class ExactPosteriors:
         check_whole("n_samples", n_samples)
         n_final = max(N_FINAL, 10 * n_samples)
         batches, cells = self._cells_with_counts(adata, indices, batch_size, n_final)
-        module = with_depth(self.module, use_observed_lib_size, self._depths_of(adata))
+        module = with_depth(self.module, use_observed_lib_size, *self._depths(adata))
         found = [
             posterior_draws(module, self._here(tensors), n_samples, n_final=n_final)
             for tensors in track(batches, "cells", disable=not progress)
@@ -198,10 +198,10 @@ class ExactPosteriors:
         batches = self._make_data_loader(adata=adata, indices=rows, batch_size=batch_size)
         return batches, adata.obs_names[slice(None) if rows is None else rows]
 
-    def _depths_of(self, adata: AnnData | None) -> AnnDataManager:
-        """Of the cells that say how depths are distributed: the model's own, if it has any."""
-        own = self.adata_manager
-        return self.get_anndata_manager(adata, required=True) if own is None else own
+    def _depths(self, adata: AnnData | None) -> list[AnnDataManager]:
+        """Of cells that say how depths are distributed: the model's own, and those asked for."""
+        asked = None if adata is None else self.get_anndata_manager(adata, required=True)
+        return [manager for manager in (self.adata_manager, asked) if manager is not None]
 
     def _here(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.device) for key, value in tensors.items()}

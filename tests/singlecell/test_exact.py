@@ -7,6 +7,7 @@ from anndata import AnnData
 from scipy import stats
 
 from counts import QUIET, make_adata
+from scmixvi import MixtureSCVI
 from scmixvi.singlecell import _exact
 from scmixvi.singlecell._depth import AtTheSum, with_depth
 from scmixvi.singlecell._exact import N_FINAL
@@ -190,6 +191,30 @@ def test_the_sum_is_that_of_counts_alone():
         q, draw = AtTheSum(2, log_variational)(seen)
         torch.testing.assert_close(q.loc, torch.tensor([[5.0], [2.0]]).log())
         assert draw.shape == (2, 1)
+
+
+def test_the_prior_of_a_batch_is_that_of_the_models_own_cells_or_of_those_asked_for(make_model):
+    """A model of new cells has none of the batches that its reference had."""
+    reference = trained(make_model, 1, batch_key="batch")
+    cells = make_adata(40, seed=3)
+    cells.X = cells.X * 5
+    cells.obs["batch"] = "new"
+    MixtureSCVI.prepare_query_anndata(cells, reference)
+    query = MixtureSCVI.load_query_data(cells, reference)
+    managers = query.adata_manager, reference.adata_manager
+    module = with_depth(query.module, False, *managers)
+    for data, names in ((cells, ["new"]), (reference.adata, ["x", "y"])):
+        logs = np.log(np.asarray(data.X.sum(1)).ravel())
+        for name in names:
+            code = list(
+                query.registry["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
+            ).index(name)
+            here = logs[(data.obs["batch"] == name).to_numpy()]
+            assert module.library_log_means[0, code].item() == pytest.approx(here.mean(), rel=1e-4)
+            assert module.library_log_vars[0, code].item() == pytest.approx(here.var(), rel=1e-4)
+    query.is_trained_ = True
+    asked = {"n_samples": 3, "progress": False, "use_observed_lib_size": False}
+    assert query.get_posterior_samples(reference.adata.copy(), **asked).shape == (3, 60, 2)
 
 
 def test_depths_that_cannot_be_latent_are_refused(make_model):
