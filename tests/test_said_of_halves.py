@@ -6,6 +6,7 @@ import numpy as np
 from recorded import beyond, by_job
 
 from scmixvi.experiments._common import interval, paired
+from scmixvi.experiments.halves import POWERS
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")
 OTHERS = ("100 steps", "exact", "100 steps, depth latent", "exact, depth latent")
@@ -80,6 +81,24 @@ def test_what_is_said_of_encoders_that_saw_parts_is_so():
     assert all(map(beyond, best))
     means = [np.mean(values) for values in best]
     assert (round(min(means), 1), round(max(means), 1)) == (0.6, 0.9)
+
+
+def test_what_is_said_of_powers_of_the_likelihood_is_so():
+    def added(data):
+        return {
+            (size, power): paired(
+                of(data, size, f"power {power}", "powers"), of(data, size, "power 1.0", "powers")
+            )
+            for size, power in product((1, 4), POWERS[:-1])
+        }
+
+    for data in ("cortex", "sc_mixology"):
+        assert round(max(map(np.mean, added(data).values())), 1) <= 0.1
+    found = added("pbmc68k")
+    assert all(map(beyond, found.values()))
+    best = max(found, key=lambda key: np.mean(found[key]))
+    assert best[1] == 0.5
+    assert round(np.mean(found[best]), 1) == 0.6
 
 
 def held(stage, what):
