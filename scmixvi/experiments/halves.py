@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments._coverage import cell_means
+from scmixvi.experiments._coverage import AT_ONCE, cell_means
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
 from scmixvi.singlecell._cell_refinement import refined
@@ -74,12 +74,19 @@ def halves(model: MixtureSCVI, indices: np.ndarray) -> tuple[ad.AnnData, np.ndar
     return half, (counts - seen).astype(np.float32)
 
 
+def draws_and_sizes(smoke: bool) -> tuple[int, dict[str, int]]:
+    """Draws of a posterior, and what :func:`weighted_draws` has to choose them from."""
+    if smoke:
+        return 20, {"n_rounds": 2, "n_draws": 50, "n_final": 100}
+    return N_DRAWS, {"n_final": 10 * N_DRAWS}
+
+
 def draws_by_stage(
     module: nn.Module, latent: nn.Module, tensors: dict, encoded: dict, smoke: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """Draws `[L, n, D]` of every posterior of half a cell; with log l last where it is latent."""
-    n_draws, n_steps = (20, 2) if smoke else (N_DRAWS, N_STEPS)
-    sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {"n_final": 10 * N_DRAWS}
+    n_draws, sizes = draws_and_sizes(smoke)
+    n_steps = 2 if smoke else N_STEPS
     yield SUMS[0], encoded[MODULE_KEYS.QZ_KEY].sample((n_draws,))
     for which, stages in ((module, SUMS[1:]), (latent, LATENT)):
         yield stages[0], refined(which, tensors, n_steps).sample((n_draws,))
@@ -91,8 +98,7 @@ def draws_by_power(
     module: nn.Module, _: nn.Module, tensors: dict, encoded: dict, smoke: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """Draws `[L, n, D]` of posteriors to which the counts say less, or all that they say."""
-    n_draws = 20 if smoke else N_DRAWS
-    sizes = {"n_rounds": 2, "n_draws": 50, "n_final": 100} if smoke else {"n_final": 10 * N_DRAWS}
+    n_draws, sizes = draws_and_sizes(smoke)
     with torch.no_grad():
         log_densities, encoder_draws = cell_densities(module, tensors)
         z, log_w = weighted_draws(log_densities, encoder_draws, **sizes)
@@ -134,14 +140,11 @@ def figures(
 ) -> dict[str, float]:
     """The score of every posterior that `draws_by` draws from, means over cells."""
     half, other = halves(model, indices)
-    rest = torch.from_numpy(other)
+    others = iter(torch.from_numpy(other).split(AT_ONCE))
     latent = with_depth(model.module, False, model.adata_manager)
-    start = 0
 
     def scores(tensors: dict, encoded: dict) -> dict[str, Tensor]:
-        nonlocal start
-        here = rest[start : start + len(tensors[REGISTRY_KEYS.X_KEY])]
-        start += len(here)
+        here = next(others)
         return {
             stage: score(model.module, tensors, encoded, here, states)
             for stage, states in draws_by(model.module, latent, tensors, encoded, smoke)
