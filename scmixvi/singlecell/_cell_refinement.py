@@ -3,8 +3,8 @@ r"""A posterior of each cell's own, which starts at the encoders' and climbs tha
 The encoders answer for all cells at once. With the decoder as it is, gradient steps on the means
 and standard deviations of one cell's components, and of its library size where that is latent,
 bring its posterior closer to the exact one, by :func:`scmixvi.core.fit_posterior`. Mixture weights
-stay the encoders'. A library size starts at the sum of the counts: encoders of it put held-out
-cells so far off that steps would not get there.
+stay the encoders'. A library size starts at the sum of the counts, for encoders of it put held-out
+cells far off (:mod:`scmixvi.experiments.depths`).
 """
 
 from collections.abc import Callable

@@ -133,7 +133,7 @@ class ExactPosteriors:
         Importance-sampled :meth:`get_marginal_ll` depends on the encoders, which are its proposal.
         Here log p(x) is estimated by a proposal of each cell's own, which adaptive importance
         sampling fits to its exact posterior; it starts from the encoders' q and from where 100
-        gradient steps bring that.
+        gradient steps bring that. Where library sizes are latent q and p are those of (z, l).
 
         Parameters
         ----------
