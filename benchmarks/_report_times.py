@@ -112,6 +112,25 @@ def likelihoods() -> str:
     return markdown(header, rows)
 
 
+def products() -> str:
+    """Milliseconds of a step's wide products, torch's own and by oneDNN."""
+    rows = []
+    for row in read(RESULTS / "products.json", {"rows": []})["rows"]:
+        milliseconds = (row["milliseconds"][name]["median"] for name in ("torch", "oneDNN"))
+        rows.append(
+            [
+                row["product"],
+                row["n_components"],
+                " x ".join(map(str, row["shape"])),
+                row["threads"],
+                *(f"{median:.2f}" for median in milliseconds),
+                _with_quartiles(row["ratio"]),
+            ]
+        )
+    header = ("product", "S", "shape", "threads", "torch, ms", "oneDNN, ms", "ratio")
+    return markdown(header, rows)
+
+
 def thinning() -> str:
     """Seconds an epoch with and without thinning beside SCVI's, and of the draws alone."""
     measured = read(RESULTS / "thinning.json", {"epochs": [], "draws": []})

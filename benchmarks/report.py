@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "same_bounds": bounds.same_bounds,
     "refinement_steps": bounds.refinement_steps,
     "likelihoods": times.likelihoods,
+    "products": times.products,
     "thinning": times.thinning,
     "image_steps": times.image_steps,
     "mlp_mnist": times.mlp_mnist,

@@ -18,9 +18,9 @@ from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from scvi.nn import DecoderSCVI
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.functional import linear
 
 from scmixvi.core.precision import at_least_float32
+from scmixvi.core.products import linear, product
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
 
@@ -164,8 +164,8 @@ class _HeadsLikelihood(torch.autograd.Function):
     ) -> Tensor:
         shape = (*log_library.shape, x.shape[1])
         keep = any(ctx.needs_input_grad)
-        scores = torch.mm(hidden, weight.T)
-        logits = None if logit_weight is None else torch.mm(hidden, logit_weight.T)
+        scores = product(hidden, weight)
+        logits = None if logit_weight is None else product(hidden, logit_weight)
         scored = _kernels.score(
             scores.view(shape),
             bias,
@@ -191,18 +191,17 @@ class _HeadsLikelihood(torch.autograd.Function):
         ctx.slopes = None
         wants = ctx.needs_input_grad
         each = grad.reshape(-1, 1)
-        weighted = hidden * each
+        weighted = torch.cat([hidden * each, each], 1)  # its last column gives the bias's gradient
         found: list[Tensor | None] = [None] * 9
         if wants[0]:
-            found[0] = torch.mm(scores, weight)
+            found[0] = product(scores, weight.T)
             if logits is not None:
-                found[0].addmm_(logits, logit_weight)
+                found[0].add_(product(logits, logit_weight.T))
             found[0].mul_(each)
         for slope, at in ((scores, 1), (logits, 3)):
-            if slope is not None and wants[at]:
-                found[at] = torch.mm(slope.T, weighted)
-            if slope is not None and wants[at + 1]:
-                found[at + 1] = torch.mv(slope.T, each[:, 0])
+            if slope is not None and (wants[at] or wants[at + 1]):
+                both = product(weighted.T, slope.T)
+                found[at], found[at + 1] = both[:-1].T, both[-1]
         if wants[5]:
             found[5] = grad * library_slope
         if wants[6]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
+from scmixvi.core.products import linear
 
 
 def encode_components(
@@ -35,11 +36,7 @@ def encode_components(
     hidden: the last hidden layer, `[n, S, n_hidden]`.
     """
     first = encoders[0]
-    if len(encoders) == 1:
-        hidden = first.encoder(x, *cat_list)
-        loc, raw_variance = first.mean_encoder(hidden), first.var_encoder(hidden)
-        loc, raw_variance, hidden = (t.unsqueeze(1) for t in (loc, raw_variance, hidden))
-    elif can_stack(encoders):
+    if can_stack(encoders):
         hidden = _stacked_layers([e.encoder for e in encoders], x, cat_list)
         heads = [head for e in encoders for head in (e.mean_encoder, e.var_encoder)]
         loc, raw_variance = _batched_linear(heads, hidden).chunk(2, dim=-1)
@@ -55,14 +52,22 @@ def encode_components(
 
 
 def can_stack(encoders: Sequence[Encoder]) -> bool:
-    """True where every layer is one whose S copies can be computed together."""
-    return all(
+    """True where the S copies of every layer can be computed together, and no hook listens."""
+    return not _hooked(encoders) and all(
         layer is None
         or isinstance(layer, nn.Linear | nn.LayerNorm | nn.Dropout)
         or (isinstance(layer, nn.BatchNorm1d) and layer.momentum is not None)
         or next(layer.parameters(), next(layer.buffers(), None)) is None
         for block in encoders[0].encoder.fc_layers
         for layer in block
+    )
+
+
+def _hooked(encoders: Sequence[Encoder]) -> bool:
+    return any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+        for encoder in encoders
+        for part in encoder.modules()
     )
 
 
@@ -113,9 +118,13 @@ def _stacked_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
     """S linear layers: `[n, F]` or `[n, S, F] -> [n, S, n_out]`."""
     if hidden.dim() == 3:
         return _batched_linear(layers, hidden)
-    bias = None if layers[0].bias is None else torch.cat([m.bias for m in layers])
-    joined = functional.linear(hidden, torch.cat([m.weight for m in layers]), bias)
+    bias = None if layers[0].bias is None else _joined([m.bias for m in layers])
+    joined = linear(hidden, _joined([m.weight for m in layers]), bias)
     return joined.unflatten(1, (len(layers), -1))
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _batched_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:

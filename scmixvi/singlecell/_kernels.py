@@ -211,6 +211,13 @@ def largest_count(x):
 
 
 @compiled()
+def log_of_counts(x, out):
+    """Log(1 + x) of counts (flat); not a number where x is not finite, or not above -1."""
+    for i in range(x.shape[0]):
+        out[i] = _log(_f(1) + x[i]) + _f(0) * x[i] if x[i] > _f(-1) else _f(np.nan)
+
+
+@compiled()
 def _log_gamma(z):
     """Stirling's series, in float64, from z = 63 on exact to rounding."""
     return (z - 0.5) * np.log(z) - z + (1 / 12 - 1 / (360 * z * z)) / z

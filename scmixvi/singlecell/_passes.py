@@ -10,6 +10,8 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
+from scmixvi.singlecell import _kernels
+from scmixvi.singlecell._compiled import available
 from scmixvi.singlecell._encoders import can_stack
 
 # Elements of one likelihood tensor that an evaluation pass may hold: 64 MB in float32 on a GPU;
@@ -94,7 +96,12 @@ def log_of_counts(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or x.layout is not torch.strided:
         return torch.log1p(x)
-    return (x + 1).log()
+    by_loop = x.dtype is torch.float32 and not x.requires_grad and available()
+    if not by_loop or torch.compiler.is_compiling():
+        return (x + 1).log()
+    found = torch.empty(x.shape)
+    _kernels.log_of_counts(x.contiguous().view(-1).numpy(), found.view(-1).numpy())
+    return found
 
 
 def row_sums(x: Tensor) -> Tensor:

@@ -103,6 +103,20 @@ def test_frozen_statistics_and_hooks_are_respected():
         assert gradient[:, F:].any(), "covariate weights are not"
 
 
+@pytest.mark.parametrize("n_components", [1, S])
+def test_hooks_of_layers_are_called(n_components):
+    encoders, (x, cats) = make("plain")[:n_components], inputs()
+    expected = encode_components(encoders, x, *cats)
+    heard = []
+    for encoder in encoders:
+        layer = encoder.encoder.fc_layers[0][0]
+        layer.register_forward_hook(lambda *_: heard.append(1))
+    found = encode_components(encoders, x, *cats)
+    assert len(heard) == n_components
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_components_drop_units_independently():
     torch.manual_seed(0)
     encoders = [Encoder(F, D, n_hidden=400, dropout_rate=0.5, use_batch_norm=False)]

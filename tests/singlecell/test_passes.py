@@ -93,3 +93,15 @@ def test_what_torch_says_of_sparse_tensors_is_not_heard(recwarn):
         assert recwarn, "nothing was filtered"
     finally:
         torch.set_warn_always(False)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_logarithms_of_counts(monkeypatch, compiled):
+    monkeypatch.setattr(_passes, "available", lambda: compiled)
+    x = torch.cat([torch.arange(300.0), torch.tensor([1e4, 1e6, 2.0**24 - 2])]).view(3, -1)
+    found = _passes.log_of_counts(x)
+    torch.testing.assert_close(found.double(), torch.log1p(x.double()), rtol=2e-7, atol=0)
+    turned = _passes.log_of_counts(x.T)
+    torch.testing.assert_close(turned, found.T, rtol=0, atol=0)
+    wrong = torch.tensor([torch.nan, -2.0])
+    assert _passes.log_of_counts(wrong).isnan().all()

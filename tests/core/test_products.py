@@ -1,0 +1,123 @@
+"""Products by oneDNN are torch's own, with their gradients, and only where they are meant to be."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scmixvi.core import products
+
+onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Take oneDNN for the faster one whatever the processor, and count its products."""
+    made, by_onednn = [], products._by_onednn
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_WIDE", 0)
+    monkeypatch.setattr(products, "_by_onednn", lambda *ab: made.append(ab) or by_onednn(*ab))
+    return made
+
+
+def matrices(m=5, k=7, n=3):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
+
+
+@onednn
+@pytest.mark.parametrize("turned", [False, True])
+def test_equals_torch(calls, turned):
+    a, b = matrices()
+    if turned:  # views that are not contiguous
+        a, b = a.T.contiguous().T, b.T.contiguous().T
+    torch.testing.assert_close(products.product(a, b), a @ b.T)
+    torch.testing.assert_close(products.linear(a, b), a @ b.T)
+    assert len(calls) == 2
+
+
+@onednn
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradients_are_those_of_a_linear_layer(calls, with_bias):
+    def gradients(linear):
+        inputs = [t.requires_grad_() for t in (*matrices(), torch.ones(3))][: 2 + with_bias]
+        loss = linear(*inputs).sin().sum()
+        first = torch.autograd.grad(loss, inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        return loss, *first, *second
+
+    expected = gradients(functional.linear)
+    assert not calls
+    for found, wanted in zip(gradients(products.linear), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert calls
+
+
+@onednn
+def test_only_wanted_gradients_are_computed(calls):
+    a, b = matrices()
+    products.linear(a, b.requires_grad_()).sum().backward()
+    assert a.grad is None
+    assert b.grad is not None
+    assert len(calls) == 2
+
+
+@onednn
+def test_function_transforms(calls):
+    a, b = matrices()
+    rows = torch.func.vmap(lambda x: products.linear(x, b))(a.expand(2, -1, -1))
+    torch.testing.assert_close(rows, (a @ b.T).expand(2, -1, -1))
+    slope = torch.func.grad(lambda w: products.linear(a, w).sum())(b)
+    torch.testing.assert_close(slope, a.sum(0).expand(3, -1))
+
+
+@onednn
+def test_what_is_not_a_number_stays_so(calls):
+    a, b = matrices()
+    a[0, 0] = torch.nan
+    found = products.product(a, b)
+    assert found[0].isnan().all()
+    assert found[1:].isfinite().all()
+    assert calls
+
+
+def test_torch_multiplies_what_does_not_suit(calls):
+    a, b = matrices()
+    products.linear(a.double(), b.double())
+    products.linear(a.to_sparse_csr(), b)
+    products.linear(a.expand(2, -1, -1), b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.linear(a, b).dtype == torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=False):
+        products.linear(a, b)
+    assert not calls
+
+
+def refuse():
+    raise RuntimeError("mix of the legacy and new APIs")
+
+
+@pytest.mark.parametrize("precision", [lambda: "medium", refuse])
+def test_torch_multiplies_where_it_may_round(calls, monkeypatch, precision):
+    """`refuse` is what torch does after its newer switches have been used."""
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", precision)
+    products.linear(*matrices())
+    assert not calls
+
+
+def test_small_products_are_torchs(calls, monkeypatch):
+    monkeypatch.setattr(products, "_WIDE", 5 * 7 * 3 + 1)
+    products.linear(*matrices())
+    assert not calls
+
+
+@pytest.mark.parametrize("failure", [AttributeError, RuntimeError, TypeError])
+def test_another_torch_is_left_alone(monkeypatch, failure):
+    """Where the operator has gone, or wants something else, products are torch's."""
+
+    def gone(*_):
+        raise failure
+
+    monkeypatch.setattr(products, "_is_amd", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(products, "_by_onednn", gone)
+    assert not products._onednn_is_faster.__wrapped__()
