@@ -104,6 +104,13 @@ def test_torch_multiplies_where_it_may_round(calls, monkeypatch, precision):
     assert not calls
 
 
+@onednn
+def test_what_torch_need_not_round_is_taken(calls, monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    products.linear(*matrices())
+    assert calls
+
+
 def test_small_products_are_torchs(calls, monkeypatch):
     monkeypatch.setattr(products, "_WIDE", 5 * 7 * 3 + 1)
     products.linear(*matrices())
