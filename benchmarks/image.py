@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scmixvi.core import miselbo
+from scmixvi.core.memory import keep_freed_memory
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.checkpoints import build_vae
 from scmixvi.image.lightning import is_gradient_finite
-from scmixvi.image.memory import keep_freed_memory
 from scmixvi.image.report import run_record
 from scmixvi.records import write
 

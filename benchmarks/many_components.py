@@ -33,8 +33,8 @@ from benchmarks import RESULTS
 from benchmarks._report_bounds import over_one
 from benchmarks._timing import interleaved, ratios, summary
 from scmixvi.core import miselbo
+from scmixvi.core.memory import keep_freed_memory
 from scmixvi.image import ImageVAE, recipes
-from scmixvi.image.memory import keep_freed_memory
 from scmixvi.image.readers import load_images
 from scmixvi.records import environment, read, write
 

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from scmixvi.core import log_mixture
+from scmixvi.core.memory import keep_freed_memory
 from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
 from scmixvi.image._evaluation import eq_17_and_pooled
@@ -35,7 +36,6 @@ from scmixvi.image.callbacks import (
 from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import MONITORED, TRAINER_DEFAULTS, VAETraining
-from scmixvi.image.memory import keep_freed_memory
 from scmixvi.records import environment, read, write
 
 MOST_EPOCHS, PAPER_WARMUP = 2000, 100  # the paper names no maximum

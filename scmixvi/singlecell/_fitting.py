@@ -12,7 +12,7 @@ from scvi.model._utils import get_max_epochs_heuristic
 from torch import nn
 
 from scmixvi._messages import check_whole
-from scmixvi.singlecell._allocation import memory_kept
+from scmixvi.core.memory import freed_memory_kept
 from scmixvi.singlecell._checks import check_batch_size
 from scmixvi.singlecell._data_checks import check_counts
 from scmixvi.singlecell._depth import check_prior_widths
@@ -86,7 +86,7 @@ class Fitting:
             # comes from a trained SCVI, or had another logger) it would record nothing.
             self.is_trained_ = False
         try:
-            with _in_training_mode(self.module), memory_kept():
+            with _in_training_mode(self.module), freed_memory_kept():
                 result = super().train(**arguments)
         except BaseException:
             if was_trained and has_adata and has_latents(self.adata, latent_key):

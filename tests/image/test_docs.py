@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "user_guide" / "image_vaes.md"
 
 
 def test_examples_of_the_guide_run(monkeypatch):
-    monkeypatch.setattr("scmixvi.image.memory.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("scmixvi.core.memory.keep_freed_memory", lambda: True)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 5
     names = {}
