@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
-from scmixvi.core import products
 from scmixvi.records import environment, write
+from scmixvi.singlecell import _products as products
 
 RESULT = RESULTS / "products.json"
 N_CELLS, N_GENES, N_HIDDEN = 128, 1200, 128

@@ -9,7 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "scmixvi"
 
-SCVI_STACK = {"anndata", "numba", "numpy", "pandas", "rich", "scanpy", "scipy", "scvi", "sklearn"}
+SCVI_STACK = {
+    *("anndata", "llvmlite", "numba", "numpy", "pandas", "rich", "scanpy", "scipy", "scvi"),
+    "sklearn",
+}
 ALLOWED = {
     "scmixvi.core": {"torch", "scmixvi._messages", "scmixvi.core"},
     "scmixvi.singlecell": SCVI_STACK

@@ -59,21 +59,22 @@ def draws_by_cell(
     for tensors in model._make_data_loader(indices=indices[needed], **loading):
         tensors = {k: v if v is None else v.to(model.device) for k, v in tensors.items()}
         for part, encoded in model.module._encoded_in_passes(tensors, n_refinement_steps):
-            u, log_importance = _weighted(
+            states, log_importance = _weighted(
                 model.module, part, encoded, n_mc_samples, n_mc_samples_per_pass
             )
-            here = needed[start : start + u.shape[1]]
+            here = needed[start : start + states.shape[1]]
             start += len(here)
             picked = torch.multinomial(log_importance.double().softmax(0).T, share + 1, True)
             wanted = torch.arange(share + 1) < torch.from_numpy(how_many[here]).unsqueeze(1)
             of_cell = wanted.nonzero()[:, 0]
-            found.append(u[picked[wanted.to(u.device)], of_cell.to(u.device)].cpu())
+            found.append(states[picked[wanted.to(states.device)], of_cell.to(states.device)].cpu())
             cells.append(here[of_cell.numpy()])
-    u, cells = torch.cat(found), np.concatenate(cells)
+    states, cells = torch.cat(found), np.concatenate(cells)
     _, first, places = np.unique(
-        np.column_stack([cells, u.numpy()]), axis=0, return_index=True, return_inverse=True
+        np.column_stack([cells, states.numpy()]), axis=0, return_index=True, return_inverse=True
     )
-    return Chosen(u[first], cells[first], np.random.permutation(places.ravel()))  # noqa: NPY002
+    u, log_library = states[first, :-1], states[first, -1:]
+    return Chosen(u, log_library, cells[first], np.random.permutation(places.ravel()))  # noqa: NPY002
 
 
 def _weighted(
@@ -83,11 +84,11 @@ def _weighted(
     n_draws: int,
     a_pass: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Draws of some cells `[L * S, n, D]` and their log weights `[L * S, n]`."""
+    """Draws (u, log l) of some cells `[L * S, n, D + 1]` and their log weights `[L * S, n]`."""
     log_share = encoded[MODULE_KEYS.QZ_KEY].c_log_weights.T
     per_component = -(-n_draws // module.n_components)
-    us, found = [], []
+    states, found = [], []
     for log_ratio, drawn in module._log_ratios(tensors, encoded, per_component, a_pass):
-        us.append(drawn[UNTRANSFORMED_KEY])
+        states.append(torch.cat([drawn[UNTRANSFORMED_KEY], drawn[MODULE_KEYS.LIBRARY_KEY]], -1))
         found.append((log_ratio + log_share).flatten(0, 1))
-    return torch.cat(us), torch.cat(found)
+    return torch.cat(states), torch.cat(found)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
-from scmixvi.core.products import linear
+from scmixvi.singlecell._products import linear
 
 
 def encode_components(
@@ -65,7 +65,10 @@ def can_stack(encoders: Sequence[Encoder]) -> bool:
 
 def _hooked(encoders: Sequence[Encoder]) -> bool:
     return any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
         for encoder in encoders
         for part in encoder.modules()
     )

@@ -69,8 +69,7 @@ class Estimates:
             to :math:`p(x | z) p(z) / q(z | x)`, so that they follow the model's exact posterior
             more closely than q; with `n_refinement_steps` (0) q is refined first. No cell counts
             for more than another. The posterior is that in a cell's own batch, whatever
-            `transform_batch` is; library sizes that are latent are drawn from theirs without
-            weights.
+            `transform_batch` is; a library size that is latent is that of the draw.
 
         Memory holds a minibatch, the latents and what is returned. Weights do nothing without
         `n_samples_overall`, there as here. In a DataFrame of chosen draws the index names the cell

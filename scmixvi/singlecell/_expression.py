@@ -83,15 +83,9 @@ def _decoded_again(
         here = needed[start : start + n_cells]
         rows = order[slice(*np.searchsorted(cells[order], (here[0], here[-1] + 1)))]
         of_cell = torch.from_numpy(np.searchsorted(here, cells[rows]))
-        encoded = model.module.inference(**model.module._get_inference_input(tensors))
-        ql, library = encoded[MODULE_KEYS.QL_KEY], encoded[MODULE_KEYS.LIBRARY_KEY]
         z = model.module.z_encoder.z_transformation(chosen.u[rows].to(model.device))
-        outputs = {
-            MODULE_KEYS.Z_KEY: z,
-            MODULE_KEYS.LIBRARY_KEY: library[of_cell]
-            if ql is None
-            else torch.normal(ql.loc[of_cell], ql.scale[of_cell]),
-        }
+        log_library = chosen.log_library[rows].to(model.device)
+        outputs = {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.LIBRARY_KEY: log_library}
         tensors = {name: rows_of(tensor, of_cell, n_cells) for name, tensor in tensors.items()}
         inputs = model.module._get_generative_input(tensors, outputs)
         decoded = model.module.generative(**inputs, transform_batch=batch)

@@ -50,9 +50,10 @@ class Anchors(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """Draws z of some cells, each once, and in which places they stand."""
+    """Draws (z, l) of some cells, each once, and in which places they stand."""
 
     u: Tensor  # [N, D], before a logistic-normal transformation
+    log_library: Tensor  # [N, 1]
     cells: np.ndarray  # [N] places of the cells asked for
     places: np.ndarray  # [n_draws] into the N
 
@@ -181,7 +182,7 @@ def pooled_draws(
         As in :meth:`scvi.model.SCVI.get_importance_weights`.
     """
     anchors = choose_anchors(model, loading["adata"], indices, **anchor_kwargs)
-    draws, weights = [], []
+    draws, libraries, weights = [], [], []
     for tensors in model._make_data_loader(indices=indices, **loading):
         outputs, decoded = model.module.forward(
             tensors,
@@ -192,13 +193,15 @@ def pooled_draws(
         u, px = outputs["u"], decoded[MODULE_KEYS.PX_KEY]
         found = log_importance(anchors, u.flatten(0, -2), *_flat(px, decoded["px_r"], u))
         draws.append(u.reshape(-1, *u.shape[-2:]).cpu())
+        log_library = outputs[MODULE_KEYS.LIBRARY_KEY].expand(*u.shape[:-1], 1)
+        libraries.append(log_library.reshape(-1, *log_library.shape[-2:]).cpu())
         weights.append(found.reshape(-1, u.shape[-2]).cpu())
-    draws, weights = torch.cat(draws, dim=1), torch.cat(weights, dim=1)
+    draws, libraries, weights = (torch.cat(f, dim=1) for f in (draws, libraries, weights))
     p = probabilities(weights.flatten(), truncation)
     drawn = np.random.choice(len(p), n_draws, p=p)  # noqa: NPY002  scvi.settings.seed sets it
     chosen, places = np.unique(drawn, return_inverse=True)
     numbers, cells = np.divmod(chosen, len(indices))
-    return Chosen(draws[numbers, cells], cells, places)
+    return Chosen(draws[numbers, cells], libraries[numbers, cells], cells, places)
 
 
 def _flat(px: Distribution, theta: Tensor, u: Tensor) -> tuple[Distribution, Tensor]:

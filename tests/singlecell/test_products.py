@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scmixvi.core import products
+from scmixvi.singlecell import _products as products
 
 onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
 
