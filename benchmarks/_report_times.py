@@ -131,6 +131,22 @@ def products() -> str:
     return markdown(header, rows)
 
 
+def memory() -> str:
+    """Seconds an epoch with freed memory given back and kept."""
+    rows = [
+        [
+            f"{row['n_genes']:,}",
+            row["n_components"],
+            *(f"{row['pages_a_step'][way]:,}" for way in ("given back", "kept")),
+            *(f"{row['seconds_an_epoch'][way]['median']:.3f}" for way in ("given back", "kept")),
+            _with_quartiles(row["ratio"]),
+        ]
+        for row in read(RESULTS / "memory.json", {"rows": []})["rows"]
+    ]
+    header = ("genes", "S", "pages a step", "kept", "seconds an epoch", "kept", "ratio")
+    return markdown(header, rows)
+
+
 def thinning() -> str:
     """Seconds an epoch with and without thinning beside SCVI's, and of the draws alone."""
     measured = read(RESULTS / "thinning.json", {"epochs": [], "draws": []})
