@@ -99,8 +99,9 @@ def log_of_counts(x: Tensor) -> Tensor:
     by_loop = x.dtype is torch.float32 and not x.requires_grad and available()
     if not by_loop or torch.compiler.is_compiling():
         return (x + 1).log()
-    found = torch.empty(x.shape)
-    _kernels.log_of_counts(x.contiguous().view(-1).numpy(), found.view(-1).numpy())
+    x = x.contiguous()
+    found = torch.empty_like(x)
+    _kernels.log_of_counts(x.view(-1).numpy(), found.view(-1).numpy())
     return found
 
 
