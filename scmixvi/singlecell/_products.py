@@ -1,11 +1,10 @@
 """Wide products of float32 matrices on a CPU, by the faster of torch's two libraries.
 
-torch multiplies float32 matrices with Intel's MKL, which on other processors leaves vectors of 512
-bits unused, and turns to oneDNN for other types only. On AMD's processors with AVX-512 oneDNN takes
-half the time (`python -m benchmarks.products`). Both compute in float32; sums of 1200 products are
-off by up to four times as much from oneDNN, a few millionths of their standard deviation.
-Everywhere else, and for whatever is not a plain matrix of float32, the products here are torch's
-own.
+torch multiplies float32 matrices with Intel's MKL, and turns to oneDNN for other types only. On
+AMD's processors with AVX-512 oneDNN takes half the time (`python -m benchmarks.products`). Both
+compute in float32; sums of 1200 products are off by up to four times as much from oneDNN, a few
+millionths of their standard deviation. Everywhere else, and for whatever is not a plain matrix of
+float32, the products here are torch's own.
 """
 
 from functools import cache
