@@ -2,13 +2,15 @@
 
     python -m benchmarks.memory            # writes results/memory.json
 
-Counts of 2000 synthetic cells. In every round each model trains with the memory kept, as
-`MixtureSCVI.train` does it, and with glibc left to itself, which gives it back to the system.
+Every training is a process of its own, of which each way of a round takes one: with the memory
+kept, as `MixtureSCVI.train` does it, and with glibc left to itself, which at times gives it back to
+the system. The counts are synthetic.
 """
 
 import argparse
+import multiprocessing
 import resource
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -23,7 +25,6 @@ from scmixvi.records import environment, write
 from scmixvi.singlecell import _fitting
 
 RESULT = RESULTS / "memory.json"
-N_CELLS = 2000
 WAYS = {"given back": nullcontext, "kept": freed_memory_kept}
 
 
@@ -33,54 +34,57 @@ def page_faults() -> int:
 
 
 def trained(
-    model: scmixvi.MixtureSCVI, way: type[AbstractContextManager], epochs: int
+    way: str, n_cells: int, n_genes: int, n_components: int, epochs: int, threads: int
 ) -> tuple[float, float]:
     """Seconds an epoch without the first, and pages filled a step, of all of the training."""
-    before = page_faults()
-    with mock.patch.object(_fitting, "freed_memory_kept", way):
-        clock = fit(model, epochs + 1)
-    steps = (epochs + 1) * n_steps(model)
-    return float(np.median(clock.epochs(warmup=1))), (page_faults() - before) / steps
-
-
-def compare(n_genes: int, n_components: int, epochs: int, rounds: int) -> dict:
-    """Both ways, in turn."""
-    adata = synthetic(N_CELLS, n_genes)
+    quiet(threads)
+    adata = synthetic(n_cells, n_genes)
     scmixvi.MixtureSCVI.setup_anndata(adata)
     model = scmixvi.MixtureSCVI(adata, n_components=n_components)
+    before = page_faults()
+    with mock.patch.object(_fitting, "freed_memory_kept", WAYS[way]):
+        clock = fit(model, epochs + 1)
+    pages = (page_faults() - before) / ((epochs + 1) * n_steps(model))
+    return float(np.median(clock.epochs(warmup=1))), pages
+
+
+def compare(n_genes: int, n_components: int, options: argparse.Namespace) -> dict:
+    """Both ways, in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    faults: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(rounds):
-        for name, way in WAYS.items():
-            taken, pages = trained(model, way, epochs)
-            seconds[name].append(taken)
-            faults[name].append(pages)
+    pages: dict[str, list[float]] = {name: [] for name in WAYS}
+    case = options.n_cells, n_genes, n_components, options.epochs, options.threads
+    for _ in range(options.rounds):
+        for way in WAYS:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                taken, filled = pool.apply(trained, (way, *case))
+            seconds[way].append(taken)
+            pages[way].append(filled)
     return {
         "n_genes": n_genes,
         "n_components": n_components,
         "seconds_an_epoch": {name: summary(values, digits=4) for name, values in seconds.items()},
-        "pages_a_step": {n: round(float(np.median(values))) for n, values in faults.items()},
+        "pages_a_step": {n: round(float(np.median(values))) for n, values in pages.items()},
         "ratio": ratios(seconds, "given back")["kept"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n-cells", type=int, default=2000)
+    parser.add_argument("--n-genes", type=int, nargs="+", default=[4000, 16000])
+    parser.add_argument("--components", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--n-genes", type=int, nargs="+", default=[1200, 4000, 16000])
-    parser.add_argument("--components", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--result", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    quiet(arguments.threads)
+    options = parser.parse_args()
     rows = []
-    for n_genes in arguments.n_genes:
-        for n_components in arguments.components:
-            rows.append(compare(n_genes, n_components, arguments.epochs, arguments.rounds))
+    for n_genes in options.n_genes:
+        for n_components in options.components:
+            rows.append(compare(n_genes, n_components, options))
             print(rows[-1], flush=True)
-    found = {"environment": environment(), "threads": arguments.threads, "rows": rows}
-    write(arguments.result, found)
+    found = {"environment": environment(), "threads": options.threads, "rows": rows}
+    write(options.result, found)
 
 
 if __name__ == "__main__":

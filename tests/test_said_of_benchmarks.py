@@ -85,6 +85,13 @@ def test_what_the_guide_says_of_products_is_so():
         assert onednns < 6e-6 * row["shape"][1] ** 0.5, "factors are standard normal"
 
 
+def test_what_the_guide_says_of_freed_memory_is_so():
+    rows = read(RESULTS / "memory.json", {})["rows"]
+    ratios = [round(row["ratio"]["median"], 2) for row in rows]
+    assert (min(ratios), max(ratios)) == (0.62, 0.82)
+    assert all(row["n_genes"] >= 4000 for row in rows)
+
+
 def test_what_the_guide_says_of_many_components_is_so():
     times = read(RESULTS / "many_components.json", {})["times"]
 

@@ -25,8 +25,6 @@ from scmixvi.singlecell._compiled import available
 from scmixvi.singlecell._products import linear, product
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
-# Elements of a head's output, 16 MB: the C library gives much larger blocks back at every step.
-_ELEMENTS_A_BLOCK = 2**22
 
 
 class Heads(NamedTuple):
@@ -126,16 +124,10 @@ def _by_heads(heads: Heads, draws: Sequence[int], x: Tensor) -> Tensor | None:
         return None
     if not torch.is_grad_enabled():  # inside, a parameter would still ask for its slopes
         heads = Heads(*(None if t is None else t.detach() for t in heads))
-    n_cells, n_genes = x.shape
-    hidden, log_library = (t.unflatten(0, (-1, n_cells)) for t in (heads.hidden, heads.log_library))
-    theta, parts = heads.theta.reshape(-1, n_genes), []
-    a_time = max(1, _ELEMENTS_A_BLOCK // (len(hidden) * n_genes))
-    for start in range(0, n_cells, a_time):
-        rows = slice(start, start + a_time)
-        theta_here = theta if len(theta) == 1 else theta[rows]
-        here = hidden[:, rows].flatten(0, 1), *heads[1:5], log_library[:, rows, 0], theta_here
-        parts.append(_HeadsLikelihood.apply(*here, x[rows], largest))
-    value = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    n_cells = len(x)
+    log_library = heads.log_library.reshape(-1, n_cells)
+    theta = heads.theta.reshape(-1, x.shape[1])
+    value = _HeadsLikelihood.apply(*heads[:5], log_library, theta, x, largest)
     return value.reshape(*draws, n_cells) if np.isfinite(_values(value)).all() else None
 
 
