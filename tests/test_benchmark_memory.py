@@ -11,12 +11,12 @@ from scmixvi.singlecell import _fitting
 def test_both_ways_are_compared(tmp_path, monkeypatch):
     result = tmp_path / "memory.json"
     options = ["--epochs", "1", "--rounds", "1", "--threads", "1", "--n-cells", "200"]
-    options += ["--n-genes", "30", "--components", "2", "--result", str(result)]
+    options += ["--n-genes", "300", "--components", "2", "--result", str(result)]
     monkeypatch.setattr(sys, "argv", ["memory", *options])
     monkeypatch.setattr(benchmark.multiprocessing, "get_context", lambda _: SameProcess)
     benchmark.main()
     (row,) = json.loads(result.read_text())["rows"]
-    assert (row["n_genes"], row["n_components"]) == (30, 2)
+    assert (row["n_genes"], row["n_components"]) == (300, 2)
     assert all(row["seconds_an_epoch"][way]["median"] > 0 for way in ("kept", "given back"))
     assert set(row["pages_a_step"]) == {"kept", "given back"}
     assert _fitting.freed_memory_kept is freed_memory_kept
