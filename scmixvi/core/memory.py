@@ -7,7 +7,7 @@ from contextlib import contextmanager
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 # What glibc comes to by itself in a process that has freed large blocks, bytes and a number.
 _USUAL = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26, M_MMAP_MAX: 2**16}
-_kept_by: list[str] = []
+_kept_for: set[str] = set()
 
 
 def keep_freed_memory() -> bool:
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
     """
     if not _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}):
         return False
-    _kept_by.append("the process")
+    _kept_for.add("the process")
     return True
 
 
@@ -35,18 +35,18 @@ def keep_freed_memory() -> bool:
 def freed_memory_kept() -> Iterator[None]:
     """As :func:`keep_freed_memory` for as long as it lasts; what is free is given back after it.
 
-    glibc also gives memory back once some 64 MB are free, as at the end of a step of MixtureSCVI
+    glibc also gives smaller blocks back once many are free, as at the end of a step of MixtureSCVI
     with many genes, and the system fills what the next step gets with zeros, page by page.
     """
-    if _kept_by or not _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}):
+    if _kept_for or not _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}):
         yield
         return
-    _kept_by.append("this")
+    _kept_for.add("a while")
     try:
         yield
     finally:
-        _kept_by.remove("this")
-        if not _kept_by:
+        _kept_for.remove("a while")
+        if not _kept_for:
             _set(_USUAL)
             ctypes.CDLL(None).malloc_trim(0)
 

@@ -22,7 +22,8 @@ from torch.distributions import Distribution
 from scmixvi.core.precision import at_least_float32
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
-from scmixvi.singlecell._products import linear, product
+from scmixvi.singlecell._encoders import has_hooks
+from scmixvi.singlecell._products import linear, product, transposed_product
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 
@@ -95,10 +96,8 @@ def can_defer(decoder: nn.Module, gene_likelihood: str, dispersion: str) -> bool
         return False
     scale, dropout = decoder.px_scale_decoder, decoder.px_dropout_decoder
     kinds = [type(part) for part in (*scale, dropout)]
-    return kinds == [nn.Linear, nn.Softmax, nn.Linear] and not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
-        for part in (decoder, scale, *scale, dropout)
-    )
+    heads = decoder, scale, *scale, dropout
+    return kinds == [nn.Linear, nn.Softmax, nn.Linear] and not has_hooks(heads)
 
 
 def fused_log_likelihood(px: Distribution, x: Tensor) -> Tensor | None:
@@ -191,7 +190,7 @@ class _HeadsLikelihood(torch.autograd.Function):
         ctx.slopes = None
         wants = ctx.needs_input_grad
         each = grad.reshape(-1, 1)
-        weighted = torch.cat([hidden * each, each], 1)  # its last column gives the bias's gradient
+        weighted = hidden * each
         found: list[Tensor | None] = [None] * 9
         if wants[0]:
             found[0] = product(scores, weight.T)
@@ -199,9 +198,10 @@ class _HeadsLikelihood(torch.autograd.Function):
                 found[0].add_(product(logits, logit_weight.T))
             found[0].mul_(each)
         for slope, at in ((scores, 1), (logits, 3)):
-            if slope is not None and (wants[at] or wants[at + 1]):
-                both = product(weighted.T, slope.T)
-                found[at], found[at + 1] = both[:-1].T, both[-1]
+            if slope is not None and wants[at]:
+                found[at] = transposed_product(slope, weighted)
+            if slope is not None and wants[at + 1]:
+                found[at + 1] = torch.mv(slope.T, each[:, 0])
         if wants[5]:
             found[5] = grad * library_slope
         if wants[6]:

@@ -5,7 +5,7 @@ layers and gradient hooks work as in scvi-tools. Only the computation is joined:
 of all S encoders is one matrix product, the later ones are batched products.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from scvi.nn import Encoder
@@ -53,7 +53,7 @@ def encode_components(
 
 def can_stack(encoders: Sequence[Encoder]) -> bool:
     """True where the S copies of every layer can be computed together, and no hook listens."""
-    return not _hooked(encoders) and all(
+    return not has_hooks(part for e in encoders for part in e.modules()) and all(
         layer is None
         or isinstance(layer, nn.Linear | nn.LayerNorm | nn.Dropout)
         or (isinstance(layer, nn.BatchNorm1d) and layer.momentum is not None)
@@ -63,14 +63,14 @@ def can_stack(encoders: Sequence[Encoder]) -> bool:
     )
 
 
-def _hooked(encoders: Sequence[Encoder]) -> bool:
+def has_hooks(parts: Iterable[nn.Module]) -> bool:
+    """Whether someone would notice that one of these is not called."""
     return any(
         part._forward_hooks
         or part._forward_pre_hooks
         or part._backward_hooks
         or part._backward_pre_hooks
-        for encoder in encoders
-        for part in encoder.modules()
+        for part in parts
     )
 
 

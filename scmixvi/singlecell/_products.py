@@ -27,6 +27,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return _by_onednn(a, b) if _suits(a, b) else torch.mm(a, b.T)
 
 
+def transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply the transpose of a wide a `[k, m]` by a narrower b `[k, n]`: `[m, n]`.
+
+    oneDNN makes its first factor contiguous, so that it is given b there.
+    """
+    return _by_onednn(b.T, a.T).T if _suits(b.T, a.T) else torch.mm(a.T, b)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply :func:`torch.nn.functional.linear`, whose gradients are :func:`product`'s too."""
     if x.dim() == 2 and _suits(x, weight):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
-from scmixvi.singlecell._encoders import one_hot_covariates, with_covariates
+from scmixvi.singlecell._encoders import has_hooks, one_hot_covariates, with_covariates
 from scmixvi.singlecell._products import linear
 
 
@@ -109,7 +109,7 @@ def _shared_part(stack: nn.Module, x: Tensor, cat_list: tuple[Tensor, ...]) -> T
         if covariates and stack.inject_into_layer(i):
             hidden = with_covariates(hidden, covariates)
         for layer in list(block)[: 1 if i == n_layers - 1 else None]:
-            if type(layer) is nn.Linear and not layer._forward_hooks:
+            if type(layer) is nn.Linear and not has_hooks([layer]):
                 hidden = linear(hidden, layer.weight, layer.bias)
             else:
                 hidden = hidden if layer is None else layer(hidden)

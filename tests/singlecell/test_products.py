@@ -36,6 +36,15 @@ def test_equals_torch(calls, turned):
 
 
 @onednn
+@pytest.mark.parametrize("suits", [True, False])
+def test_the_transposed_product(calls, monkeypatch, suits):
+    monkeypatch.setattr(products, "_WIDE", 0 if suits else 10**9)
+    a, b = matrices(m=6, k=4)[0], matrices(m=6, k=3)[0]
+    torch.testing.assert_close(products.transposed_product(a, b), a.T @ b)
+    assert len(calls) == suits
+
+
+@onednn
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_gradients_are_those_of_a_linear_layer(calls, with_bias):
     def gradients(linear):
