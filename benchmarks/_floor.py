@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scmixvi.singlecell._products import product
+from scmixvi.core.products import product
 
 
 def _seconds(call: Callable[[], object], rounds: int = 15) -> float:

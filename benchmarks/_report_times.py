@@ -114,21 +114,33 @@ def likelihoods() -> str:
 
 def products() -> str:
     """Milliseconds of a step's wide products, torch's own and by oneDNN."""
-    rows = []
-    for row in read(RESULTS / "products.json", {"rows": []})["rows"]:
-        milliseconds = (row["milliseconds"][name]["median"] for name in ("torch", "oneDNN"))
-        rows.append(
-            [
-                row["product"],
-                row["n_components"],
-                " x ".join(map(str, row["shape"])),
-                row["threads"],
-                *(f"{median:.2f}" for median in milliseconds),
-                _with_quartiles(row["ratio"]),
-            ]
-        )
-    header = ("product", "S", "shape", "threads", "torch, ms", "oneDNN, ms", "ratio")
-    return markdown(header, rows)
+    rows = [
+        [
+            row["product"],
+            row["n_components"],
+            " x ".join(map(str, row["shape"])),
+            *_of_two_libraries(row),
+        ]
+        for row in read(RESULTS / "products.json", {"rows": []})["rows"]
+    ]
+    return markdown(("product", "S", "shape", *_TWO_LIBRARIES), rows)
+
+
+def image_mlp_products() -> str:
+    """Milliseconds of the image MLP's steps and tests, by torch's own products and by oneDNN's."""
+    rows = [
+        [row["call"], row["n_components"], *_of_two_libraries(row)]
+        for row in read(RESULTS / "products.json", {"image_mlp": []})["image_mlp"]
+    ]
+    return markdown(("image MLP", "S", *_TWO_LIBRARIES), rows)
+
+
+_TWO_LIBRARIES = ("threads", "torch, ms", "oneDNN, ms", "ratio")
+
+
+def _of_two_libraries(row: dict) -> list:
+    milliseconds = (row["milliseconds"][name]["median"] for name in ("torch", "oneDNN"))
+    return [row["threads"], *(f"{m:.2f}" for m in milliseconds), _with_quartiles(row["ratio"])]
 
 
 def memory() -> str:

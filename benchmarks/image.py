@@ -32,6 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scmixvi.core import miselbo
 from scmixvi.core.memory import keep_freed_memory
+from scmixvi.core.optimizers import spare_driver
+from scmixvi.core.products import product
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.checkpoints import build_vae
 from scmixvi.image.lightning import is_gradient_finite
@@ -82,10 +84,10 @@ def machine_rates(device: str) -> dict[str, float]:
     a = torch.randn(n, n, device=device)
     source = torch.empty(2**26, device=device)
     target = torch.empty_like(source)
-    product = _seconds(lambda: torch.mm(a, a), device, 3, 20, min)[_unit(device)]
+    multiplied = _seconds(lambda: product(a, a), device, 3, 20, min)[_unit(device)]
     copy = _seconds(lambda: target.copy_(source), device, 3, 20, min)[_unit(device)]
     return {
-        "operations_per_second": 2 * n**3 / product,
+        "operations_per_second": 2 * n**3 / multiplied,
         "bytes_per_second": 2 * source.numel() * 4 / copy,
     }
 
@@ -105,7 +107,7 @@ def training_step(
     vae = build_vae(recipe, n_components, TINY[recipe] if sizes == "tiny" else {}).to(device)
     if MODES[mode] is not None:
         vae.compile(mode=MODES[mode])
-    optimizer = torch.optim.Adam(vae.parameters(), lr=5e-4, fused=True)
+    optimizer = spare_driver(torch.optim.Adam(vae.parameters(), lr=5e-4, fused=True))
     shape = (10 * batch_size, *vae.image_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     images = _forever(ImageBatches(pixels, batch_size, shuffle=True, binarise=True))
@@ -143,17 +145,28 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _operations_of_linear(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of an x of this shape, `[..., k]`, and a weight of that, `[n, k]`."""
+    return 2 * x.numel() * weight[0]
+
+
+_ONEDNN: dict[Any, Any] = {}
+if torch.backends.mkldnn.is_available():  # torch's counter does not know this operator
+    _ONEDNN[torch.ops.mkldnn._linear_pointwise] = _operations_of_linear
+
+
 def count_work(step: Callable[[], Tensor]) -> tuple[int, int]:
     """Operations of one step's products and convolutions, and bytes that autograd keeps."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not tensor.requires_grad or not tensor.is_leaf:
+        whole = tensor if tensor._base is None else tensor._base
+        if not whole.requires_grad or not whole.is_leaf:  # weights are there without it
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_ONEDNN)
     with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return counter.get_total_flops(), sum(kept.values())

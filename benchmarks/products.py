@@ -3,11 +3,13 @@
     python -m benchmarks.products            # writes results/products.json
 
 The shapes are those of 128 cells of cortex (1200 genes) and 128 hidden units; each is multiplied
-by torch's own product and by oneDNN, in turn.
+by torch's own product and by oneDNN, in turn. So are those of the image MLP of the paper's sizes,
+in whole training steps and tests.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,11 +17,13 @@ from torch import Tensor
 
 from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
+from benchmarks.image import training_step
+from scmixvi.core import products
 from scmixvi.records import environment, write
-from scmixvi.singlecell import _products as products
 
 RESULT = RESULTS / "products.json"
 N_CELLS, N_GENES, N_HIDDEN = 128, 1200, 128
+N_IMAGES, N_TESTED, N_DRAWS = 100, 20, 500
 
 
 def factors(n_components: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -55,6 +59,33 @@ def compare(name: str, a: Tensor, b: Tensor, rounds: int) -> dict:
     }
 
 
+def image_mlp(n_components: int) -> dict[str, Callable[[], Tensor]]:
+    """What is done with the image MLP of the paper's sizes."""
+    vae, step = training_step("mlp", "paper", n_components, N_IMAGES, "cpu")
+    images = torch.rand(N_TESTED, *vae.image_size).round()
+    return {
+        f"training step, {N_IMAGES} images": step,
+        f"log p(x), {N_TESTED} images, L = {N_DRAWS}": lambda: vae.nll(images, N_DRAWS),
+    }
+
+
+def by_torch(call: Callable[[], Tensor]) -> Tensor:
+    """Leave all products to MKL."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        return call()
+
+
+def compare_calls(name: str, call: Callable[[], Tensor], rounds: int) -> dict:
+    """Milliseconds of `call` with either library, and their ratio."""
+    seconds = interleaved({"torch": partial(by_torch, call), "oneDNN": call}, rounds)
+    return {
+        "call": name,
+        "threads": torch.get_num_threads(),
+        "milliseconds": {way: summary(taken, scale=1e3) for way, taken in seconds.items()},
+        "ratio": ratios(seconds, "torch")["oneDNN"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
@@ -63,7 +94,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    rows = []
+    rows, of_images = [], []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for n_components in arguments.components:
@@ -71,8 +102,13 @@ def main() -> None:
                 row = compare(name, a, b, arguments.rounds)
                 rows.append({"n_components": n_components} | row)
                 print(rows[-1], flush=True)
+            for name, call in image_mlp(n_components).items():
+                row = compare_calls(name, call, max(arguments.rounds // 4, 1))
+                of_images.append({"n_components": n_components} | row)
+                print(of_images[-1], flush=True)
     taken = products._onednn_is_faster()
-    write(arguments.result, {"environment": environment(), "onednn_is_taken": taken, "rows": rows})
+    content = {"environment": environment(), "onednn_is_taken": taken}
+    write(arguments.result, content | {"rows": rows, "image_mlp": of_images})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "refinement_steps": bounds.refinement_steps,
     "likelihoods": times.likelihoods,
     "products": times.products,
+    "image_mlp_products": times.image_mlp_products,
     "memory": times.memory,
     "thinning": times.thinning,
     "image_steps": times.image_steps,

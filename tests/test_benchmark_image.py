@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import image as benchmark
-from scmixvi.core import miselbo
+from scmixvi.core import miselbo, products
 from scmixvi.image.checkpoints import build_vae
 
 
@@ -42,12 +42,17 @@ def test_the_floor_of_known_work():
     assert on_gpu == {"floor_seconds": 2.0, "times_floor": 1.5}
 
 
-def test_operations_and_bytes_of_a_known_product():
+@pytest.mark.parametrize("by_onednn", [True, False])
+def test_operations_and_bytes_of_a_known_product(monkeypatch, by_onednn):
+    if by_onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("torch has no oneDNN")
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: by_onednn)
+    monkeypatch.setattr(products, "_WIDE", 0)
     a = torch.randn(5, 7)
     weight = torch.randn(7, 11, requires_grad=True)
 
     def step():
-        loss = (a @ weight).exp().sum()
+        loss = products.linear(a, weight.T).exp().sum()
         loss.backward()
         return loss
 

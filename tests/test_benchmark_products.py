@@ -15,8 +15,11 @@ def test_both_are_as_exact(tmp_path, monkeypatch):
     options = ["--rounds", "2", "--threads", str(torch.get_num_threads()), "--result", str(result)]
     monkeypatch.setattr(sys, "argv", ["products", *options])
     benchmark.main()
-    rows = json.loads(result.read_text())["rows"]
+    content = json.loads(result.read_text())
+    rows = content["rows"]
     assert len(rows) == 2 * 5
     assert rows[0]["shape"] == [128, 1200, 128]
     assert rows[-1]["shape"] == [128, 512, 1200]
     assert all(0 < error < 1e-3 for row in rows for error in row["largest_error"].values())
+    assert len(content["image_mlp"]) == 2 * 2
+    assert all(row["milliseconds"]["torch"]["min"] > 0 for row in content["image_mlp"])

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "scmixvi"
 
 SCVI_STACK = {
-    *("anndata", "llvmlite", "numba", "numpy", "pandas", "rich", "scanpy", "scipy", "scvi"),
+    *("anndata", "numba", "numpy", "pandas", "rich", "scanpy", "scipy", "scvi"),
     "sklearn",
 }
 ALLOWED = {

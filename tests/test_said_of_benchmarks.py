@@ -59,7 +59,7 @@ def test_what_the_guide_says_of_queries_against_s_is_so():
 
 def test_what_is_said_of_the_two_processors_is_so():
     """Ratios of S = 4, least and most."""
-    said = {"Intel": (0.82, 0.92), "AMD": (0.78, 0.87)}
+    said = {"Intel": (0.82, 0.92), "AMD": (0.78, 0.85)}
     results = read(RESULTS / "singlecell.json", {}).items()
     for maker, expected in said.items():
         ratios, of_eight = [], []
@@ -81,7 +81,7 @@ def test_what_the_guide_says_of_products_is_so():
     assert 0.45 < np.median([row["ratio"]["median"] for row in rows]) < 0.55
     for row in rows:
         torchs, onednns = (row["largest_error"][name] for name in ("torch", "oneDNN"))
-        assert onednns < 4 * torchs
+        assert onednns < 5 * torchs
         assert onednns < 6e-6 * row["shape"][1] ** 0.5, "factors are standard normal"
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scmixvi.core import MixturePosterior, log_mixture, refined_posterior
+from scmixvi.core.memory import freed_memory_kept
 from scmixvi.core.modes import evaluating, frozen
 from scmixvi.image._scoring import scored_draws
 from scmixvi.image.protocols import JointDensity
@@ -44,7 +45,7 @@ def log_mean_ratios(
         memory_budget = 2**25 if x.device.type == "cpu" else 2**30
     if not len(x):
         return x.new_empty(vae.n_components, 0), x.new_empty(vae.n_components, 0)
-    with torch.inference_mode(False), torch.no_grad(), evaluating(vae):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(vae), freed_memory_kept():
         x, prior = x.clone(), vae.prior()
         rows = int(memory_budget // (4 * floats_per_row(vae, prior)))  # 1e9 bytes are a float
         n_images = max(1, min(len(x), rows // ROWS_A_GRADIENT if n_steps else rows))

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
 from scmixvi.core.precision import at_least_float32
-from scmixvi.image.nets import mlp
+from scmixvi.image.nets import linear, mlp
 
 Likelihood = Callable[[Tensor], Distribution]
 
@@ -54,8 +54,8 @@ class _BernoulliLogProb(torch.autograd.Function):
         n_pixels = logits.shape[-1]
         group = max(n for n in range(1, 121) if n_pixels % n == 0)
         factors = logits.abs().sigmoid_().unflatten(-1, (-1, group))
-        linear = torch.addcmul(logits.relu(), logits, x, value=-1)
-        return factors.prod(-1).log_().sum(-1) - linear.sum(-1)
+        linear_term = torch.addcmul(logits.relu(), logits, x, value=-1)
+        return factors.prod(-1).log_().sum(-1) - linear_term.sum(-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -206,7 +206,7 @@ def mlp_net(
 ) -> nn.Sequential:
     """Fully connected network from latents `[N, n_latent]` to maps `[N, *shape]`."""
     layers = mlp([n_latent, *n_hidden], gated)
-    layers.append(nn.Linear(n_hidden[-1], math.prod(shape)))
+    layers.append(linear(n_hidden[-1], math.prod(shape)))
     return layers.append(nn.Unflatten(1, tuple(shape)))
 
 
@@ -239,7 +239,7 @@ def transposed_conv_net(
             f"but the image is {height} x {width}: give fewer channels."
         )
     first = (channels[0], height // factor, width // factor)
-    layers: list[nn.Module] = [nn.Linear(n_latent, math.prod(first)), nn.Unflatten(1, first)]
+    layers: list[nn.Module] = [linear(n_latent, math.prod(first)), nn.Unflatten(1, first)]
     for n_in, n_next in zip(channels, [*channels[1:], n_out], strict=True):
         up = nn.ConvTranspose2d(n_in, n_next, kernel_size, stride=2, padding=kernel_size // 2 - 1)
         layers += [nn.ReLU(), up]

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from scmixvi._messages import check_whole
 from scmixvi.core import check_estimator, linear_warmup, miselbo
+from scmixvi.core.optimizers import spare_driver
 from scmixvi.image._checks import check_precision
 from scmixvi.image._evaluation import bits_per_dim
 from scmixvi.image._scoring import BoundTerms
@@ -235,7 +236,7 @@ class VAETraining(L.LightningModule):
         trained = [p for p in self.parameters() if p.requires_grad]
         clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
         is_mixed = clips and isinstance(self.trainer.precision_plugin, MixedPrecision)
-        return torch.optim.Adam(trained, lr=self.learning_rate, fused=not is_mixed)
+        return spare_driver(torch.optim.Adam(trained, lr=self.learning_rate, fused=not is_mixed))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise FloatingPointError if the gradient is not finite; not on a GPU, see above."""

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scmixvi.core import products
+
 CHANNELS_LAST = torch.channels_last
 
 
@@ -58,12 +60,11 @@ class StackedLinear(PerComponent):
 
         With `components`, `[A]`, the S axes are those of these components alone.
         """
-        if len(self.weight) == 1:
-            inputs = inputs if inputs.dim() == 3 else inputs[None]
-            return F.linear(inputs, self.weight[0].T, self.bias[0, 0])
-        weight, bias = chosen(self.weight, components), chosen(self.bias, components)
-        check_components(inputs, len(weight))
-        return torch.baddbmm(bias, inputs.expand(len(weight), *inputs.shape[-2:]), weight)
+        own = components if len(self.weight) > 1 else None  # one layer serves all
+        weight, bias = chosen(self.weight, own), chosen(self.bias, own)
+        if len(self.weight) > 1:
+            check_components(inputs, len(weight))
+        return products.stacked_linear(inputs, weight, bias)
 
 
 class StackedConv2d(PerComponent):
@@ -227,7 +228,7 @@ def trunk_mlp(sizes: Sequence[int], gated: bool, n_components: int) -> Component
 def linear(n_in: int, n_out: int, n_components: int | None = None) -> nn.Module:
     """One linear layer, or S of them stacked."""
     if n_components is None:
-        return nn.Linear(n_in, n_out)
+        return products.Linear(n_in, n_out)
     return StackedLinear(n_components, n_in, n_out)
 
 

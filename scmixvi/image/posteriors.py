@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.objectives import check_distribution
 from scmixvi.core.posterior import Flow
+from scmixvi.core.products import stacked_linear
 from scmixvi.image.nets import StackedLinear, check_components, chosen, mlp
 
 
@@ -103,11 +104,11 @@ class LowerEncoder(Level):
         own = components if len(self.joint.weight) > 1 else None  # one layer serves all
         weight, bias = chosen(self.joint.weight, own), chosen(self.joint.bias, own)
         weight_x, weight_z = weight.chunk(2, dim=1)
-        from_x = (features @ weight_x + bias).unsqueeze(1)  # [S, 1, B, 2 * n_hidden]
+        from_x = stacked_linear(features, weight_x, bias).unsqueeze(1)  # [S, 1, B, 2 * n_hidden]
 
         def conditional(*above: Tensor) -> Independent:
             z = above[-1]  # [L, S, B, D], drawn by S or A components
-            from_z = self.above(z.flatten(0, 2), components) @ weight_z
+            from_z = stacked_linear(self.above(z.flatten(0, 2), components), weight_z)
             from_z = from_z.unflatten(1, (-1, z.shape[2]))  # [S or 1, L * S, B, 2 * n_hidden]
             hidden = self.gate(from_z + from_x).flatten(1, 2)
             parameters = self.head(hidden, components).unflatten(1, z.shape[:3])

@@ -34,6 +34,7 @@ from scmixvi.image.nets import (
     ComponentSequential,
     ConvFeatures,
     TrunkConvFeatures,
+    linear,
     trunk_mlp,
 )
 from scmixvi.image.nets import mlp as mlp_layers
@@ -317,7 +318,7 @@ def by_name(name: str) -> Callable[..., ImageVAE]:
 
 
 def _conditional_prior(n_above: int, n_latent: int, n_hidden: int) -> GaussianConditional:
-    net = mlp_layers([n_above, n_hidden, n_hidden]).append(nn.Linear(n_hidden, 2 * n_latent))
+    net = mlp_layers([n_above, n_hidden, n_hidden]).append(linear(n_hidden, 2 * n_latent))
     return GaussianConditional(net, n_latent)
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scmixvi.core.precision import at_least_float32
+from scmixvi.core.products import linear, product, transposed_product
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
 from scmixvi.singlecell._encoders import has_hooks
-from scmixvi.singlecell._products import linear, product, transposed_product
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 

@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler
 
+from scmixvi.core.optimizers import spare_driver
+
 # Steps that are kept before they are summed, so that memory does not grow with an epoch's steps.
 STEPS_KEPT = 64
 
@@ -186,12 +188,7 @@ class MixtureTrainingPlan(TrainingPlan):
             optimizer = optimizer_cls(
                 params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
             )
-            if all(p.device.type == "cpu" for p in params):
-                # It asks the driver for GPUs in every step. The name has changed between versions
-                # of torch.
-                for name in ("_accelerator", "_cuda"):
-                    setattr(optimizer, f"{name}_graph_capture_health_check", _nothing)
-            return optimizer
+            return spare_driver(optimizer)
 
         return create
 
@@ -199,10 +196,6 @@ class MixtureTrainingPlan(TrainingPlan):
         """False under a gradient scaler: Lightning cannot clip before a fused step unscales."""
         plugin = getattr(self._trainer, "precision_plugin", None)
         return getattr(plugin, "scaler", None) is None
-
-
-def _nothing() -> None:
-    """Do nothing."""
 
 
 def _without_graph(loss_output: LossOutput, copied: bool) -> LossOutput:

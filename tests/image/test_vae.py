@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from contextlib import contextmanager
 
 import pytest
 import tiny_images
@@ -528,3 +529,22 @@ def test_parts_of_other_sizes_are_named():
         ValueError, match="n_features of a TopEncoder is 9, but its features give 8"
     ):
         wrong(torch.zeros(3, 1, 2, 2))
+
+
+def test_freed_memory_is_kept_between_the_chunks_of_nll(model, x, monkeypatch):
+    happened, scored = [], _evaluation._of_images
+
+    @contextmanager
+    def kept():
+        happened.append("kept")
+        yield
+        happened.append("given back")
+
+    def score(*arguments):
+        happened.append("scored")
+        return scored(*arguments)
+
+    monkeypatch.setattr(_evaluation, "freed_memory_kept", kept)
+    monkeypatch.setattr(_evaluation, "_of_images", score)
+    model.nll(x, 2)
+    assert happened == ["kept", "scored", "given back"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scmixvi.singlecell import _products as products
+from scmixvi.core import products
 
 onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
 
@@ -57,8 +57,60 @@ def test_gradients_are_those_of_a_linear_layer(calls, with_bias):
     expected = gradients(functional.linear)
     assert not calls
     for found, wanted in zip(gradients(products.linear), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
     assert calls
+
+
+@onednn
+def test_leading_axes_are_rows(calls):
+    a, b = matrices(m=6)
+    layer = products.Linear(7, 3)
+    layer.load_state_dict({"weight": b, "bias": torch.ones(3)})
+    found = layer(a.view(2, 3, 7))
+    torch.testing.assert_close(found, (a @ b.T + 1).view(2, 3, 3))
+    assert len(calls) == 1
+
+
+@onednn
+@pytest.mark.parametrize("shared", [True, False], ids=["shared rows", "own rows"])
+@pytest.mark.parametrize("n_layers", [1, 2], ids=["one layer", "two layers"])
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+def test_stacked_layers(calls, monkeypatch, shared, n_layers, with_bias):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 7) if shared else (2, 5, 7), (n_layers, 7, 3), (n_layers, 1, 3)]
+    inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+
+    def gradients():
+        found = products.stacked_linear(*inputs[: 2 + with_bias])
+        first = torch.autograd.grad(found.sin().sum(), inputs[: 2 + with_bias], create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs[:2])
+        return found, *first, *second
+
+    found = gradients()
+    assert calls
+    monkeypatch.setattr(products, "_WIDE", 10**9)
+    x, weight, bias = inputs
+    torch.testing.assert_close(found[0], x @ weight + (bias if with_bias else 0))
+    for own, torchs in zip(found, gradients(), strict=True):
+        torch.testing.assert_close(own, torchs, rtol=1e-5, atol=1e-4)
+
+
+@onednn
+@pytest.mark.parametrize("turned", [True, False])
+def test_the_gradient_lies_in_memory_as_its_weight_does(calls, turned):
+    """Else torch would copy it into that order."""
+    a, b = matrices()
+    weight = (b.T.contiguous().T if turned else b).requires_grad_()
+    (found,) = torch.autograd.grad(products.linear(a, weight).sum(), weight)
+    assert found.stride() == weight.stride()
+
+
+@onednn
+def test_a_bias_alone_has_its_gradient(calls):
+    a, b = matrices()
+    bias = torch.zeros(3, requires_grad=True)
+    products.product(a, b, bias).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full((3,), 5.0))
 
 
 @onednn
@@ -93,7 +145,8 @@ def test_torch_multiplies_what_does_not_suit(calls):
     a, b = matrices()
     products.linear(a.double(), b.double())
     products.linear(a.to_sparse_csr(), b)
-    products.linear(a.expand(2, -1, -1), b)
+    products.linear(a[0], b)
+    products.stacked_linear(a.double(), b.double().T.expand(2, -1, -1))
     with torch.autocast("cpu", torch.bfloat16):
         assert products.linear(a, b).dtype == torch.bfloat16
     with torch.backends.mkldnn.flags(enabled=False):
