@@ -5,7 +5,7 @@ layers and gradient hooks work as in scvi-tools. Only the computation is joined:
 of all S encoders is one matrix product, the later ones are batched products.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from scvi.nn import Encoder
@@ -18,7 +18,7 @@ from scmixvi.core.products import linear
 
 def encode_components(
     encoders: Sequence[Encoder], x: Tensor, *cat_list: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
     """Encode a batch with S encoders of one architecture.
 
     Parameters
@@ -33,7 +33,7 @@ def encode_components(
     Returns
     -------
     loc, scale: means and standard deviations, `[n, S, D]`, float32 or wider.
-    hidden: the last hidden layer, `[n, S, n_hidden]`.
+    hidden: a function that gives the last hidden layer, `[n, S, n_hidden]`.
     """
     first = encoders[0]
     if can_stack(encoders):
@@ -48,7 +48,7 @@ def encode_components(
     # Autocast may hand over bfloat16, in which the bound's differences would drown.
     loc, raw_variance = at_least_float32(loc), at_least_float32(raw_variance)
     variance = first.var_activation(raw_variance) + first.var_eps
-    return loc, variance.sqrt(), hidden
+    return loc, variance.sqrt(), lambda: hidden
 
 
 def can_stack(encoders: Sequence[Encoder]) -> bool:

@@ -1,5 +1,7 @@
 """q(z | x) of a MixtureVAE: encoding a minibatch, and drawing from it."""
 
+from collections.abc import Callable
+
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
@@ -44,7 +46,7 @@ class Inference:
         if not self.training and not torch.compiler.is_compiling():
             check_encoded(loc)
         # Components were drawn in proportion to their weights, so that they count equally.
-        log_weights = self._log_weights(hidden) if encoded is None else None
+        log_weights = self._log_weights(len(loc), hidden) if encoded is None else None
         qz = MixtureOfNormals(loc, scale, log_weights, validate_args=False)
         if self.use_observed_lib_size:
             ql, library = None, torch.log(row_sums(x))
@@ -72,7 +74,7 @@ class Inference:
 
     def _encode(
         self, x: Tensor, covariates: tuple[Tensor, ...], drawn: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
         """Means, standard deviations and last hidden layer of all or the drawn components."""
         if self.encoder_sharing == "trunk":
             return encode_trunk(self.z_encoder, self.component_offsets, x, *covariates, drawn=drawn)
@@ -110,19 +112,19 @@ class Inference:
             covariates = (batch_index, *covariates)
         return side_by_side(parts), covariates
 
-    def _log_weights(self, hidden: Tensor) -> Tensor | None:
-        """Log mixture weights `[n, S]` from the last hidden layer `[n, S, n_hidden]`."""
+    def _log_weights(self, n_cells: int, hidden: Callable[[], Tensor]) -> Tensor | None:
+        """Log mixture weights `[n, S]`; amortised ones from hidden layers `[n, S, n_hidden]`."""
         if self.mixture_weights == "uniform":
             return None
         if self.mixture_weights == "amortized":
             head = self.weight_encoder
-            logits = (hidden.float() * head.weight).sum(-1) + head.bias
+            logits = (hidden().float() * head.weight).sum(-1) + head.bias
             return logits.log_softmax(-1)
         if self.mixture_weights == "learned":
             log_weights = self.mixture_logits.log_softmax(-1)
         else:
             log_weights = self.given_log_weights
-        return log_weights.expand(len(hidden), -1)
+        return log_weights.expand(n_cells, -1)
 
     def pack_posterior(self, qz: MixtureOfNormals) -> tuple[Tensor, Tensor]:
         """Flatten q(z|x) for storage: means (then amortised weights) and variances, `[n, S*D]`."""

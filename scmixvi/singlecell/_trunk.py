@@ -8,6 +8,8 @@ the component, whose weights are one vector a component, e_s:
 W h + b, and every layer before, is computed once for all components. Heads are shared.
 """
 
+from collections.abc import Callable
+
 import torch
 from scvi.nn import Encoder
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ def initial_offsets(encoder: Encoder, n_components: int, spread: float = 1.0) ->
 
 def encode_trunk(
     encoder: Encoder, offsets: Tensor, x: Tensor, *cat_list: Tensor, drawn: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
     """Encode a batch with S components that share a trunk, or with the drawn ones alone.
 
     Parameters
@@ -58,21 +60,25 @@ def encode_trunk(
     Returns
     -------
     loc, scale: means and standard deviations, `[n, A, D]`, float32 or wider.
-    hidden: the last hidden layer, `[n, A, n_hidden]`.
+    hidden: a function that gives the last hidden layer, `[n, A, n_hidden]`.
     """
     shared = _shared_part(encoder.encoder, x, cat_list)
-    norms = [layer for layer in list(_last_layer(encoder))[1:] if layer is not None]
-    if norms and isinstance(norms[0], nn.BatchNorm1d):
-        shared, offsets = _batch_norm_of_sums(norms.pop(0), shared, offsets)
+    layers = [layer for layer in list(_last_layer(encoder))[1:] if layer is not None]
+    if layers and isinstance(layers[0], nn.BatchNorm1d):
+        shared, offsets = _batch_norm_of_sums(layers.pop(0), shared, offsets)
     if drawn is not None:
         offsets = offsets[drawn]
-    hidden = shared.unsqueeze(1) + offsets
-    for layer in norms:
-        hidden = _dropout_a_cell(layer, hidden) if isinstance(layer, nn.Dropout) else layer(hidden)
-    # Autocast may hand over bfloat16, in which the bound's differences would drown.
-    loc = at_least_float32(encoder.mean_encoder(hidden))
-    raw_variance = at_least_float32(encoder.var_encoder(hidden))
-    return loc, (encoder.var_activation(raw_variance) + encoder.var_eps).sqrt(), hidden
+    hidden, kept = shared.unsqueeze(1) + offsets, None
+    for layer in layers:
+        if isinstance(layer, nn.Dropout):  # the last one of scvi-tools' layers
+            kept = _dropout_a_cell(layer, hidden)
+        elif type(layer) is nn.ReLU and not has_hooks([layer]):
+            hidden = hidden.relu_()  # nothing else needs the sum
+        else:
+            hidden = layer(hidden)
+    loc, raw_variance = _heads(encoder, hidden, kept)
+    variance = encoder.var_activation(raw_variance) + encoder.var_eps
+    return loc, variance.sqrt(), lambda: hidden if kept is None else hidden * kept
 
 
 def fold_offset(state: dict[str, Tensor], component: int) -> dict[str, Tensor]:
@@ -147,6 +153,35 @@ def _update_statistics(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> 
     norm.running_var.lerp_(variance.to(norm.running_var), share)
 
 
-def _dropout_a_cell(layer: nn.Dropout, hidden: Tensor) -> Tensor:
-    """Drop the same units of a cell for all components: they are one network."""
-    return hidden * functional.dropout(torch.ones_like(hidden[:, :1]), layer.p, layer.training)
+def _dropout_a_cell(layer: nn.Dropout, hidden: Tensor) -> Tensor | None:
+    """What to multiply `[n, A, n_hidden]` by: the same units of a cell for all components.
+
+    They are one network. None is nothing, where no unit is dropped.
+    """
+    if not layer.training or layer.p == 0:
+        return None
+    return functional.dropout(torch.ones_like(hidden[:, :1]), layer.p)
+
+
+def _heads(encoder: Encoder, hidden: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance, `[n, A, D]` each, of `hidden * kept`: both heads are one product.
+
+    With many components the units that a cell keeps are put into a copy of the heads' weights for
+    each cell, which then is smaller than the hidden layer.
+    """
+    heads = encoder.mean_encoder, encoder.var_encoder
+    if has_hooks(heads) or any(type(head) is not nn.Linear for head in heads):
+        hidden = hidden if kept is None else hidden * kept
+        found = [head(hidden) for head in heads]
+    else:
+        weight = torch.cat([head.weight for head in heads])
+        bias = torch.cat([head.bias for head in heads])
+        if kept is None:
+            joined = linear(hidden, weight, bias)
+        elif hidden.shape[1] <= len(weight):
+            joined = linear(hidden * kept, weight, bias)
+        else:
+            joined = torch.bmm(hidden, (weight * kept).transpose(1, 2)) + bias
+        found = joined.chunk(2, dim=-1)
+    # Autocast may hand over bfloat16, in which the bound's differences would drown.
+    return at_least_float32(found[0]), at_least_float32(found[1])

@@ -47,6 +47,11 @@ def make(name):
     return [Encoder(F, D, **arguments).double() for _ in range(S)]
 
 
+def encoded(*args):
+    loc, scale, hidden = encode_components(*args)
+    return loc, scale, hidden()
+
+
 def inputs():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(N, F, generator=generator, dtype=torch.float64)
@@ -72,7 +77,7 @@ def test_equals_the_loop(name, training):
     x, cats = inputs()
     for encoder in (*stacked, *apart):
         encoder.train(training)
-    found, expected = encode_components(stacked, x, *cats), looped(apart, x, cats)
+    found, expected = encoded(stacked, x, *cats), looped(apart, x, cats)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
     (found[0].sum() + found[1].square().sum()).backward()
@@ -106,12 +111,12 @@ def test_frozen_statistics_and_hooks_are_respected():
 @pytest.mark.parametrize("n_components", [1, S])
 def test_hooks_of_layers_are_called(n_components):
     encoders, (x, cats) = make("plain")[:n_components], inputs()
-    expected = encode_components(encoders, x, *cats)
+    expected = encoded(encoders, x, *cats)
     heard = []
     for encoder in encoders:
         layer = encoder.encoder.fc_layers[0][0]
         layer.register_forward_hook(lambda *_: heard.append(1))
-    found = encode_components(encoders, x, *cats)
+    found = encoded(encoders, x, *cats)
     assert len(heard) == n_components
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
@@ -121,7 +126,7 @@ def test_components_drop_units_independently():
     torch.manual_seed(0)
     encoders = [Encoder(F, D, n_hidden=400, dropout_rate=0.5, use_batch_norm=False)]
     encoders = [encoders[0], deepcopy(encoders[0])]
-    hidden = encode_components(encoders, torch.ones(1, F))[2]
+    hidden = encoded(encoders, torch.ones(1, F))[2]
     alive = hidden != 0
     both = (alive[0, 0] & alive[0, 1]).sum() / alive[0, 0].sum()
     assert 0.3 < both < 0.7, "the second mask is no copy of the first"

@@ -47,6 +47,11 @@ def trunk(name):
     return encoder, initial_offsets(encoder, S)
 
 
+def encoded(*args, **kwargs):
+    loc, scale, hidden = encode_trunk(*args, **kwargs)
+    return loc, scale, hidden()
+
+
 def inputs():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(N, F, generator=generator, dtype=torch.float64)
@@ -92,7 +97,7 @@ def test_a_trunk_equals_scvis_layers_on_all_rows(name, training):
     encoder.train(training)
     x, cats = inputs()
     expected, other = by_scvi(encoder, offsets, x, cats)
-    found = encode_trunk(encoder, offsets, x, *cats)
+    found = encoded(encoder, offsets, x, *cats)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
     last = [list(e.encoder.fc_layers[-1].buffers()) for e in (encoder, other)]
@@ -105,8 +110,8 @@ def test_drawn_components_are_those_of_the_whole():
     x, _ = inputs()
     drawn = torch.tensor([3, 0])
     whole, some = deepcopy(encoder), encoder
-    found = encode_trunk(some, offsets, x, drawn=drawn)
-    expected = encode_trunk(whole, offsets, x)
+    found = encoded(some, offsets, x, drawn=drawn)
+    expected = encoded(whole, offsets, x)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b[:, drawn])
     for a, b in zip(some.buffers(), whole.buffers(), strict=True):
@@ -115,12 +120,40 @@ def test_drawn_components_are_those_of_the_whole():
 
 def test_dropout_is_one_mask_a_cell():
     encoder = Encoder(F, D, n_hidden=400, dropout_rate=0.5, use_batch_norm=False)
-    hidden = encode_trunk(encoder, torch.full((2, 400), 50.0), torch.ones(3, F))[2]
+    hidden = encoded(encoder, torch.full((2, 400), 50.0), torch.ones(3, F))[2]
     assert torch.equal(hidden[:, 0] == 0, hidden[:, 1] == 0)
     assert 0.4 < (hidden[0, 0] == 0).float().mean() < 0.6
     assert not torch.equal(hidden[0] == 0, hidden[1] == 0)
-    whole = encode_trunk(encoder.eval(), torch.full((2, 400), 50.0), torch.ones(3, F))[2]
+    whole = encoded(encoder.eval(), torch.full((2, 400), 50.0), torch.ones(3, F))[2]
     assert (whole > 0).all(), "none in evaluation"
+
+
+@pytest.mark.parametrize("n_components", [2, 9], ids=["few", "many"])
+def test_heads_see_the_units_that_are_kept(n_components):
+    """Gradients too, whether hidden units or weights are dropped, and of heads with hooks."""
+    torch.manual_seed(0)
+    encoder = Encoder(F, D, n_hidden=5, dropout_rate=0.4, use_batch_norm=False).double()
+    offsets, x = torch.randn(n_components, 5, dtype=torch.float64), inputs()[0]
+
+    def outputs(*, plain):
+        torch.manual_seed(1)
+        if plain:
+            loc, scale, hidden = encoded(encoder, offsets, x)
+            raw = encoder.var_encoder(hidden)
+            expected = encoder.mean_encoder(hidden), (raw.exp() + encoder.var_eps).sqrt()
+        else:
+            expected = loc, scale = encoded(encoder, offsets, x)[:2]
+        weights = list(encoder.parameters())
+        loss = sum(output.sin().sum() for output in expected)
+        return *expected, *torch.autograd.grad(loss, weights)
+
+    found, expected = outputs(plain=False), outputs(plain=True)
+    handle = encoder.mean_encoder.register_forward_hook(lambda *_: None)
+    hooked = outputs(plain=False)
+    handle.remove()
+    for own, with_hook, wanted in zip(found, hooked, expected, strict=True):
+        torch.testing.assert_close(own, wanted)
+        torch.testing.assert_close(with_hook, wanted)
 
 
 @pytest.mark.parametrize("sharing", ["separate", "trunk"])
