@@ -114,12 +114,15 @@ class Inference:
 
     def _log_weights(self, n_cells: int, hidden: Callable[[], Tensor]) -> Tensor | None:
         """Log mixture weights `[n, S]`; amortised ones from hidden layers `[n, S, n_hidden]`."""
+        if self.mixture_weights != "amortized":
+            return self._same_log_weights(n_cells)
+        head = self.weight_encoder
+        return ((hidden().float() * head.weight).sum(-1) + head.bias).log_softmax(-1)
+
+    def _same_log_weights(self, n_cells: int) -> Tensor | None:
+        """Log mixture weights that all cells have, `[n, S]`; None if they are uniform."""
         if self.mixture_weights == "uniform":
             return None
-        if self.mixture_weights == "amortized":
-            head = self.weight_encoder
-            logits = (hidden().float() * head.weight).sum(-1) + head.bias
-            return logits.log_softmax(-1)
         if self.mixture_weights == "learned":
             log_weights = self.mixture_logits.log_softmax(-1)
         else:
@@ -142,7 +145,7 @@ class Inference:
         if n_components == self.n_components:
             stored = qzm[:, qzv.shape[1] :]
             amortized = self.mixture_weights == "amortized"
-            log_weights = stored if amortized else self._log_weights(loc)
+            log_weights = stored if amortized else self._same_log_weights(len(loc))
         return MixtureOfNormals(loc, scale, log_weights, validate_args=False)
 
     def _draw(
