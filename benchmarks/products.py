@@ -106,7 +106,7 @@ def main() -> None:
                 row = compare_calls(name, call, max(arguments.rounds // 4, 1))
                 of_images.append({"n_components": n_components} | row)
                 print(of_images[-1], flush=True)
-    taken = products._onednn_is_faster()
+    taken = products.onednn_is_faster()
     content = {"environment": environment(), "onednn_is_taken": taken}
     write(arguments.result, content | {"rows": rows, "image_mlp": of_images})
 

@@ -46,7 +46,7 @@ def test_the_floor_of_known_work():
 def test_operations_and_bytes_of_a_known_product(monkeypatch, by_onednn):
     if by_onednn and not torch.backends.mkldnn.is_available():
         pytest.skip("torch has no oneDNN")
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: by_onednn)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: by_onednn)
     monkeypatch.setattr(products, "_WIDE", 0)
     a = torch.randn(5, 7)
     weight = torch.randn(7, 11, requires_grad=True)

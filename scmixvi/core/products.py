@@ -126,7 +126,7 @@ class _Linear(torch.autograd.Function):
 
 def _suits(a: Tensor, b: Tensor) -> bool:
     """Whether oneDNN is to multiply these."""
-    if torch.compiler.is_compiling() or not _onednn_is_faster():
+    if torch.compiler.is_compiling() or not onednn_is_faster():
         return False
     return (
         a.dim() == b.dim() == 2
@@ -153,7 +153,7 @@ def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @cache
-def _onednn_is_faster() -> bool:
+def onednn_is_faster() -> bool:
     """Whether this is a processor of AMD with AVX-512, and torch has both libraries."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False

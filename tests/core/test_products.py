@@ -13,7 +13,7 @@ onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="to
 def calls(monkeypatch):
     """Take oneDNN for the faster one whatever the processor, and count its products."""
     made, by_onednn = [], products._by_onednn
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(products, "_WIDE", 0)
     monkeypatch.setattr(products, "_by_onednn", lambda *ab: made.append(ab) or by_onednn(*ab))
     return made
@@ -189,4 +189,4 @@ def test_another_torch_is_left_alone(monkeypatch, failure):
     monkeypatch.setattr(products, "_is_amd", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(products, "_by_onednn", gone)
-    assert not products._onednn_is_faster.__wrapped__()
+    assert not products.onednn_is_faster.__wrapped__()

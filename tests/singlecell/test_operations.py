@@ -44,7 +44,7 @@ def test_more_components_are_no_more_operations(
     monkeypatch.setattr("scmixvi.singlecell._decoded.available", lambda: compiled)
     # All rows at a time, as a GPU takes them.
     monkeypatch.setattr("scmixvi.singlecell._likelihoods._chunk", lambda mu: mu.shape[:2])
-    products._onednn_is_faster()  # it tries once
+    products.onednn_is_faster()  # it tries once
     few, many = Counting(), Counting()
     for counting, n_components in zip((few, many), numbers, strict=True):
         model = make_model(batch_key="batch", n_components=n_components, **OPTIONS[name])
