@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
-from scmixvi.core.products import linear
+from scmixvi.singlecell._sparse import linear
 
 
 def encode_components(

@@ -10,7 +10,6 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
-from scmixvi.core.products import onednn_is_faster
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
 from scmixvi.singlecell._encoders import can_stack
@@ -22,9 +21,8 @@ _ELEMENTS_A_PASS, _ELEMENTS_A_PASS_ON_CPU = 2**24, 2**21
 _COUNTS_A_PASS_ON_CPU = 2**15
 # Cells that are encoded at once where only that is asked; the result does not depend on it.
 CELLS_A_PASS = 1024
-# Share of counts that are not zero from which on a dense product is faster than a sparse one: MKL
-# multiplies both, or oneDNN the dense one where it is faster.
-_DENSE_BY_MKL, _DENSE_BY_ONEDNN = 0.15, 0.09
+# Share of counts that are not zero from which on a dense product is faster than a sparse one.
+_DENSE = 0.15
 
 
 def cells_in_passes(tensors: dict[str, Any], x: Tensor) -> Iterator[dict[str, Any]]:
@@ -85,8 +83,7 @@ def to_encode(tensors: dict[str, Any]) -> dict[str, Any]:
     x = tensors.get(REGISTRY_KEYS.X_KEY)
     if x is None or x.layout is torch.strided:
         return tensors
-    dense = _DENSE_BY_ONEDNN if onednn_is_faster() else _DENSE_BY_MKL
-    few = x.layout is torch.sparse_csr and x.values().numel() < dense * x.numel()
+    few = x.layout is torch.sparse_csr and x.values().numel() < _DENSE * x.numel()
     return tensors if few else {**tensors, REGISTRY_KEYS.X_KEY: x.to_dense()}
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
-from scmixvi.core.products import linear
 from scmixvi.singlecell._encoders import has_hooks, one_hot_covariates, with_covariates
+from scmixvi.singlecell._sparse import linear
 
 
 def initial_offsets(encoder: Encoder, n_components: int, spread: float = 1.0) -> Tensor:
