@@ -40,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     `[..., n]`.
     """
     rows = x.flatten(0, -2) if x.dim() > 2 else x
-    if not _suits(rows, weight):
+    if not _suits(rows, weight, bias):
         return functional.linear(x, weight, bias)
     found = _Linear.apply(rows, weight, bias)
     return found.unflatten(0, x.shape[:-1]) if x.dim() > 2 else found
@@ -52,7 +52,7 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     Parameters
     ----------
     x
-        `[S, N, k]`, or `[N, k]` shared by all.
+        `[S, N, k]`, or `[N, k]` or `[1, N, k]` shared by all.
     weight, bias
         `[S, k, n]` and `[S, 1, n]`, or `[1, k, n]` and `[1, 1, n]` of one layer for all.
 
@@ -63,8 +63,9 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     if len(weight) == 1:
         x = x if x.dim() == 3 else x[None]
         return linear(x, weight.squeeze(0).T, None if bias is None else bias.flatten())
-    if _suits(x if x.dim() == 2 else x[0], weight[0].T):
-        inputs = [x] * len(weight) if x.dim() == 2 else x.unbind()
+    shared = x.dim() == 2 or len(x) == 1
+    if _suits(x if x.dim() == 2 else x[0], weight[0].T, None if bias is None else bias[0, 0]):
+        inputs = [x.flatten(0, -2)] * len(weight) if shared else x.unbind()
         biases = [None] * len(weight) if bias is None else bias.squeeze(1).unbind()
         layers = zip(inputs, weight.unbind(), biases, strict=True)
         return torch.stack([_Linear.apply(rows, own.T, b) for rows, own, b in layers])
@@ -79,7 +80,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     Gradients pass, by torch's own product.
     """
     needs_grad = any(t.requires_grad for t in (a, b, bias) if t is not None)
-    if (needs_grad and torch.is_grad_enabled()) or not _suits(a, b):
+    if (needs_grad and torch.is_grad_enabled()) or not _suits(a, b, bias):
         return functional.linear(a, b, bias)
     return _by_onednn(a, b, bias)
 
@@ -124,12 +125,14 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _suits(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is to multiply these."""
+def _suits(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN is to multiply these. Of shapes that do not fit torch says more."""
     if torch.compiler.is_compiling() or not onednn_is_faster():
         return False
     return (
         a.dim() == b.dim() == 2
+        and a.shape[1] == b.shape[1]
+        and (bias is None or (bias.shape == b.shape[:1] and bias.dtype is b.dtype))
         and a.dtype is b.dtype is torch.float32
         and a.device.type == b.device.type == "cpu"
         and a.layout is b.layout is torch.strided

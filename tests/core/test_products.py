@@ -72,12 +72,14 @@ def test_leading_axes_are_rows(calls):
 
 
 @onednn
-@pytest.mark.parametrize("shared", [True, False], ids=["shared rows", "own rows"])
+@pytest.mark.parametrize(
+    "rows", [(5, 7), (1, 5, 7), (2, 5, 7)], ids=["shared rows", "one for all", "own rows"]
+)
 @pytest.mark.parametrize("n_layers", [1, 2], ids=["one layer", "two layers"])
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-def test_stacked_layers(calls, monkeypatch, shared, n_layers, with_bias):
+def test_stacked_layers(calls, monkeypatch, rows, n_layers, with_bias):
     generator = torch.Generator().manual_seed(0)
-    shapes = [(5, 7) if shared else (2, 5, 7), (n_layers, 7, 3), (n_layers, 1, 3)]
+    shapes = [rows, (n_layers, 7, 3), (n_layers, 1, 3)]
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
 
     def gradients():
@@ -152,6 +154,27 @@ def test_torch_multiplies_what_does_not_suit(calls):
     with torch.backends.mkldnn.flags(enabled=False):
         products.linear(a, b)
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (products.linear, [(5, 7), (3, 6)]),
+        (products.linear, [(5, 7), (3, 7), (2,)]),
+        (products.stacked_linear, [(5, 7), (2, 6, 3), (2, 1, 3)]),
+        (products.stacked_linear, [(5, 7), (2, 7, 3), (2, 1, 2)]),
+    ],
+    ids=["features", "bias", "stacked features", "stacked bias"],
+)
+def test_of_shapes_that_do_not_fit_torch_says_why(calls, function, shapes):
+    with pytest.raises(RuntimeError, match=r"shape|size|match"):
+        function(*map(torch.ones, shapes))
+    assert not calls
+
+
+def test_a_bias_of_one_number_is_added_to_all(calls):
+    a, b = matrices()
+    torch.testing.assert_close(products.linear(a, b, torch.ones(1)), a @ b.T + 1)
 
 
 def refuse():
