@@ -1,6 +1,7 @@
 """Log p(x) of images by importance sampling, in chunks that fit the memory."""
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -45,7 +46,8 @@ def log_mean_ratios(
         memory_budget = 2**25 if x.device.type == "cpu" else 2**30
     if not len(x):
         return x.new_empty(vae.n_components, 0), x.new_empty(vae.n_components, 0)
-    with torch.inference_mode(False), torch.no_grad(), evaluating(vae), freed_memory_kept():
+    kept = freed_memory_kept() if x.device.type == "cpu" else nullcontext()
+    with torch.inference_mode(False), torch.no_grad(), evaluating(vae), kept:
         x, prior = x.clone(), vae.prior()
         rows = int(memory_budget // (4 * floats_per_row(vae, prior)))  # 1e9 bytes are a float
         n_images = max(1, min(len(x), rows // ROWS_A_GRADIENT if n_steps else rows))
