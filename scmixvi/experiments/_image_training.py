@@ -27,6 +27,7 @@ from scmixvi.core.memory import keep_freed_memory
 from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
 from scmixvi.image._evaluation import eq_17_and_pooled
+from scmixvi.image._folders import in_turn_in
 from scmixvi.image.callbacks import (
     SafeCheckpoints,
     best_checkpoint,
@@ -223,7 +224,7 @@ class Models:
         return x if x.is_floating_point() else x.float().div_(255)
 
     def trained(self, name: str, make: Callable[[], VAETraining]) -> tuple[ImageVAE, dict]:
-        """Train a model to the end, or take it from its folder.
+        """Train a model to the end, or take it from its folder, where one process trains at a time.
 
         Parameters
         ----------
@@ -250,10 +251,11 @@ class Models:
         folder = self.folder / name
         start_random(self.seed, name)
         module, record = make(), folder / "trained.json"
-        _check_training(folder, asdict(self.scheme) | {"origin": module.origin})
-        if not record.exists():
-            self.deadline.check()
-            write(record, self._fit(module, folder))
+        with in_turn_in(folder):
+            _check_training(folder, asdict(self.scheme) | {"origin": module.origin})
+            if not record.exists():
+                self.deadline.check()
+                write(record, self._fit(module, folder))
         module.load_state_dict(read_checkpoint(folder / "best.ckpt")["state_dict"])
         return module.eval().vae.to(chosen_device()), read(record, {})
 
@@ -339,27 +341,29 @@ class Models:
 
         What is done is kept in the model's folder after every 100 images, and every 100 images
         have a random state of their own, after `draws`: an interrupted test ends as a whole one
-        would. What was kept of other weights is not used (files that do not say of which are).
+        would, and a second process waits for the first. What was kept of other weights is not used
+        (files that do not say of which are).
         """
         path = self.folder / name / file
         strata, weights = torch.empty(vae.n_components * n_repeats, 0), fingerprint(vae)
-        kept = read_checkpoint(path) if path.exists() else {"weights": None}
-        if kept.get("weights", weights) == weights:
-            strata = kept["state_dict"]["nll"]
-        images, said = self.test_images, time.monotonic()
-        for start in range(strata.shape[1], len(images), TEST_BATCH):
-            self.deadline.check()
-            start_random(self.seed, f"{name}/{draws}/{start}")
-            x = images[start : start + TEST_BATCH].to(chosen_device())
-            found = [
-                vae.nll_by_component(x, n_samples, n_refinement_steps=n_steps)
-                for _ in range(n_repeats)
-            ]
-            strata = torch.cat([strata, torch.cat(found).cpu()], dim=1)
-            write_checkpoint({"state_dict": {"nll": strata}, "weights": weights}, path)
-            if time.monotonic() - said > 30:
-                said = time.monotonic()
-                print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
+        with in_turn_in(path.parent):
+            kept = read_checkpoint(path) if path.exists() else {"weights": None}
+            if kept.get("weights", weights) == weights:
+                strata = kept["state_dict"]["nll"]
+            images, said = self.test_images, time.monotonic()
+            for start in range(strata.shape[1], len(images), TEST_BATCH):
+                self.deadline.check()
+                start_random(self.seed, f"{name}/{draws}/{start}")
+                x = images[start : start + TEST_BATCH].to(chosen_device())
+                found = [
+                    vae.nll_by_component(x, n_samples, n_refinement_steps=n_steps)
+                    for _ in range(n_repeats)
+                ]
+                strata = torch.cat([strata, torch.cat(found).cpu()], dim=1)
+                write_checkpoint({"state_dict": {"nll": strata}, "weights": weights}, path)
+                if time.monotonic() - said > 30:
+                    said = time.monotonic()
+                    print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
         return strata
 
     @torch.no_grad()

@@ -24,16 +24,41 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(Path(folder) / "training.lock").acquire(timeout=0))
+            _hold(folder, held, timeout=0)
         except Timeout as error:
             raise ValueError(
                 f"another training is running in {folder}: wait for its end, or name another "
                 "folder by --trainer.default_root_dir. (On a drive without locks a killed one may "
                 "have left training.lock: remove it if none runs.)"
             ) from error
-        except NotImplementedError:  # a drive without locks
-            pass
-        except OSError as error:
-            raise OSError(f"the folder {folder} cannot be made or written to: {error}") from error
         yield
+
+
+@contextmanager
+def in_turn_in(folder: str | Path) -> Iterator[None]:
+    """As :func:`alone_in`, but wait, and say so, while another training holds the folder.
+
+    Raises
+    ------
+    OSError
+        As :func:`alone_in`.
+    """
+    with ExitStack() as held:
+        try:
+            _hold(folder, held, timeout=0)
+        except Timeout:
+            print(f"{folder}: another process works here, waiting for it", flush=True)
+            _hold(folder, held, timeout=-1)
+        yield
+
+
+def _hold(folder: str | Path, held: ExitStack, timeout: float) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        held.enter_context(FileLock(Path(folder) / "training.lock").acquire(timeout=timeout))
+    except NotImplementedError:  # a drive without locks
+        pass
+    except Timeout:
+        raise
+    except OSError as error:
+        raise OSError(f"the folder {folder} cannot be made or written to: {error}") from error

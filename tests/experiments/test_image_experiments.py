@@ -1,6 +1,8 @@
 """The image experiments at tiny sizes: what is trained, what is fixed, and that a run resumes."""
 
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from scmixvi.experiments import (
 )
 from scmixvi.experiments._families import FAMILIES
 from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
+from scmixvi.image._folders import in_turn_in
 from scmixvi.image.lightning import VAETraining, recipe_training
 
 TINY = {"n_latent": 3, "encoder_hidden": (8,), "decoder_hidden": (8,)}
@@ -194,6 +197,27 @@ def test_no_time_no_training(small_data):
     with pytest.raises(OutOfTime):
         models(small_data, minutes=0).trained("a", make)
     assert not list(small_data.rglob("*.ckpt"))
+
+
+def test_a_second_process_waits_while_one_trains_or_tests(small_data, capsys):
+    found, seen = models(small_data), []
+
+    def work(held):
+        with in_turn_in(found.folder / "a"):
+            held.set()
+            time.sleep(0.5)
+            seen.append(len(list(small_data.rglob("*.pt" if seen else "*.ckpt"))))
+
+    vae = None
+    for ask in (lambda _: found.trained("a", make)[0], lambda vae: found.nll("a", vae)):
+        held = threading.Event()
+        other = threading.Thread(target=work, args=[held])
+        other.start()
+        assert held.wait(20)
+        vae = ask(vae)
+        other.join()
+    assert seen == [0, 0], "nothing was written meanwhile"
+    assert capsys.readouterr().out.count("another process works here") == 2
 
 
 def test_the_test_is_equation_17_and_its_repeats_are_averaged(small_data):
