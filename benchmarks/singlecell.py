@@ -256,6 +256,8 @@ def plot() -> None:
 
     results = {k: r for k, r in read(RESULT, {}).items() if "training" in r}
     machines = list(dict.fromkeys(_machine(key) for key in results))
+    labels = dict.fromkeys(key.replace(f", {_machine(key)}", "") for key in results)
+    colours = {label: f"C{i}" for i, label in enumerate(labels)}
     figure, axes = plt.subplots(
         1,
         len(machines),
@@ -271,8 +273,9 @@ def plot() -> None:
             rows = [row for row in result["training"] if row["model"] != BASELINE]
             components = [int(row["model"].removeprefix("S = ")) for row in rows]
             ratio = [[row["ratio_to_SCVI"][q] for row in rows] for q in ("q25", "median", "q75")]
-            axis.fill_between(components, ratio[0], ratio[2], alpha=0.2)
-            axis.plot(components, ratio[1], marker="o", label=key.replace(f", {machine}", ""))
+            label = key.replace(f", {machine}", "")
+            axis.fill_between(components, ratio[0], ratio[2], color=colours[label], alpha=0.2)
+            axis.plot(components, ratio[1], color=colours[label], marker="o", label=label)
         axis.axhline(1, color="grey", linestyle="--", linewidth=1)
         axis.set(xscale="log", yscale="log", xlabel="components S", title=machine)
         axis.set_xticks(TICKS, labels=map(str, TICKS), minor=False)
