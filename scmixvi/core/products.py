@@ -94,13 +94,13 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """x `[m, k]`, weight `[n, k]`, bias `[n]` or None -> x weight^T + bias."""
+    """x `[m, k]`, weight `[n, k]`, bias `[n]` or None that suit -> x weight^T + bias."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return product(x, weight, bias)
+        return _by_onednn(x, weight, bias)
 
     @staticmethod
     def setup_context(

@@ -112,7 +112,6 @@ class ImageBatches:
         if self.flip:
             mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
-        # On a CPU torch.bernoulli of a tensor takes four times as long.
         return (torch.rand_like(x) < x).to(x.dtype) if self.binarise else x
 
 

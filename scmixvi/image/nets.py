@@ -60,11 +60,15 @@ class StackedLinear(PerComponent):
 
         With `components`, `[A]`, the S axes are those of these components alone.
         """
-        own = components if len(self.weight) > 1 else None  # one layer serves all
-        weight, bias = chosen(self.weight, own), chosen(self.bias, own)
+        weight, bias = self.of(components)
         if len(self.weight) > 1:
             check_components(inputs, len(weight))
         return products.stacked_linear(inputs, weight, bias)
+
+    def of(self, components: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights and biases of all components or some; of one layer, that it serves all with."""
+        own = components if len(self.weight) > 1 else None
+        return chosen(self.weight, own), chosen(self.bias, own)
 
 
 class StackedConv2d(PerComponent):

@@ -17,7 +17,7 @@ from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.objectives import check_distribution
 from scmixvi.core.posterior import Flow
 from scmixvi.core.products import stacked_linear
-from scmixvi.image.nets import StackedLinear, check_components, chosen, mlp
+from scmixvi.image.nets import StackedLinear, check_components, mlp
 
 
 class TopEncoder(Level):
@@ -101,8 +101,7 @@ class LowerEncoder(Level):
     def forward(self, x: Tensor, components: Tensor | None = None) -> Callable[..., Independent]:
         """Encode images; the conditional takes the levels above, batch `[L, S, S, B]`."""
         features = _features(self, x, components)
-        own = components if len(self.joint.weight) > 1 else None  # one layer serves all
-        weight, bias = chosen(self.joint.weight, own), chosen(self.joint.bias, own)
+        weight, bias = self.joint.of(components)
         weight_x, weight_z = weight.chunk(2, dim=1)
         from_x = stacked_linear(features, weight_x, bias).unsqueeze(1)  # [S, 1, B, 2 * n_hidden]
 

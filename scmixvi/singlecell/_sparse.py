@@ -73,8 +73,8 @@ def _entry(address):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply :func:`scmixvi.core.products.linear` to dense or CSR rows.
 
-    MKL multiplies CSR rows for torch. On AMD's processors with AVX-512 a loop of this file does,
-    which takes less time there; not where gradients are wanted.
+    MKL multiplies CSR rows for torch. On AMD's processors with AVX-512 a loop of this file does;
+    not where gradients are wanted.
     """
     return _product(x, weight, bias) if _suits(x, weight) else products.linear(x, weight, bias)
 
