@@ -170,18 +170,18 @@ def _heads(encoder: Encoder, hidden: Tensor, kept: Tensor | None) -> tuple[Tenso
     each cell, which then is smaller than the hidden layer.
     """
     heads = encoder.mean_encoder, encoder.var_encoder
-    if has_hooks(heads) or any(type(head) is not nn.Linear for head in heads):
-        hidden = hidden if kept is None else hidden * kept
-        found = [head(hidden) for head in heads]
-    else:
+    plain = not has_hooks(heads) and all(type(head) is nn.Linear for head in heads)
+    if kept is not None and not (plain and hidden.shape[1] > 2 * len(heads[0].weight)):
+        hidden, kept = hidden * kept, None
+    if plain:
         weight = torch.cat([head.weight for head in heads])
         bias = torch.cat([head.bias for head in heads])
         if kept is None:
             joined = linear(hidden, weight, bias)
-        elif hidden.shape[1] <= len(weight):
-            joined = linear(hidden * kept, weight, bias)
         else:
             joined = torch.bmm(hidden, (weight * kept).transpose(1, 2)) + bias
         found = joined.chunk(2, dim=-1)
+    else:
+        found = [head(hidden) for head in heads]
     # Autocast may hand over bfloat16, in which the bound's differences would drown.
     return at_least_float32(found[0]), at_least_float32(found[1])
