@@ -8,8 +8,9 @@ distributions. "bf16" is the fast path after torch.set_float32_matmul_precision(
 a CPU with units for it rounds the factors of matrix products to bf16. All start from the same
 weights, split and random state.
 
-One step of "fast" and "plain" agrees to rounding (tests/singlecell/test_module.py); this asks what
-is left of that after a hundred epochs. All are scored by the same code, in full precision: MISELBO
+One step of "fast" and "plain" agrees to rounding (tests/singlecell/test_module.py) but for the
+units that dropout draws, which on a CPU are other ones of the same law; this asks what is left of
+that after a hundred epochs. All are scored by the same code, in full precision: MISELBO
 (100 draws a cell) and log p(x) (200 draws, pooled) on 15 % of the cells, in nats a cell.
 """
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
+from scmixvi.singlecell._dropout import dropped
 from scmixvi.singlecell._sparse import linear
 
 
@@ -93,6 +94,8 @@ def _stacked_layers(stacks: Sequence[nn.Module], x: Tensor, cat_list: Sequence[T
                 hidden = normed.unflatten(1, (n_components, -1))
             elif isinstance(layer, nn.LayerNorm):
                 hidden = _stacked_layer_norm(layers, hidden)
+            elif isinstance(layer, nn.Dropout):
+                hidden = dropped(layer, hidden)
             else:
                 hidden = layer(hidden)
     return hidden
@@ -147,22 +150,20 @@ def _batched_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
 def _stacked_batch_norm(layers: Sequence[nn.BatchNorm1d], hidden: Tensor) -> Tensor:
     """Each component keeps its own statistics: the features of all S stand side by side."""
     first = layers[0]
-    statistics = None, None
+    owned = None, None
     if first.track_running_stats:
-        statistics = (
-            torch.cat([m.running_mean for m in layers]),
-            torch.cat([m.running_var for m in layers]),
-        )
-    weight = torch.cat([m.weight for m in layers]) if first.affine else None
-    bias = torch.cat([m.bias for m in layers]) if first.affine else None
+        owned = [m.running_mean for m in layers], [m.running_var for m in layers]
+    statistics = [None if own is None else _joined(own) for own in owned]
+    weight = _joined([m.weight for m in layers]) if first.affine else None
+    bias = _joined([m.bias for m in layers]) if first.affine else None
     use_batch = first.training or not first.track_running_stats
     normed = functional.batch_norm(
         hidden, *statistics, weight, bias, use_batch, first.momentum, first.eps
     )
     if first.training and first.track_running_stats:
-        owned = [m.running_mean for m in layers], [m.running_var for m in layers]
-        for own, joined in zip(owned, statistics, strict=True):
-            torch._foreach_copy_(own, joined.chunk(len(layers)))
+        if len(layers) > 1:
+            for own, joined in zip(owned, statistics, strict=True):
+                torch._foreach_copy_(own, joined.chunk(len(layers)))
         torch._foreach_add_([m.num_batches_tracked for m in layers], 1)
     return normed
 

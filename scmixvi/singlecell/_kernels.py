@@ -29,6 +29,7 @@ from scmixvi.singlecell._team import HEAD, array_at, in_parallel, next_rows
 
 TILE = 256  # genes
 N_TABLED = 64  # counts below this come from a table; in single-cell data that is 99 % of them
+SPARSE = 4  # a cell of which less than one count in so many is not zero is looked up by these alone
 
 _f, _i = np.float32, np.int32
 _EPS = np.float32(1e-8)  # scvi.distributions adds it inside every logarithm
@@ -244,28 +245,32 @@ def _tables(theta, size):
 
 
 @compiled()
-def _looked_up(x, table, out):
-    """Entry (count, gene) of a table `[n_tabled, G]`; its last row for counts beyond it."""
-    last, n_genes = _f(table.shape[0] - 1), x.shape[0]
-    entries = table.ravel()
-    for g in range(n_genes):
-        out[g] = entries[_i(min(x[g], last)) * n_genes + g]
-
-
-@compiled()
-def constant_of(theta, x, table, slope_table, value, slope, beyond):
+def constant_of(theta, x, table, slope_table, value, slope, places):
     """Log Gamma(x + theta) / Gamma(theta) / x!, and its slopes in theta.
 
-    For one cell: theta, x, value and slope `[G]`, tables from `_tables`; `beyond` `[G + 1]` is
-    room for the places of counts that the tables do not hold.
+    For one cell: theta, x, value and slope `[G]`, tables from `_tables`; `places` `[G + 1]` is
+    room for the genes that are looked at one by one.
     """
-    _looked_up(x, table, value)
-    _looked_up(x, slope_table, slope)
-    last, n_beyond = table.shape[0] - 1, 0
-    for g in range(x.shape[0]):
-        beyond[n_beyond] = g
-        n_beyond += _i(x[g] > last)
-    for g in beyond[:n_beyond]:
+    n_genes, last = x.shape[0], _i(table.shape[0] - 1)
+    values, slopes = table.ravel(), slope_table.ravel()
+    n_found = 0
+    for g in range(n_genes):
+        places[n_found] = g
+        n_found += _i(x[g] > _f(0))
+    if n_found * SPARSE < n_genes:
+        value[:], slope[:] = _f(0), _f(0)
+        for g in places[:n_found]:
+            entry = _i(min(x[g], _f(last))) * n_genes + g
+            value[g], slope[g] = values[entry], slopes[entry]
+    else:
+        for g in range(n_genes):
+            entry = _i(min(x[g], _f(last))) * n_genes + g
+            value[g], slope[g] = values[entry], slopes[entry]
+    n_beyond = 0
+    for g in places[:n_found]:
+        places[n_beyond] = g
+        n_beyond += _i(x[g] > _f(last))
+    for g in places[:n_beyond]:
         wide, shape = np.float64(x[g]), np.float64(theta[g])
         more = _log_gamma(wide + shape) - _log_gamma(shape + last)
         value[g] += _f(more - _log_gamma(wide + 1) + _log_gamma(np.float64(last + 1)))
@@ -300,13 +305,13 @@ def _score_cells(
     works = np.empty((n_tiles, _ROWS_OF_WORK * TILE), _f)
     cells[:, 5 * TILE :] = _f(0)
     lanes, values, slopes = np.empty(TILE, _f), np.empty(n_genes, _f), np.empty(n_genes, _f)
-    beyond = np.empty(n_genes + 1, _i)
+    places = np.empty(n_genes + 1, _i)
     for b in range(start, stop):
         theta_b = theta[b if theta.shape[0] > 1 else 0]
         if b == start or theta.shape[0] > 1:
             _of_genes(theta_b, bias, logit_bias, inflated, cells)
         if table.shape[0] > 0:
-            constant_of(theta_b, x[b], table, slope_table, values, slopes, beyond)
+            constant_of(theta_b, x[b], table, slope_table, values, slopes, places)
             same = _total(values)
         else:
             same = constant[b]
@@ -357,10 +362,13 @@ def _score_cells(
 @thread_entry
 def _score_entry(address):
     """What :func:`score` hands over, into arrays."""
-    block = array_at(address, HEAD + 20, np.int64)[HEAD:]
+    block = array_at(address, HEAD + 18, np.int64)[HEAD:]
     n_rows, n_cells, n_genes, n_thetas, n_tabled, keep = block[:6]
     at = block[6:]
     by_row, by_cell, all_ = (n_rows, n_cells), (n_cells, n_genes), (n_rows, n_cells, n_genes)
+    theta = array_at(at[4], (n_thetas, n_genes), np.float32)
+    # Every thread has its own: another's would be read across the processors' caches.
+    table, slope_table = _tables(theta[0], n_tabled)
     while True:
         start, stop = next_rows(address)
         if start >= stop:
@@ -371,16 +379,16 @@ def _score_entry(address):
             array_at(at[2], all_, np.float32),
             array_at(at[3], n_genes, np.float32),
             at[2] != 0,
-            array_at(at[4], (n_thetas, n_genes), np.float32),
+            theta,
             array_at(at[5], by_row, np.float32),
             array_at(at[6], by_cell, np.float32),
             array_at(at[7], n_cells, np.float32),
             array_at(at[8], by_cell, np.float32),
-            array_at(at[9], (n_tabled, n_genes), np.float32),
-            array_at(at[10], (n_tabled, n_genes), np.float32),
-            array_at(at[11], by_row, np.float32),
-            array_at(at[12], by_row, np.float32),
-            array_at(at[13], all_, np.float32),
+            table,
+            slope_table,
+            array_at(at[9], by_row, np.float32),
+            array_at(at[10], by_row, np.float32),
+            array_at(at[11], all_, np.float32),
             keep != 0,
             start,
             stop,
@@ -429,20 +437,16 @@ def score(
     """
     value, library_slope = torch.empty_like(library), torch.empty_like(library)
     theta_slope = torch.empty_like(scores) if keep else None
-    constant = constant_slope = table = slope_table = None
-    n_tabled = 0
-    if len(theta) == 1:
-        n_tabled = int(min(largest + 1, N_TABLED))
-        tables = _tables(theta[0].detach().numpy(), n_tabled)
-        table, slope_table = (torch.from_numpy(t) for t in tables)
-    else:
+    constant = constant_slope = None
+    n_tabled = int(min(largest + 1, N_TABLED)) if len(theta) == 1 else 0
+    if len(theta) > 1:
         wide = theta.detach()
         constant = torch.lgamma(x + wide) - torch.lgamma(wide) - torch.lgamma(x + 1)
         constant = constant.sum(-1)
         constant_slope = torch.digamma(x + wide) - torch.digamma(wide)
     used = (
         *(scores, bias, logits, logit_bias, theta, library, x, constant, constant_slope),
-        *(table, slope_table, value, library_slope, theta_slope),
+        *(value, library_slope, theta_slope),
     )
     used = [None if t is None else t.detach().contiguous() for t in used]
     sizes = *scores.shape, len(theta), n_tabled, int(keep)

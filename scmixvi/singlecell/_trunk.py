@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from scvi.nn import Encoder
 from torch import Tensor, nn
-from torch.nn import functional
 
 from scmixvi.core.precision import at_least_float32
+from scmixvi.singlecell._dropout import kept_units
 from scmixvi.singlecell._encoders import has_hooks, one_hot_covariates, with_covariates
 from scmixvi.singlecell._sparse import linear
 
@@ -160,7 +160,7 @@ def _dropout_a_cell(layer: nn.Dropout, hidden: Tensor) -> Tensor | None:
     """
     if not layer.training or layer.p == 0:
         return None
-    return functional.dropout(torch.ones_like(hidden[:, :1]), layer.p)
+    return kept_units(hidden[:, :1], layer.p)
 
 
 def _heads(encoder: Encoder, hidden: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -204,12 +204,16 @@ def test_reading_anything_gives_scvi_s_distribution(family, cls):
 
 def test_small_and_large_counts_meet():
     """Table and series: log Gamma(x + theta) / Gamma(theta) / x! on both sides of the table."""
-    theta = np.array([1e-3, 0.7, 30.0, 4e3], np.float32)
-    x = np.array([[63] * 4, [64] * 4, [1e5] * 4, [0] * 4], np.float32)
+    theta = np.array([1e-3, 0.7, 30.0, 4e3] * 2, np.float32)
+    dense = [[count] * 8 for count in (63, 64, 1e5, 0)]
+    sparse = [
+        [0] * gene + [count] + [0] * (7 - gene) for gene, count in enumerate((1, 63, 64, 1e5))
+    ]
+    x = np.array([*dense, *sparse], np.float32)
     tables = _kernels._tables(theta, _kernels.N_TABLED)
     value, slope = np.empty_like(x), np.empty_like(x)
     for row, *out in zip(x, value, slope, strict=True):
-        _kernels.constant_of(theta, row, *tables, *out, np.empty(5, np.int32))
+        _kernels.constant_of(theta, row, *tables, *out, np.empty(9, np.int32))
     counts, shape = torch.from_numpy(x).double(), torch.from_numpy(theta).double()
     exact = torch.lgamma(counts + shape) - torch.lgamma(shape) - torch.lgamma(counts + 1)
     np.testing.assert_allclose(value, exact, rtol=2e-6, atol=1e-6)

@@ -1,0 +1,60 @@
+"""Dropout whose units are drawn by a compiled loop on a CPU.
+
+torch draws them there one after the other, on one thread. What is compiled stands in this file, as
+in :mod:`scmixvi.singlecell._kernels`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scmixvi.singlecell._compiled import available, compiled
+
+_u, _f = np.uint64, np.float32
+
+
+@compiled()
+def _draw(seed, lost, kept, out):
+    """Flat `out`: 0 where 32 random bits are below `lost`, else `kept`.
+
+    Bits are of splitmix64 (Steele et al. 2014); those of one state are for two places.
+    """
+    half = (out.shape[0] + 1) // 2
+    low, high = out[:half], out[half:]
+    for i in range(half):
+        z = _u(seed) + _u(i) * _u(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> _u(30))) * _u(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> _u(27))) * _u(0x94D049BB133111EB)
+        z ^= z >> _u(31)
+        low[i] = _f(0) if np.uint32(z) < lost else kept
+        if i < high.shape[0]:
+            high[i] = _f(0) if np.uint32(z >> _u(32)) < lost else kept
+
+
+def kept_units(like: Tensor, rate: float) -> Tensor:
+    """What dropout multiplies units by: 0 with probability `rate`, else 1 / (1 - rate).
+
+    Parameters
+    ----------
+    like
+        Units; what is returned has their shape, type and device.
+    rate
+        From 0 to 1.
+    """
+    like, lost = like.detach(), round(rate * 2**32)
+    by_loop = like.device.type == "cpu" and like.dtype is torch.float32 and 0 < lost < 2**32
+    if torch.compiler.is_compiling() or not (by_loop and available()):
+        return functional.dropout(torch.ones_like(like), rate)
+    out = torch.empty_like(like, memory_format=torch.contiguous_format)
+    seed = int(torch.randint(2**62, ()))
+    _draw(seed, np.uint32(lost), _f(1 / (1 - rate)), out.view(-1).numpy())
+    return out
+
+
+def dropped(layer: nn.Dropout, hidden: Tensor) -> Tensor:
+    """Apply a dropout layer."""
+    at_once = layer.training and layer.p > 0 and hidden.device.type == "cpu"
+    if torch.compiler.is_compiling() or not at_once:
+        return layer(hidden)
+    return hidden * kept_units(hidden, layer.p)
