@@ -20,7 +20,7 @@ from scmixvi.core import fit_posterior
 from scmixvi.core.modes import evaluating, frozen
 from scmixvi.singlecell._depth import at_the_sum
 from scmixvi.singlecell._distributions import MixtureOfNormals, with_library
-from scmixvi.singlecell._passes import rows_of
+from scmixvi.singlecell._passes import dense, rows_of
 
 # Elements of one likelihood tensor in a step.
 _ELEMENTS_A_STEP, _ELEMENTS_A_STEP_ON_CPU = 2**24, 2**19
@@ -45,8 +45,7 @@ def refined(
         Start from the encoders although posteriors are stored.
     """
     counts = tensors[REGISTRY_KEYS.X_KEY]
-    if counts.layout is not torch.strided:
-        tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts.to_dense()}
+    tensors = {**tensors, REGISTRY_KEYS.X_KEY: dense(counts)}
     n_cells, n_genes = counts.shape
     on_cpu = module.device.type == "cpu"
     elements = _ELEMENTS_A_STEP_ON_CPU if on_cpu else _ELEMENTS_A_STEP

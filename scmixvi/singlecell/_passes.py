@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
@@ -84,7 +85,18 @@ def to_encode(tensors: dict[str, Any]) -> dict[str, Any]:
     if x is None or x.layout is torch.strided:
         return tensors
     few = x.layout is torch.sparse_csr and x.values().numel() < _DENSE * x.numel()
-    return tensors if few else {**tensors, REGISTRY_KEYS.X_KEY: x.to_dense()}
+    return tensors if few else {**tensors, REGISTRY_KEYS.X_KEY: dense(x)}
+
+
+def dense(x: Tensor) -> Tensor:
+    """Counts of any layout as a dense tensor; CSR ones on a CPU by a compiled loop."""
+    by_loop = x.layout is torch.sparse_csr and x.dtype is torch.float32 and x.device.type == "cpu"
+    if not by_loop or x.requires_grad or not available():
+        return x if x.layout is torch.strided else x.to_dense()
+    found = torch.zeros(x.shape)
+    parts = (part.numpy() for part in (x.values(), x.col_indices(), x.crow_indices()))
+    _kernels.gather_rows(*parts, np.arange(len(x)), found.numpy())
+    return found
 
 
 def log_of_counts(x: Tensor) -> Tensor:

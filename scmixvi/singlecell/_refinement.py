@@ -30,6 +30,7 @@ from scvi.module._constants import MODULE_KEYS
 from torch import Tensor, nn
 
 from scmixvi.core.modes import frozen
+from scmixvi.singlecell._passes import dense
 from scmixvi.singlecell._training import MixtureTrainingPlan
 
 ENCODER_PARTS = (
@@ -70,9 +71,7 @@ def resampled(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor
 
     A cell that would be left without counts stays as it is.
     """
-    counts = tensors[REGISTRY_KEYS.X_KEY]
-    if counts.layout != torch.strided:
-        counts = counts.to_dense()
+    counts = dense(tensors[REGISTRY_KEYS.X_KEY])
     tensors = {**tensors, REGISTRY_KEYS.X_KEY: counts}
     outputs = _drawn_once(module, module._get_inference_input(tensors))
     decoded = module.generative(**module._get_generative_input(tensors, outputs))

@@ -112,6 +112,23 @@ def test_sparse_counts_have_the_same_sums(sparse_adata):
     assert _passes.to_encode({"qzm": dense}) == {"qzm": dense}
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo, torch.strided])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dense_counts_of_any_layout(monkeypatch, compiled, layout, dtype):
+    monkeypatch.setattr(_passes, "available", lambda: compiled)
+    counts = torch.tensor([[0, 2, 0], [0, 0, 0], [5, 0, 1]], dtype=dtype)
+    sparse = counts if layout is torch.strided else counts.to_sparse(layout=layout)
+    assert torch.equal(_passes.dense(sparse), counts)
+
+
+def test_dense_counts_that_are_stored_twice_are_added_as_torch_does():
+    parts = torch.tensor([0, 3], dtype=torch.int32), torch.tensor([1, 1, 0], dtype=torch.int32)
+    twice = torch.sparse_csr_tensor(*parts, torch.tensor([2.0, 3.0, 1.0]), (1, 3))
+    assert torch.equal(_passes.dense(twice), torch.tensor([[1.0, 5.0, 0.0]]))
+    assert torch.equal(twice.to_dense(), _passes.dense(twice))
+
+
 def test_what_torch_says_of_sparse_tensors_is_not_heard(recwarn):
     """It says so once a process, unless it is told to say it always."""
     torch.set_warn_always(True)
