@@ -52,14 +52,14 @@ def test_what_the_guide_says_of_queries_against_s_is_so():
     taken = [found["inference"]["marginal_ll"] for found in measured if "inference" in found]
     for seconds in (found["seconds"] for found in taken):
         by_size = {name: found["median"] for name, found in seconds.items()}
-        assert 1.055 <= by_size["S = 8"] / by_size["S = 1"] <= 1.075
-        assert 1.385 <= by_size["S = 64"] / by_size["S = 1"] <= 1.555
+        assert by_size["S = 8"] / by_size["S = 1"] <= 1.065
+        assert 1.385 <= by_size["S = 64"] / by_size["S = 1"] <= 1.525
     assert len(taken) == 2
 
 
 def test_what_is_said_of_the_two_processors_is_so():
     """Ratios of S = 4, least and most."""
-    said = {"Intel": (0.82, 0.92), "AMD": (0.81, 0.85)}
+    said = {"Intel": (0.82, 0.92), "AMD": (0.81, 0.83)}
     results = read(RESULTS / "singlecell.json", {}).items()
     for maker, expected in said.items():
         ratios, of_eight = [], []
@@ -70,7 +70,7 @@ def test_what_is_said_of_the_two_processors_is_so():
             ratios.append(rows["S = 4"]["ratio_to_SCVI"]["median"])
             of_eight.append(rows["S = 8"]["ratio_to_SCVI"]["median"])
         assert len(ratios) == 3
-        assert 1.35 < min(of_eight) <= max(of_eight) < 1.75
+        assert 1.25 < min(of_eight) <= max(of_eight) < 1.75
         assert (round(min(ratios), 2), round(max(ratios), 2)) == expected
 
 
