@@ -26,7 +26,9 @@ def test_smoke_run_has_every_posterior_and_is_reported(tmp_path):
         else:
             for group in ("test", "training"):
                 gaps = [run[group][f"gap/{stage}"] for stage in depths.STEPS]
-                assert gaps[0] > gaps[1] > gaps[2] > 0, "these encoders are hardly trained"
+                # These encoders are hardly trained. What is left of 3 cells by 40 draws is noisy.
+                assert gaps[0] > 100 * max(gaps[1:])
+                assert min(gaps[1:]) > 0
                 assert run[group]["still_rising"] < 0.5
     table = report.depths_tables(runs)
     run = runs["cortex/latent/S=4/seed=0"]
