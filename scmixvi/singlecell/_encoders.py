@@ -94,7 +94,7 @@ def _stacked_layers(stacks: Sequence[nn.Module], x: Tensor, cat_list: Sequence[T
                 hidden = normed.unflatten(1, (n_components, -1))
             elif isinstance(layer, nn.LayerNorm):
                 hidden = _stacked_layer_norm(layers, hidden)
-            elif isinstance(layer, nn.Dropout):
+            elif type(layer) is nn.Dropout:
                 hidden = dropped(layer, hidden)
             else:
                 hidden = layer(hidden)

@@ -70,7 +70,7 @@ def encode_trunk(
         offsets = offsets[drawn]
     hidden, kept = shared.unsqueeze(1) + offsets, None
     for layer in layers:
-        if isinstance(layer, nn.Dropout):  # the last one of scvi-tools' layers
+        if type(layer) is nn.Dropout:  # the last one of scvi-tools' layers
             kept = _dropout_a_cell(layer, hidden)
         elif type(layer) is nn.ReLU and not has_hooks([layer]):
             hidden = hidden.relu_()  # nothing else needs the sum

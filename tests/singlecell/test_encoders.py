@@ -132,6 +132,19 @@ def test_components_drop_units_independently():
     assert 0.3 < both < 0.7, "the second mask is no copy of the first"
 
 
+def test_a_dropout_layer_of_another_class_is_called():
+    class KeepAll(nn.Dropout):
+        def forward(self, hidden):
+            return hidden
+
+    encoders, (x, cats) = make("plain"), inputs()
+    expected = encoded(encoders, x, *cats)[2]
+    for encoder in encoders:
+        for block in encoder.encoder.fc_layers:
+            block.append(KeepAll(0.5))
+    assert torch.equal(encoded(encoders, x, *cats)[2], expected)
+
+
 def test_half_precision_ends_in_float32():
     encoders = [Encoder(F, D, n_hidden=5) for _ in range(S)]
     with torch.autocast("cpu", torch.bfloat16):
