@@ -1,7 +1,7 @@
 """Dropout whose units are drawn by a compiled loop on a CPU.
 
-torch draws them there one after the other, on one thread. What is compiled stands in this file, as
-in :mod:`scmixvi.singlecell._kernels`.
+What is compiled stands in this file and in :mod:`scmixvi.singlecell._random`, as in
+:mod:`scmixvi.singlecell._kernels`.
 """
 
 import numpy as np
@@ -10,23 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scmixvi.singlecell._compiled import available, compiled
+from scmixvi.singlecell._random import STEP, random_bits
 
 _u, _f = np.uint64, np.float32
 
 
 @compiled()
 def _draw(seed, lost, kept, out):
-    """Flat `out`: 0 where 32 random bits are below `lost`, else `kept`.
-
-    Bits are of splitmix64 (Steele et al. 2014); those of one state are for two places.
-    """
+    """Flat `out`: 0 where 32 random bits, half of a state's, are below `lost`, else `kept`."""
     half = (out.shape[0] + 1) // 2
     low, high = out[:half], out[half:]
     for i in range(half):
-        z = _u(seed) + _u(i) * _u(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> _u(30))) * _u(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> _u(27))) * _u(0x94D049BB133111EB)
-        z ^= z >> _u(31)
+        z = random_bits(_u(seed) + _u(i) * STEP)
         low[i] = _f(0) if np.uint32(z) < lost else kept
         if i < high.shape[0]:
             high[i] = _f(0) if np.uint32(z >> _u(32)) < lost else kept

@@ -1,7 +1,7 @@
 """Cells of which encoders see a random share of the counts: noise for training.
 
-What is compiled stands in this file and in :mod:`scmixvi.singlecell._team`, as in
-:mod:`scmixvi.singlecell._kernels`.
+What is compiled stands in this file, in :mod:`scmixvi.singlecell._team` and in
+:mod:`scmixvi.singlecell._random`, as in :mod:`scmixvi.singlecell._kernels`.
 """
 
 import numpy as np
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from scmixvi.singlecell._compiled import available, compiled, thread_entry
+from scmixvi.singlecell._passes import dense
+from scmixvi.singlecell._random import STEP, random_bits
 from scmixvi.singlecell._team import HEAD, array_at, in_parallel, next_rows
 
 N_TABLED = 16  # counts that one random number draws, by a table
@@ -17,15 +19,6 @@ MANY = 32  # so many expected to be kept, and to be lost, are normal
 
 _u, _float = np.uint64, np.float64
 _LOW = np.uint64(0xFFFFFFFF)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # from one state to the next
-
-
-@compiled()
-def _random(state):
-    """64 random bits (splitmix64, Steele et al. 2014)."""
-    z = (state ^ (state >> _u(30))) * _u(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> _u(27))) * _u(0x94D049BB133111EB)
-    return z ^ (z >> _u(31))
 
 
 @compiled()
@@ -64,7 +57,7 @@ def _thin(x, kept, seed, out, start, stop):
     table = np.empty((N_TABLED + 1, N_TABLED), np.uint32)
     pmf = np.empty(N_TABLED + 1)
     for i in range(start, stop):
-        state = _random(_u(seed) + _u(i))
+        state = random_bits(_u(seed) + _u(i))
         share = _float(kept[i])
         _fill(table, pmf, share)
         rare = min(share, 1 - share)
@@ -73,15 +66,15 @@ def _thin(x, kept, seed, out, start, stop):
             found = 0
             left = np.int64(count)
             while 0 < left and count <= N_BY_TABLE:
-                state += _GOLDEN
-                drawn = np.uint32(_random(state) >> _u(32))
+                state += STEP
+                drawn = np.uint32(random_bits(state) >> _u(32))
                 row = table[min(left, N_TABLED)]
                 for m in range(N_TABLED):
                     found += drawn > row[m]
                 left -= N_TABLED
             if left > 0:
-                state += _GOLDEN
-                z = _random(state)
+                state += STEP
+                z = random_bits(state)
                 if count * rare <= MANY:
                     found = _rarely(count, rare, (z >> _u(11)) * 2.0**-53)
                     if rare < share:
@@ -130,8 +123,7 @@ def thinned(x: Tensor, rate: float) -> Tensor:
     loop is compiled, genes that keep more than 32 counts on average, and lose more than 32, are
     drawn by the normal approximation.
     """
-    if x.layout != torch.strided:  # latents that are asked for in the middle of a training
-        x = x.to_dense()
+    x = dense(x)  # sparse where latents are asked for in the middle of a training
     if not x.is_floating_point():
         x = x.float()
     kept = 1 - rate * torch.rand(len(x), device=x.device, dtype=torch.float32)
