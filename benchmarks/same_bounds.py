@@ -44,6 +44,7 @@ def plain_path() -> Iterator[None]:
     with ExitStack() as patches:
         for name, value in (
             ("_decoded.available", lambda: False),
+            ("_draws.available", lambda: False),
             ("_minibatches.available", lambda: False),
             ("_encoders.can_stack", lambda encoders: False),
             ("_inference.log_of_counts", torch.log1p),

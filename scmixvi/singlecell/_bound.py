@@ -10,7 +10,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from scmixvi.core import jsd, miselbo
 from scmixvi.singlecell._distributions import log_standard_normal
-from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY, repeated
+from scmixvi.singlecell._inference import PRIOR_KEY, SCORES_KEY, UNTRANSFORMED_KEY, repeated
 from scmixvi.singlecell._likelihoods import log_likelihood
 from scmixvi.singlecell._query_checks import check_holds_counts
 from scmixvi.singlecell._streaming import DISPERSION_KEY, LOG_LIK_KEY
@@ -142,8 +142,10 @@ class Bound:
         """
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         u, scores = inference_outputs[UNTRANSFORMED_KEY], inference_outputs[SCORES_KEY]
-        log_prior = log_standard_normal(u)
         log_lik = self._log_likelihood(tensors, generative_outputs)
+        log_prior = inference_outputs[PRIOR_KEY]
+        if log_prior is None:
+            log_prior = log_standard_normal(u)
         if scores is None:
             log_q = qz.log_prob(u).squeeze(-1)
             shape = (-1, 1, log_q.shape[-1])

@@ -24,6 +24,7 @@ from scmixvi.core.products import linear, product, transposed_product
 from scmixvi.singlecell import _kernels
 from scmixvi.singlecell._compiled import available
 from scmixvi.singlecell._encoders import has_hooks
+from scmixvi.singlecell._transpose import contiguous
 
 _SMALLEST, _LARGEST = 1e-30, 1e30  # what theta may be, so that float32 holds its reciprocal
 
@@ -199,7 +200,7 @@ class _HeadsLikelihood(torch.autograd.Function):
             found[0].mul_(each)
         for slope, at in ((scores, 1), (logits, 3)):
             if slope is not None and wants[at]:
-                found[at] = transposed_product(slope, weighted)
+                found[at] = contiguous(transposed_product(slope, weighted))
             if slope is not None and wants[at + 1]:
                 found[at + 1] = torch.mv(slope.T, each[:, 0])
         if wants[5]:

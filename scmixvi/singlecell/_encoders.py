@@ -140,6 +140,9 @@ def _batched_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
     a stack would be copied one by one.
     """
     shape = hidden.shape[1], -1
+    if shape[0] == 1:
+        bias = None if layers[0].bias is None else _joined([m.bias for m in layers])
+        return linear(hidden[:, 0], _joined([m.weight for m in layers]), bias).unsqueeze(1)
     weight = torch.cat([m.weight for m in layers]).unflatten(0, shape)
     product = torch.bmm(hidden.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
     if layers[0].bias is None:

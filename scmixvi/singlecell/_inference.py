@@ -13,14 +13,15 @@ from scmixvi._messages import check_whole
 from scmixvi.core import draw_components
 from scmixvi.singlecell._checks import check_encoded
 from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._draws import stratified_draws
 from scmixvi.singlecell._encoders import encode_components
 from scmixvi.singlecell._passes import log_of_counts, row_sums
 from scmixvi.singlecell._thinning import thinned
 from scmixvi.singlecell._trunk import encode_trunk
 
 # Keys that scvi-tools' dictionaries do not have: the draw before a logistic-normal
-# transformation, and every component's score of it.
-UNTRANSFORMED_KEY, SCORES_KEY = "u", "log_q_all"
+# transformation, every component's score of it, and the prior's.
+UNTRANSFORMED_KEY, SCORES_KEY, PRIOR_KEY = "u", "log_q_all", "log_prior"
 
 
 class Inference:
@@ -177,9 +178,9 @@ class Inference:
         drawn: Tensor | None = None,
     ) -> dict[str, Tensor | Distribution | None]:
         """Draw L times from every component: z `[L * S, n, D]`, with every component's scores."""
-        (u,), scores = qz.posterior.sample_stratified(n_draws, drawn)
+        u, scores, log_prior = stratified_draws(qz, n_draws, drawn)
         u = u.flatten(0, 1)
-        return self._outputs(qz, ql, repeated(library, ql, len(u)), u, scores)
+        return self._outputs(qz, ql, repeated(library, ql, len(u)), u, scores, log_prior)
 
     def _outputs(
         self,
@@ -188,6 +189,7 @@ class Inference:
         library: Tensor,
         u: Tensor,
         scores: Tensor | None = None,
+        log_prior: Tensor | None = None,
     ) -> dict[str, Tensor | Distribution | None]:
         return {
             MODULE_KEYS.Z_KEY: self.z_encoder.z_transformation(u),
@@ -196,6 +198,7 @@ class Inference:
             MODULE_KEYS.LIBRARY_KEY: library,
             UNTRANSFORMED_KEY: u,
             SCORES_KEY: scores,
+            PRIOR_KEY: log_prior,
         }
 
 

@@ -245,6 +245,33 @@ def _tables(theta, size):
 
 
 @compiled()
+def _beyond(x, last, places):
+    """Write down the places of what is above `last`; return how many there are."""
+    n_found = 0
+    for first in range(0, x.shape[0], 64):
+        block = x[first : first + 64]
+        n_here = _i(0)
+        for i in range(block.shape[0]):
+            n_here += _i(block[i] > last)
+        for i in range(block.shape[0] if n_here > 0 else 0):
+            places[n_found] = first + i
+            n_found += _i(block[i] > last)
+    return n_found
+
+
+@compiled()
+def _largest(lanes):
+    """The largest number of a tile, which is changed."""
+    half = TILE // 2
+    while half >= 16:
+        low, high = lanes[:half], lanes[half : 2 * half]
+        for i in range(half):
+            low[i] = max(low[i], high[i])
+        half //= 2
+    return lanes[:16].max()
+
+
+@compiled()
 def constant_of(theta, x, table, slope_table, value, slope, places):
     """Log Gamma(x + theta) / Gamma(theta) / x!, and its slopes in theta.
 
@@ -253,11 +280,14 @@ def constant_of(theta, x, table, slope_table, value, slope, places):
     """
     n_genes, last = x.shape[0], _i(table.shape[0] - 1)
     values, slopes = table.ravel(), slope_table.ravel()
-    n_found = 0
+    n_positive = _i(0)
     for g in range(n_genes):
-        places[n_found] = g
-        n_found += _i(x[g] > _f(0))
-    if n_found * SPARSE < n_genes:
+        n_positive += _i(x[g] > _f(0))
+    if n_positive * SPARSE < n_genes:
+        n_found = 0
+        for g in range(n_genes):
+            places[n_found] = g
+            n_found += _i(x[g] > _f(0))
         value[:], slope[:] = _f(0), _f(0)
         for g in places[:n_found]:
             entry = _i(min(x[g], _f(last))) * n_genes + g
@@ -266,11 +296,7 @@ def constant_of(theta, x, table, slope_table, value, slope, places):
         for g in range(n_genes):
             entry = _i(min(x[g], _f(last))) * n_genes + g
             value[g], slope[g] = values[entry], slopes[entry]
-    n_beyond = 0
-    for g in places[:n_found]:
-        places[n_beyond] = g
-        n_beyond += _i(x[g] > _f(last))
-    for g in places[:n_beyond]:
+    for g in places[: _beyond(x, _f(last), places)]:
         wide, shape = np.float64(x[g]), np.float64(theta[g])
         more = _log_gamma(wide + shape) - _log_gamma(shape + last)
         value[g] += _f(more - _log_gamma(wide + 1) + _log_gamma(np.float64(last + 1)))
@@ -331,7 +357,7 @@ def _score_cells(
                 if inflated:
                     work[TILE + last - first : 2 * TILE] = _f(0)
                     _load(logits[k, b, first:last], cell[4 * TILE :], _f(-1), work[TILE:])
-            top, total = lanes.max(), _f(0)
+            top, total = _largest(lanes), _f(0)
             for t in range(n_tiles):
                 _exponentials(works[t], top)
                 total += _total(works[t, :TILE])

@@ -1,5 +1,6 @@
 """Training: scvi-tools' plan with less between the steps."""
 
+import math
 from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import Any
@@ -90,7 +91,7 @@ class MixtureTrainingPlan(TrainingPlan):
             )
 
     def _check_finite(self, loss: torch.Tensor) -> None:
-        if not bool(loss.isfinite()):
+        if not math.isfinite(loss.item()):
             raise ValueError(
                 f"the training loss is {loss.item():g} in epoch {self.current_epoch} (step "
                 f"{self.global_step}): the model diverged. Train a new one with a lower learning "

@@ -41,7 +41,8 @@ class Counting(TorchDispatchMode):
 def test_more_components_are_no_more_operations(
     name, numbers, compiled, make_model, first_batch, monkeypatch
 ):
-    monkeypatch.setattr("scmixvi.singlecell._decoded.available", lambda: compiled)
+    for part in ("_decoded", "_draws"):
+        monkeypatch.setattr(f"scmixvi.singlecell.{part}.available", lambda: compiled)
     # All rows at a time, as a GPU takes them.
     monkeypatch.setattr("scmixvi.singlecell._likelihoods._chunk", lambda mu: mu.shape[:2])
     products.onednn_is_faster()  # it tries once
