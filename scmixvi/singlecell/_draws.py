@@ -119,51 +119,48 @@ def _pull_cells(
                 _pull_own(own, noise[i, a, b], pull, of_own, of_loc[b, s], of_scale[b, s])
 
 
-@thread_entry
-def _draw_entry(address):
-    block = array_at(address, HEAD + 13, np.int64)[HEAD:]
+@compiled()
+def _arrays(block):
+    """Means, noise, components, z, precisions, scores and log priors, or their gradients."""
     n_samples, n_drawn, n_components, n_cells, n_latent = block[:5]
     at = block[5:]
     by_cell, by_draw = (n_cells, n_components, n_latent), (n_samples, n_drawn, n_cells, n_latent)
+    return (
+        array_at(at[0], by_cell, np.float32),
+        array_at(at[1], by_draw, np.float32),
+        array_at(at[2], n_drawn, np.int64),
+        array_at(at[3], by_draw, np.float32),
+        array_at(at[4], by_cell, np.float32),
+        array_at(at[5], (n_samples, n_drawn, n_components, n_cells), np.float32),
+        array_at(at[6], (n_samples, n_drawn, n_cells), np.float32),
+    )
+
+
+@thread_entry
+def _draw_entry(address):
+    block = array_at(address, HEAD + 13, np.int64)[HEAD:]
+    loc, noise, drawn, z, precision, scores, log_prior = _arrays(block)
+    scale = array_at(block[12], loc.shape, np.float32)
     while True:
         start, stop = next_rows(address)
         if start >= stop:
             return
-        _draw_cells(
-            array_at(at[0], by_cell, np.float32),
-            array_at(at[1], by_cell, np.float32),
-            array_at(at[2], by_draw, np.float32),
-            array_at(at[3], n_drawn, np.int64),
-            array_at(at[4], by_draw, np.float32),
-            array_at(at[5], (n_samples, n_drawn, n_components, n_cells), np.float32),
-            array_at(at[6], (n_samples, n_drawn, n_cells), np.float32),
-            array_at(at[7], by_cell, np.float32),
-            start,
-            stop,
-        )
+        _draw_cells(loc, scale, noise, drawn, z, scores, log_prior, precision, start, stop)
 
 
 @thread_entry
 def _pull_entry(address):
     block = array_at(address, HEAD + 15, np.int64)[HEAD:]
-    n_samples, n_drawn, n_components, n_cells, n_latent = block[:5]
-    at = block[5:]
-    by_cell, by_draw = (n_cells, n_components, n_latent), (n_samples, n_drawn, n_cells, n_latent)
+    loc, noise, drawn, z, precision, of_scores, of_prior = _arrays(block)
+    of_z = array_at(block[12], z.shape, np.float32)
+    of_loc = array_at(block[13], loc.shape, np.float32)
+    of_scale = array_at(block[14], loc.shape, np.float32)
     while True:
         start, stop = next_rows(address)
         if start >= stop:
             return
         _pull_cells(
-            array_at(at[0], by_cell, np.float32),
-            array_at(at[1], by_draw, np.float32),
-            array_at(at[2], n_drawn, np.int64),
-            array_at(at[3], by_draw, np.float32),
-            array_at(at[4], by_cell, np.float32),
-            array_at(at[5], (n_samples, n_drawn, n_components, n_cells), np.float32),
-            array_at(at[6], (n_samples, n_drawn, n_cells), np.float32),
-            array_at(at[7], by_draw, np.float32),
-            array_at(at[8], by_cell, np.float32),
-            array_at(at[9], by_cell, np.float32),
+            *(loc, noise, drawn, z, precision, of_scores, of_prior, of_z, of_loc, of_scale),
             start,
             stop,
         )
@@ -201,8 +198,9 @@ def stratified_draws(
         return u, scores, log_standard_normal(u)
     n_cells, n_components, n_latent = loc.shape
     if drawn is None:
-        drawn = torch.arange(n_components)
-    noise = torch.randn(n_samples, len(drawn), n_cells, n_latent)
+        drawn = torch.arange(n_components, device=loc.device)
+    shape = n_samples, len(drawn), n_cells, n_latent
+    noise = torch.randn(shape, dtype=loc.dtype, device=loc.device)
     return _Draws.apply(loc, scale, noise, drawn)
 
 
@@ -226,7 +224,7 @@ class _Draws(torch.autograd.Function):
         z, precision = torch.empty_like(noise), torch.empty_like(near)
         log_prior = noise.new_empty(noise.shape[:3])
         scores = noise.new_empty(*noise.shape[:2], n_components, noise.shape[2])
-        used = [near, wide, noise, drawn, z, scores, log_prior, precision]
+        used = [near, noise, drawn, z, precision, scores, log_prior, wide]
         _run(_draw_entry, noise, n_components, used)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(loc, scale, noise, drawn, z, precision)

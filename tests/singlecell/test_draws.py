@@ -94,6 +94,16 @@ def test_the_stream_of_random_numbers_is_the_cores():
     torch.testing.assert_close(scores, log_q_all)
 
 
+def test_torchs_default_type_does_not_matter():
+    qz = mixture(3, 6, 4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        u, scores, _ = _draws.stratified_draws(qz, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(scores, qz.posterior.log_prob_all((u,)))
+
+
 def test_other_types_are_left_to_the_core():
     qz = mixture(3, 6, 4, torch.float64)
     u, scores, log_prior = _draws.stratified_draws(qz, 2)
