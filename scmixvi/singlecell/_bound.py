@@ -143,7 +143,7 @@ class Bound:
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         u, scores = inference_outputs[UNTRANSFORMED_KEY], inference_outputs[SCORES_KEY]
         log_lik = self._log_likelihood(tensors, generative_outputs)
-        log_prior = inference_outputs[PRIOR_KEY]
+        log_prior = inference_outputs.get(PRIOR_KEY)
         if log_prior is None:
             log_prior = log_standard_normal(u)
         if scores is None:
