@@ -126,14 +126,13 @@ def test_what_is_said_of_the_gap_of_cells_is_so():
         found = [np.mean(list(of(d, s, key, group).values())) for d in data_sets for s in sizes]
         return round(scale * min(found), digits), round(scale * max(found), digits)
 
-    assert means("gap/encoders", digits=0) == (13, 29)
-    assert means("gap/encoders", group="training", digits=0) == (2, 10)
-    assert means("gap/one Gaussian") == (0.8, 1.3)
+    assert means("gap/encoders", digits=0) == (12, 28)
+    assert means("gap/encoders", group="training", digits=0) == (2, 11)
+    assert means("gap/one Gaussian") == (0.8, 1.4)
     assert means("gap/full covariance") == (0.2, 0.2)
     assert means("gap/100 steps", [1]) == (0.9, 1.5)
     assert means("gap/100 steps", [4]) == (0.6, 1.0)
-    assert means("gap/25 steps", digits=0) == (3, 5)
-    for group, least, most in (("test", 92, 98), ("training", 66, 95)):
+    for group, least, most in (("test", 91, 98), ("training", 65, 96)):
         shares = []
         for data in data_sets:
             for size, family in ((1, "one Gaussian"), (4, "four Gaussians")):
@@ -147,49 +146,49 @@ def test_what_is_said_of_the_gap_of_cells_is_so():
                 assert round(np.mean(paired(*pair)), 1) in (0.3, 0.4, 0.5)
         assert (int(min(shares)), round(max(shares))) == (least, most)
     per_cent = {"digits": 0, "scale": 100}
-    assert means("covered/encoders", [1], **per_cent) == (2, 12)
-    assert means("covered/encoders", [4], **per_cent) == (5, 13)
-    assert means("covered/100 steps", [1], **per_cent) == (55, 66)
-    assert means("covered/100 steps", [4], **per_cent) == (67, 76)
-    assert means("expression/encoders", [1], **per_cent) == (48, 62)
-    assert means("expression/encoders", [4], **per_cent) == (65, 66)
+    assert means("covered/encoders", [1], **per_cent) == (2, 11)
+    assert means("covered/encoders", [4], **per_cent) == (5, 14)
+    assert means("covered/100 steps", [1], **per_cent) == (54, 67)
+    assert means("covered/100 steps", [4], **per_cent) == (68, 77)
+    assert means("expression/encoders", [1], **per_cent) == (47, 61)
+    assert means("expression/encoders", [4], **per_cent) == (65, 67)
     assert means("expression/100 steps", [1], **per_cent) == (86, 87)
-    assert means("expression/100 steps", [4], **per_cent) == (88, 88)
+    assert means("expression/100 steps", [4], **per_cent) == (88, 89)
 
     trained_on = {"group": "training", **per_cent}
-    assert means("expression/encoders", [1], **trained_on) == (64, 82)
-    assert means("expression/encoders", [4], **trained_on) == (75, 86)
+    assert means("expression/encoders", [1], **trained_on) == (63, 82)
+    assert means("expression/encoders", [4], **trained_on) == (75, 85)
     assert means("expression/100 steps", [1], **trained_on) == (87, 88)
-    assert means("expression/100 steps", [4], **trained_on) == (88, 89)
+    assert means("expression/100 steps", [4], **trained_on) == (89, 89)
 
     def ahead(data, key, group="test"):
         return interval(paired(of(data, 4, key, group), of(data, 1, key, group)))
 
-    for data, expected in {"cortex": (9, 2), "sc_mixology": (12, 3), "pbmc68k": (3, 1)}.items():
+    for data, expected in {"cortex": (9, 3), "sc_mixology": (12, 3), "pbmc68k": (3, 1)}.items():
         points = ahead(data, "expression/encoders", "training")
         assert tuple(round(100 * number) for number in points) == expected
 
-    said = {"cortex": (18, 1), "sc_mixology": (17, 2), "pbmc68k": (3, 2)}
+    said = {"cortex": (18, 3), "sc_mixology": (18, 2), "pbmc68k": (5, 2)}
     for data in data_sets:
         points = ahead(data, "expression/encoders")
         assert tuple(round(100 * number) for number in points) == said[data]
         closer, _ = ahead(data, "gap/100 steps")
-        assert round(-closer, 1) in (0.3, 0.4, 0.5)
+        assert 0.3 <= round(-closer, 1) <= 0.7
         for key in ("covered/100 steps", "expression/100 steps"):
             gain, half = ahead(data, key)
             assert gain > half
-    for size, expected in ((1, (1.4, 1.2)), (4, (0.8, 0.8))):
+    for size, n_steps in ((1, 50), (1, 100), (4, 50), (4, 100)):
         found = by_seed(runs, f"cortex/mixture/S={size}").values()
-        gained = {
-            score: interval(
-                [run["scores/100 steps"][score] - run["scores/encoders"][score] for run in found]
+        for score in ("svm_train_to_test", "svm", "ari", "nmi"):
+            gained = interval(
+                [
+                    run[f"scores/{n_steps} steps"][score] - run["scores/encoders"][score]
+                    for run in found
+                ]
             )
-            for score in ("svm_train_to_test", "svm", "ari", "nmi")
-        }
-        points = gained.pop("svm_train_to_test")
-        assert tuple(round(100 * number, 1) for number in points) == expected
-        assert points[0] > points[1]
-        assert all(abs(gain) < half for gain, half in gained.values())
+            assert abs(gained[0]) < gained[1]
+            if (size, n_steps, score) == (1, 100, "svm_train_to_test"):
+                assert tuple(round(100 * number, 1) for number in gained) == (0.8, 1.5)
 
 
 def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
@@ -210,10 +209,10 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
         return tuple(round(100 * share) for share in means(*asked))
 
     for group, size, all_settings, with_defaults in (
-        ("test", [1], (44, 62), (44, 46)),
-        ("test", [4], (61, 66), (61, 65)),
+        ("test", [1], (44, 61), (44, 46)),
+        ("test", [4], (61, 67), (61, 65)),
         ("training", [1], (55, 82), (55, 65)),
-        ("training", [4], (75, 86), (78, 78)),
+        ("training", [4], (75, 85), (78, 78)),
     ):
         assert per_cent("expression/encoders", group, size) == all_settings
         assert per_cent("expression/encoders", group, size, defaults) == with_defaults
@@ -222,7 +221,7 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
     refined = [per_cent("expression/100 steps", group, [1, 4]) for group in ("test", "training")]
     assert refined == [(86, 89), (87, 90)]
     in_z = [per_cent("covered/100 steps", group, [1, 4]) for group in ("test", "training")]
-    assert (min(in_z)[0], max(in_z)[1]) == (55, 79)
+    assert (min(in_z)[0], max(in_z)[1]) == (54, 79)
 
     key, ahead = "expression/encoders", {}
     for name in settings:
@@ -236,17 +235,19 @@ def test_what_is_said_of_the_uncertainty_with_the_defaults_is_so():
     def rounded(key, sizes, digits, among=defaults):
         return tuple(round(nats, digits) for nats in means(key, "test", sizes, among))
 
-    assert rounded("gap/encoders", [1, 4], 0, settings) == (13, 33)
+    assert rounded("gap/encoders", [1, 4], 0, settings) == (12, 33)
     assert rounded("gap/encoders", [1, 4], 0) == (27, 33)
     assert rounded("gap/one Gaussian", [1, 4], 1) == (1.0, 1.3)
     assert rounded("gap/100 steps", [1], 1) == (1.4, 1.4)
     assert rounded("gap/100 steps", [4], 1) == (0.7, 0.8)
-    left = {n_steps: rounded(f"gap/{n_steps} steps", [1, 4], 1) for n_steps in (25, 50, 100)}
-    assert left == {25: (1.1, 2.0), 50: (0.8, 1.5), 100: (0.7, 1.4)}
+    left = {
+        n_steps: rounded(f"gap/{n_steps} steps", [1, 4], 1, settings) for n_steps in (25, 50, 100)
+    }
+    assert left == {25: (1.0, 2.3), 50: (0.6, 1.6), 100: (0.6, 1.5)}
     for key, most in (("expression", 0.5), ("covered", 1.2)):
         pairs = [
             [np.mean(list(of(n, s, f"{key}/{k} steps", g).values())) for k in (50, 100)]
-            for n in defaults
+            for n in settings
             for s in (1, 4)
             for g in ("test", "training")
         ]
