@@ -228,34 +228,26 @@ class _Draws(torch.autograd.Function):
         _run(_draw_entry, noise, n_components, used)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(loc, scale, noise, drawn, z, precision)
-            ctx.set_materialize_grads(False)
         return z, scores, log_prior
 
     @staticmethod
     def backward(
-        ctx: Any, of_z: Tensor | None, of_scores: Tensor | None, of_prior: Tensor | None
+        ctx: Any, of_z: Tensor, of_scores: Tensor, of_prior: Tensor
     ) -> tuple[Tensor | None, ...]:
         loc, scale, noise, drawn, z, precision = ctx.saved_tensors
         if torch.is_grad_enabled():
             grads = of_z, of_scores, of_prior
             return (*_differentiable_gradients(loc, scale, noise, drawn, grads), None, None)
-        n_components = loc.shape[1]
         of_loc, of_scale = torch.empty_like(precision), torch.empty_like(precision)
-        if of_scores is None:
-            of_scores = z.new_zeros(*z.shape[:2], n_components, z.shape[2])
-        of_prior = z.new_zeros(z.shape[:3]) if of_prior is None else of_prior.contiguous()
-        changed = (
-            torch.zeros_like(z)
-            if of_z is None
-            else of_z.clone(memory_format=torch.contiguous_format)
-        )
-        used = [loc.contiguous(), noise, drawn, z, precision, of_scores.contiguous(), of_prior]
-        _run(_pull_entry, noise, n_components, [*used, changed, of_loc, of_scale])
+        changed = of_z.clone(memory_format=torch.contiguous_format)
+        given = of_scores.contiguous(), of_prior.contiguous(), changed
+        used = [loc.contiguous(), noise, drawn, z, precision, *given, of_loc, of_scale]
+        _run(_pull_entry, noise, loc.shape[1], used)
         return of_loc, of_scale, None, None
 
 
 def _differentiable_gradients(
-    loc: Tensor, scale: Tensor, noise: Tensor, drawn: Tensor, grads: tuple[Tensor | None, ...]
+    loc: Tensor, scale: Tensor, noise: Tensor, drawn: Tensor, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients for `create_graph=True`, by torch's operations."""
     with torch.enable_grad():
@@ -263,11 +255,7 @@ def _differentiable_gradients(
         z = means[drawn] + widths[drawn] * noise
         t = (z.unsqueeze(2) - means) / widths
         scores = -(0.5 * t.square() + widths.log() + _HALF_LOG_2_PI).sum(-1)
-        found = zip((z, scores, log_standard_normal(z)), grads, strict=True)
-        pairs = [(value, grad) for value, grad in found if grad is not None]
+        found = z, scores, log_standard_normal(z)
     inputs = [p for p in (loc, scale) if p.requires_grad]
-    if not pairs:
-        return None, None
-    values, given = zip(*pairs, strict=True)
-    slopes = iter(torch.autograd.grad(values, inputs, given, create_graph=True))
+    slopes = iter(torch.autograd.grad(found, inputs, grads, create_graph=True))
     return tuple(next(slopes) if p.requires_grad else None for p in (loc, scale))

@@ -124,9 +124,13 @@ def _stacked_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
     """S linear layers: `[n, F]` or `[n, S, F] -> [n, S, n_out]`."""
     if hidden.dim() == 3:
         return _batched_linear(layers, hidden)
+    return _joined_linear(layers, hidden).unflatten(1, (len(layers), -1))
+
+
+def _joined_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
+    """Linear layers of one input, their outputs side by side: `[n, F] -> [n, sum of n_out]`."""
     bias = None if layers[0].bias is None else _joined([m.bias for m in layers])
-    joined = linear(hidden, _joined([m.weight for m in layers]), bias)
-    return joined.unflatten(1, (len(layers), -1))
+    return linear(hidden, _joined([m.weight for m in layers]), bias)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -141,8 +145,7 @@ def _batched_linear(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
     """
     shape = hidden.shape[1], -1
     if shape[0] == 1:
-        bias = None if layers[0].bias is None else _joined([m.bias for m in layers])
-        return linear(hidden[:, 0], _joined([m.weight for m in layers]), bias).unsqueeze(1)
+        return _joined_linear(layers, hidden[:, 0]).unsqueeze(1)
     weight = torch.cat([m.weight for m in layers]).unflatten(0, shape)
     product = torch.bmm(hidden.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
     if layers[0].bias is None:

@@ -1,4 +1,4 @@
-"""Matrices written out in their own order by torch's threads; torch does it on one.
+"""Matrices written out in their own order, by torch's threads.
 
 What is compiled stands in this file and in :mod:`scmixvi.singlecell._team`, as in
 :mod:`scmixvi.singlecell._kernels`.
