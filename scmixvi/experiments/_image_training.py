@@ -81,6 +81,13 @@ def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argpars
     return made
 
 
+def at_least_one(text: str) -> int:
+    """A whole number of at least 1, for argparse, which says what is wrong otherwise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def scheme_of(options: argparse.Namespace, paper: Scheme | None = None) -> Scheme:
     """The scheme that the arguments ask for; warm-up takes a quarter of a short training."""
     paper = paper or Scheme()
@@ -190,6 +197,8 @@ class Models:
         How long to train.
     deadline
         When to stop for now.
+    n_test_images
+        Test on so many of the test images, evenly spaced; None is all.
     trainer_settings
         Passed on to Lightning's Trainer.
     """
@@ -200,9 +209,11 @@ class Models:
         options: argparse.Namespace,
         scheme: Scheme,
         deadline: Deadline,
+        n_test_images: int | None = None,
         **trainer_settings: Any,
     ) -> None:
         self.seed, self.scheme, self.deadline = options.seed, scheme, deadline
+        self.n_test_images = n_test_images
         self.n_test_samples = min(options.samples, 5) if options.smoke else options.samples
         self.n_refinement_steps = 2 if options.smoke else REFINEMENT_STEPS
         self.trainer_settings = trainer_settings
@@ -214,13 +225,17 @@ class Models:
     @property
     def settings(self) -> dict[str, Any]:
         """What figures of these models depend on besides data set, model and seed."""
-        return asdict(self.scheme) | self.trainer_settings | {"samples": self.n_test_samples}
+        tested = {"samples": self.n_test_samples, "test_images": self.n_test_images}
+        return asdict(self.scheme) | self.trainer_settings | tested
 
     @property
     def test_images(self) -> Tensor:
         """The test images, binarised where the data set is, `[N, C, H, W]`; few in a smoke run."""
         batches = self.data.test_dataloader()
         x = next(iter(batches)) if self.scheme.max_batches else batches.pixels
+        if self.n_test_images is not None:
+            n = min(self.n_test_images, len(x))
+            x = x[torch.arange(n) * len(x) // n]
         return x if x.is_floating_point() else x.float().div_(255)
 
     def trained(self, name: str, make: Callable[[], VAETraining]) -> tuple[ImageVAE, dict]:
@@ -344,7 +359,8 @@ class Models:
         would, and a second process waits for the first. What was kept of other weights is not used
         (files that do not say of which are).
         """
-        path = self.folder / name / file
+        some = "" if self.n_test_images is None else f"{self.n_test_images}_images_"
+        path = self.folder / name / (some + file)
         strata, weights = torch.empty(vae.n_components * n_repeats, 0), fingerprint(vae)
         with in_turn_in(path.parent):
             kept = read_checkpoint(path) if path.exists() else {"weights": None}

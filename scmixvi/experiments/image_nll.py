@@ -27,6 +27,7 @@ from scmixvi.experiments._image_training import (
     Deadline,
     Models,
     Scheme,
+    at_least_one,
     chosen_device,
     parser,
     scheme_of,
@@ -112,7 +113,9 @@ def models_of(dataset: str, options: argparse.Namespace, deadline: Deadline) -> 
     scheme = scheme_of(options, CIFAR_SCHEME if is_cifar else None)
     samples = options.samples or (CIFAR_SAMPLES if is_cifar else 5000)
     own = argparse.Namespace(**vars(options) | {"samples": samples})
-    return Models(dataset, own, scheme, deadline, precision=options.precision)
+    return Models(
+        dataset, own, scheme, deadline, options.test_images, precision=options.precision
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -121,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     arguments.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     arguments.add_argument("--components", nargs="+", type=int, help="only these S")
+    arguments.add_argument(
+        "--test-images", type=at_least_one, help="test on so many, evenly spaced (default: all)"
+    )
     arguments.add_argument("--precision", default="32-true", help="of Lightning's Trainer")
     arguments.add_argument("--compile", help="mode of torch.compile, such as reduce-overhead")
     options = arguments.parse_args(argv)

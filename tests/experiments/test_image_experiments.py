@@ -416,8 +416,9 @@ def test_image_nll_smoke_stops_and_goes_on(small_data, capsys):
     bits = runs["mnist/vanilla/S=1/seed=3"]
     assert bits["bits_per_dim"] == pytest.approx(bits["nll"] / 784 / np.log(2), rel=1e-4)
     assert run(capsys, image_nll, *words) == ""
-    for word, value in (("--epochs", "3"), ("--samples", "2"), ("--precision", "bf16-mixed")):
-        name = word.strip("-")
+    others = {"epochs": "3", "samples": "2", "precision": "bf16-mixed", "test-images": "2"}
+    for option, value in others.items():
+        name, word = option.replace("-", "_"), f"--{option}"
         with pytest.raises(ValueError, match=f"with {name} = .*, not {value}: use the same"):
             run(capsys, image_nll, *words, word, value)
 
