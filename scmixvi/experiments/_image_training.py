@@ -1,11 +1,10 @@
-"""What the image experiments share: train models and test them, over any number of runs.
+"""What the image experiments share: train models, over any number of runs.
 
-Every model has a folder of its own. Training goes on from `last.ckpt` there, the test from
-`nll_by_component_L*.pt`; both stop at a deadline, where one is set, after a checkpoint.
+Every model has a folder of its own. Training goes on from `last.ckpt` there and stops at a
+deadline, where one is set, after a checkpoint. Tests are in :mod:`._image_tests`.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import time
@@ -20,13 +19,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
-from scmixvi.core import log_mixture
 from scmixvi.core.memory import keep_freed_memory
 from scmixvi.experiments import _common
 from scmixvi.image import ImageVAE
-from scmixvi.image._evaluation import eq_17_and_pooled
 from scmixvi.image._folders import in_turn_in
 from scmixvi.image.callbacks import (
     SafeCheckpoints,
@@ -34,15 +31,13 @@ from scmixvi.image.callbacks import (
     early_stopping,
     last_checkpoint,
 )
-from scmixvi.image.checkpoints import read_checkpoint, write_checkpoint
+from scmixvi.image.checkpoints import read_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import MONITORED, TRAINER_DEFAULTS, VAETraining
 from scmixvi.records import environment, read, write
 
 MOST_EPOCHS, PAPER_WARMUP = 2000, 100  # the paper names no maximum
-TEST_BATCH = 100
-# Of each image's own posterior, and how many of the samples are then drawn from it, at most.
-REFINEMENT_STEPS, REFINED_SAMPLES = 100, 500
+REFINEMENT_STEPS = 100  # of each image's own posterior
 
 
 @dataclass(frozen=True)
@@ -274,135 +269,6 @@ class Models:
         module.load_state_dict(read_checkpoint(folder / "best.ckpt")["state_dict"])
         return module.eval().vae.to(chosen_device()), read(record, {})
 
-    def nll(self, name: str, vae: ImageVAE, n_repeats: int = 1) -> dict[str, float | int]:
-        """Test negative log-likelihood by Eq. 17 (one component: Eq. 18), in nats.
-
-        Beside it the pooled estimate from the same draws: all S * L (Eq. 18: all repeats) weights
-        inside one logarithm. It is the tighter of the two, for Eq. 17 keeps a gap where a component
-        answers for another share of the posterior than its weight.
-
-        Parameters
-        ----------
-        name
-            Of the model's folder.
-        vae
-            On the device to compute on, with uniform weights.
-        n_repeats
-            Average so many estimates of L samples each: S in Eq. 18.
-
-        Returns
-        -------
-        `nll`, `nll_standard_error` over the images, `nll_pooled`, `n_test_images`,
-        `n_test_samples` (L).
-
-        Raises
-        ------
-        OutOfTime
-            If the deadline came before the end.
-        """
-        file = f"nll_by_component_L{self.n_test_samples}x{n_repeats}.pt"
-        strata = self._by_component(name, vae, file, "test", self.n_test_samples, 0, n_repeats)
-        nll, pooled = eq_17_and_pooled(strata)
-        return {
-            "nll": round(float(nll.mean()), 4),
-            "nll_standard_error": round(float(nll.std() / len(nll) ** 0.5), 4),
-            "nll_pooled": round(float(pooled.mean()), 4),
-            "n_test_images": len(nll),
-            "n_test_samples": self.n_test_samples,
-        }
-
-    def refined_nll(self, name: str, vae: ImageVAE) -> dict[str, float | int]:
-        """The same by posteriors of each image's own, from fewer samples.
-
-        So a model's NLL depends less on how good its encoders are.
-
-        Parameters
-        ----------
-        name, vae
-            As in :meth:`nll`.
-
-        Returns
-        -------
-        `nll_refined` (all weights inside one logarithm), `nll_refined_eq17`,
-        `n_refinement_steps`, `n_refined_samples`.
-
-        Raises
-        ------
-        OutOfTime
-            If the deadline came before the end.
-        """
-        n_samples, n_steps = min(self.n_test_samples, REFINED_SAMPLES), self.n_refinement_steps
-        file = f"nll_after_{n_steps}_steps_L{n_samples}.pt"
-        strata = self._by_component(name, vae, file, "refined", n_samples, n_steps)
-        nll, pooled = eq_17_and_pooled(strata)
-        return {
-            "nll_refined": round(float(pooled.mean()), 4),
-            "nll_refined_eq17": round(float(nll.mean()), 4),
-            "n_refinement_steps": n_steps,
-            "n_refined_samples": n_samples,
-        }
-
-    def _by_component(
-        self,
-        name: str,
-        vae: ImageVAE,
-        file: str,
-        draws: str,
-        n_samples: int,
-        n_steps: int,
-        n_repeats: int = 1,
-    ) -> Tensor:
-        """What Eq. 17 averages, of every test image: `[S * n_repeats, n]`, in nats.
-
-        What is done is kept in the model's folder after every 100 images, and every 100 images
-        have a random state of their own, after `draws`: an interrupted test ends as a whole one
-        would, and a second process waits for the first. What was kept of other weights is not used
-        (files that do not say of which are).
-        """
-        some = "" if self.n_test_images is None else f"{self.n_test_images}_images_"
-        path = self.folder / name / (some + file)
-        strata, weights = torch.empty(vae.n_components * n_repeats, 0), fingerprint(vae)
-        with in_turn_in(path.parent):
-            kept = read_checkpoint(path) if path.exists() else {"weights": None}
-            if kept.get("weights", weights) == weights:
-                strata = kept["state_dict"]["nll"]
-            images, said = self.test_images, time.monotonic()
-            for start in range(strata.shape[1], len(images), TEST_BATCH):
-                self.deadline.check()
-                start_random(self.seed, f"{name}/{draws}/{start}")
-                x = images[start : start + TEST_BATCH].to(chosen_device())
-                found = [
-                    vae.nll_by_component(x, n_samples, n_refinement_steps=n_steps)
-                    for _ in range(n_repeats)
-                ]
-                strata = torch.cat([strata, torch.cat(found).cpu()], dim=1)
-                write_checkpoint({"state_dict": {"nll": strata}, "weights": weights}, path)
-                if time.monotonic() - said > 30:
-                    said = time.monotonic()
-                    print(f"{path}: {strata.shape[1]} of {len(images)} images", flush=True)
-        return strata
-
-    @torch.no_grad()
-    def bound(self, name: str, vae: ImageVAE, n_draws: int = 10) -> float:
-        """MISELBO of the test images in nats: L = 1, averaged over draws from every component.
-
-        Parameters
-        ----------
-        name
-            Of the random numbers, as in :meth:`trained`.
-        vae
-            On the device to compute on, in evaluation mode, with uniform weights.
-        n_draws
-            Draws a component.
-        """
-        start_random(self.seed, f"{name}/bound")
-        bounds = []
-        for x in self.test_images.split(TEST_BATCH):
-            terms = vae(x.to(chosen_device()), n_draws)
-            bound = terms.log_lik + terms.log_prior - log_mixture(terms.log_q_all)
-            bounds.append(bound.mean((0, 1)).cpu())
-        return round(float(torch.cat(bounds).mean()), 4)
-
     def _fit(self, module: VAETraining, folder: Path) -> dict[str, Any]:
         stopping = early_stopping(self.scheme.patience)
         watch = EpochWatch(str(folder), self.deadline)
@@ -441,15 +307,6 @@ class Models:
             "accelerator": chosen_device().type,
             **self.trainer_settings,
         }
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A digest of a model's weights: another one for other weights."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _check_training(folder: Path, wanted: dict[str, Any]) -> None:

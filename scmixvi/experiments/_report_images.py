@@ -27,6 +27,7 @@ from scmixvi.experiments._report_image_nll import (
     figure_3,
     image_nll_tables,
     paper_table_1,
+    short_tables,
 )
 from scmixvi.experiments._report_inference_gap import image_gap_tables
 from scmixvi.experiments._tables import Runs, pick
@@ -169,6 +170,7 @@ TABLES: dict[str, Callable[[Runs, bool], str]] = {
     "inference_gap_images": image_gap_tables,
     "decoders_images": image_decoders_tables,
     "image_nll": image_nll_tables,
+    "image_nll_short": short_tables,
 }
 FIGURES: dict[str, tuple[str, Callable[[Runs, Path], None]]] = {
     "image_nll_by_recipe": ("image_nll", figure_2),

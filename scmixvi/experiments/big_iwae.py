@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import _common
+from scmixvi.experiments import _common, _image_tests
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
@@ -94,7 +94,7 @@ def figures(
         "encoder_hidden": list(chosen["encoder_hidden"]),
         "n_importance_samples": n_samples,
         **parameter_counts(vae),
-        **models.nll(f"{name}_S{n}", vae, n_repeats=n_samples),
+        **_image_tests.nll(models, f"{name}_S{n}", vae, n_repeats=n_samples),
         "trainings": [record],
     }
 

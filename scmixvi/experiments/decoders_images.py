@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import latents
+from scmixvi.experiments import _image_tests, latents
 from scmixvi.experiments._image_training import Models
 from scmixvi.image import ImageVAE
 
@@ -32,7 +32,11 @@ def figures(
 ) -> dict[str, Any]:
     """Train or load one model, and test it by its own draws and by refined posteriors."""
     vae, trainings = trained()
-    return {**models.nll(name, vae), **models.refined_nll(name, vae), "trainings": trainings}
+    return {
+        **_image_tests.nll(models, name, vae),
+        **_image_tests.refined_nll(models, name, vae),
+        "trainings": trainings,
+    }
 
 
 def jobs(models: Models, dataset: str, sizes: dict[str, Any], smoke: bool) -> latents.Jobs:

@@ -41,7 +41,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from scmixvi.experiments import _common
+from scmixvi.experiments import _common, _image_tests
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
@@ -146,7 +146,7 @@ def figures(
     single = name == "vae" or n_components == 1
     build = separate if name == "ensemble" else mixture
     vae, trainings = build(models, 1 if single else n_components, sizes)
-    nll = models.nll("mixture_S1" if single else f"{name}_S{n_components}", vae)
+    nll = _image_tests.nll(models, "mixture_S1" if single else f"{name}_S{n_components}", vae)
     start_random(models.seed, f"features/{name}/{n_components}")
     n_draws = 2 * n_components if name == "vae" else 0
     x = models.test_images

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import latents
+from scmixvi.experiments import _image_tests, latents
 from scmixvi.experiments._image_training import Models
 
 RESULT = Path(__file__).parent / "results" / "monotone_images.json"
@@ -22,7 +22,7 @@ def figures(models: Models, n_components: int, sizes: dict[str, Any]) -> dict[st
     """Train and test one mixture."""
     vae, trainings = latents.mixture(models, n_components, sizes)
     name = f"mixture_S{n_components}"
-    tested, bound = models.nll(name, vae), models.bound(name, vae)
+    tested, bound = _image_tests.nll(models, name, vae), _image_tests.bound(models, name, vae)
     gap = round(-tested["nll_pooled"] - bound, 4)
     return {**tested, "miselbo": bound, "gap": gap, "trainings": trainings}
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import _common, latents
+from scmixvi.experiments import _common, _image_tests, latents
 from scmixvi.experiments._image_training import (
     Deadline,
     Models,
@@ -46,7 +46,7 @@ def figures(
 
     name = f"{gradient}_S{n_components}"
     vae, record = models.trained(name, make)
-    return {**models.nll(name, vae), "trainings": [record]}
+    return {**_image_tests.nll(models, name, vae), "trainings": [record]}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from idx_files import grey, write_idx
 from scmixvi.core import miselbo
 from scmixvi.experiments import (
     _image_tables,
+    _image_tests,
     _image_training,
     _paper_images,
     _report_image_nll,
@@ -24,6 +25,7 @@ from scmixvi.experiments import (
     monotone_images,
     path_gradients,
 )
+from scmixvi.experiments._batch_norm import nlls_by_statistics
 from scmixvi.experiments._families import FAMILIES
 from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
 from scmixvi.image._folders import in_turn_in
@@ -73,10 +75,10 @@ class After:
 
 
 def test_training_and_test_go_on_as_if_never_stopped(small_data, monkeypatch):
-    monkeypatch.setattr(_image_training, "TEST_BATCH", 10)
+    monkeypatch.setattr(_image_tests, "TEST_BATCH", 10)
     whole, parts = models(small_data / "whole"), models(small_data / "parts")
     vae, record = whole.trained("a", make)
-    expected = whole.nll("a", vae)
+    expected = _image_tests.nll(whole, "a", vae)
     parts.deadline = After(2)
     with pytest.raises(OutOfTime):
         parts.trained("a", make)
@@ -92,21 +94,74 @@ def test_training_and_test_go_on_as_if_never_stopped(small_data, monkeypatch):
 
     parts.deadline = After(2)
     with pytest.raises(OutOfTime):
-        parts.nll("a", resumed)
+        _image_tests.nll(parts, "a", resumed)
     parts.deadline = Deadline()
     torch.rand(5)
-    assert parts.nll("a", resumed) == expected
-    refined = whole.refined_nll("a", vae)
+    assert _image_tests.nll(parts, "a", resumed) == expected
+    refined = _image_tests.refined_nll(whole, "a", vae)
     parts.deadline = After(2)
     with pytest.raises(OutOfTime):
-        parts.refined_nll("a", resumed)
+        _image_tests.refined_nll(parts, "a", resumed)
     parts.deadline = Deadline()
-    assert parts.refined_nll("a", resumed) == refined
+    assert _image_tests.refined_nll(parts, "a", resumed) == refined
     assert refined["nll_refined"] <= refined["nll_refined_eq17"]
     steps, samples = refined["n_refinement_steps"], refined["n_refined_samples"]
     assert (steps, samples) == (_image_training.REFINEMENT_STEPS, 7)
     assert expected["n_test_images"] == 40
     assert expected["n_test_samples"] == 7
+
+
+def test_some_of_the_test_images_are_spread_over_all(small_data):
+    found = models(small_data)
+    x = found.test_images
+    found.n_test_images = 4
+    torch.testing.assert_close(found.test_images, x[[0, 10, 20, 30]], rtol=0, atol=0)
+    vae, _ = found.trained("a", make)
+    assert _image_tests.nll(found, "a", vae)["n_test_images"] == 4
+    found.n_test_images = 1000
+    assert _image_tests.nll(found, "a", vae)["n_test_images"] == len(x) == 40
+    with pytest.raises(SystemExit):
+        image_nll.main(["--test-images", "0"])
+
+
+def test_batch_norm_as_in_the_released_code_is_by_each_draw_of_each_component():
+    torch.manual_seed(0)
+    vae = recipe_training("vanilla", 2, image_nll.SMOKE_SIZES["vanilla"]).vae
+    x = (torch.rand(6, 1, 28, 28) < 0.3).float()
+    vae.decoder.train()(torch.randn(6, 4)).log_prob(x)
+    before = {key: value.clone() for key, value in vae.eval().state_dict().items()}
+    torch.manual_seed(1)
+    running, batch = nlls_by_statistics(vae, x, 3)
+    for key, value in vae.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+    torch.manual_seed(1)
+    posterior = vae.posterior(x)
+    draws = [posterior.sample_stratified(1) for _ in range(3)]
+    for found, mode in ((running, False), (batch, True)):
+        vae.decoder.train(mode)
+        for s in range(2):
+            ratios = [
+                vae.decoder(z[:, s]).log_prob(x)
+                + vae.prior().log_prob((z[:, s],))
+                - (log_q[:, s].logsumexp(1) - np.log(2))
+                for (z,), log_q in draws
+            ]
+            expected = np.log(3) - torch.cat(ratios).logsumexp(0)
+            torch.testing.assert_close(found[s], expected, rtol=1e-4, atol=1e-3)
+    assert (batch - running).abs().min() > 1e-3
+    assert batch.std() > 0, "each image has its own"
+
+
+def test_without_batch_norm_nothing_changes_by_it(small_data):
+    found = models(small_data)
+    vae, _ = found.trained("a", make)
+    figures = _image_tests.nll_change_by_batch_norm(found, "a", vae)
+    assert figures == {
+        "nll_change_by_batch_norm": 0.0,
+        "nll_change_by_batch_norm_standard_error": 0.0,
+        "n_batch_norm_samples": 7,
+    }
 
 
 def test_a_training_that_moved_keeps_its_best_epoch(small_data):
@@ -183,14 +238,16 @@ def test_a_training_of_another_model_is_not_taken_for_this_one(small_data):
 def test_the_test_of_other_weights_is_not_taken_for_this_ones(small_data):
     found = models(small_data)
     vae, _ = found.trained("a", make)
-    first = found.nll("a", vae)
+    first = _image_tests.nll(found, "a", vae)
     other = make().vae.eval()
-    second = found.nll("a", other)
+    second = _image_tests.nll(found, "a", other)
     assert second["nll"] != first["nll"]
-    assert found.nll("a", vae) == first
+    assert _image_tests.nll(found, "a", vae) == first
     (path,) = found.folder.glob("a/nll_*.pt")
     torch.save({"state_dict": torch.load(path)["state_dict"]}, path)
-    assert found.nll("a", other) == first, "a file from before does not say of which weights it is"
+    assert _image_tests.nll(found, "a", other) == first, (
+        "a file from before does not say of which weights it is"
+    )
 
 
 def test_no_time_no_training(small_data):
@@ -209,7 +266,10 @@ def test_a_second_process_waits_while_one_trains_or_tests(small_data, capsys):
             seen.append(len(list(small_data.rglob("*.pt" if seen else "*.ckpt"))))
 
     vae = None
-    for ask in (lambda _: found.trained("a", make)[0], lambda vae: found.nll("a", vae)):
+    for ask in (
+        lambda _: found.trained("a", make)[0],
+        lambda vae: _image_tests.nll(found, "a", vae),
+    ):
         held = threading.Event()
         other = threading.Thread(target=work, args=[held])
         other.start()
@@ -223,7 +283,7 @@ def test_a_second_process_waits_while_one_trains_or_tests(small_data, capsys):
 def test_the_test_is_equation_17_and_its_repeats_are_averaged(small_data):
     found = models(small_data)
     vae, _ = found.trained("a", make)
-    once, twice = found.nll("a", vae), found.nll("a", vae, n_repeats=2)
+    once, twice = _image_tests.nll(found, "a", vae), _image_tests.nll(found, "a", vae, n_repeats=2)
     _image_training.start_random(3, "a/test/0")
     first, second = (vae.nll(found.test_images, 7) for _ in range(2))
     assert once["nll"] == pytest.approx(first.mean().item(), abs=1e-3)
@@ -239,8 +299,8 @@ def test_the_bound_is_miselbo_of_one_draw(small_data):
     found = models(small_data)
     vae, _ = found.trained("a", make)
     exact = torch.stack([miselbo(*vae(found.test_images)) for _ in range(300)]).detach().mean()
-    assert found.bound("a", vae, n_draws=300) == pytest.approx(exact.item(), abs=0.05)
-    assert found.bound("a", vae) == found.bound("a", vae)
+    assert _image_tests.bound(found, "a", vae, n_draws=300) == pytest.approx(exact.item(), abs=0.05)
+    assert _image_tests.bound(found, "a", vae) == _image_tests.bound(found, "a", vae)
 
 
 # ---------------------------------------------------------------- latents
@@ -421,6 +481,23 @@ def test_image_nll_smoke_stops_and_goes_on(small_data, capsys):
         name, word = option.replace("-", "_"), f"--{option}"
         with pytest.raises(ValueError, match=f"with {name} = .*, not {value}: use the same"):
             run(capsys, image_nll, *words, word, value)
+
+
+def test_short_trainings_have_a_table_of_their_own(small_data, capsys):
+    result = small_data / "image_nll_short.json"
+    words = ("--result", str(result), "--datasets", "mnist", "--recipes", "vanilla")
+    run(capsys, image_nll, *words, "--test-images", "2")
+    _report_images.write(small_data, small_data)
+    text = (small_data / "image_nll_short.md").read_text()
+    runs = written(result)
+    one, two = (runs[f"mnist/vanilla/S={s}/seed=3"] for s in (1, 2))
+    assert f"| NLL, refined | {one['nll_refined']:.2f} | {two['nll_refined']:.2f} |" in text
+    assert "| NLL, paper | 79.74 ± 0.03 | 79.15 ± 0.03 |" in text
+    changes = [f"{figures['nll_change_by_batch_norm']:+.2f}" for figures in (one, two)]
+    assert f"released code | {' | '.join(changes)} |" in text
+    bounds = [f"{figures['trainings'][0]['val_bound']:.2f}" for figures in (one, two)]
+    assert f"| best MISELBO on validation images | {' | '.join(bounds)} |" in text
+    assert "Tested on 2 of the 10,000 test images, evenly spaced; trained in 32-true." in text
 
 
 def test_cifar_smoke_on_a_subset_is_called_one(small_data, capsys):
