@@ -1,5 +1,6 @@
 """What normalised expression can be asked for, else one sentence."""
 
+import math
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -32,9 +33,10 @@ def check_expression(model: SCVI, given: dict[str, Any]) -> None:
     if chooses:
         check_whole("n_samples_overall", given["n_samples_overall"])
     library_size = given.get("library_size", 1)
-    if library_size != "latent" and not (isinstance(library_size, Real) and library_size > 0):
+    is_size = isinstance(library_size, Real) and 0 < library_size < math.inf
+    if library_size != "latent" and not is_size:
         raise ValueError(
-            f"library_size must be a number above 0 or 'latent', but it is {library_size!r}."
+            f"library_size must be a finite number above 0 or 'latent', but it is {library_size!r}."
         )
     known = ARGUMENTS_OF_WEIGHTS.get(weights, ()) if chooses else ()
     unknown = given.get("importance_weighting_kwargs", {}).keys() - set(known)

@@ -499,8 +499,17 @@ def test_a_split_names_cells_that_are_there(make_model, parts):
         ),
         ({"n_samples_overall": 0}, ValueError, "n_samples_overall must be a whole number of at"),
         ({"n_samples_overall": 2.5}, ValueError, "n_samples_overall must be a whole number of at"),
-        ({"library_size": "foo"}, ValueError, "library_size must be a number above 0 or 'latent'"),
-        ({"library_size": 0}, ValueError, "library_size must be a number above 0 or 'latent'"),
+        (
+            {"library_size": "foo"},
+            ValueError,
+            "library_size must be a finite number above 0 or 'latent'",
+        ),
+        ({"library_size": np.inf}, ValueError, "library_size must be a finite number above 0"),
+        (
+            {"library_size": 0},
+            ValueError,
+            "library_size must be a finite number above 0 or 'latent'",
+        ),
     ],
 )
 def test_arguments_that_expression_would_pass_over(make_model, arguments, error, sentence):
