@@ -31,7 +31,7 @@ class Ascent(NamedTuple):
     Parameters
     ----------
     learning_rate
-        The highest. It falls linearly to 0 with the last step.
+        The highest. From there it falls linearly, and would be 0 one step after the last.
     betas
         Of the running means of the gradient and of its square.
     warmup_steps
@@ -110,8 +110,8 @@ def refined_posterior(
     Every input b gets numbers of its own for component s of each level h, found as
     :func:`fit_posterior` finds them, from 0:
 
-    .. math:: q_s(z^h | z^{>h}, x_b) = N(\mu_s(z^{>h}, x_b) + a_{sb},
-              \sigma_s^2(z^{>h}, x_b) \exp(2 c_{sb}))
+    .. math:: q_s(z^h | z^{>h}, x_b) = N(\mu_s^h(z^{>h}, x_b) + a_{sb}^h,
+              (\sigma_s^h(z^{>h}, x_b))^2 \exp(2 c_{sb}^h))
 
     and what is above the level moves its Gaussians as before. Flows and weights stay.
     What is returned runs the levels and flows of `posterior` when it is drawn from.

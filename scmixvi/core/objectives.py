@@ -168,7 +168,7 @@ def siwelbo(
     Raises
     ------
     ValueError
-        If a rank or a size does not fit.
+        If a rank or a size does not fit, or the weights do not sum to 1.
 
     References
     ----------
@@ -247,7 +247,8 @@ def jsd(log_q_all: Tensor, log_weights: Tensor | None = None) -> Tensor:
     Raises
     ------
     ValueError
-        If a rank or a size does not fit, or if the two S axes differ in length.
+        If a rank or a size does not fit, the two S axes differ in length, or the weights do not sum
+        to 1.
 
     References
     ----------

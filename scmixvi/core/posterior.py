@@ -327,13 +327,13 @@ class MixturePosterior:
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the top level's mixture, `[B, D]`."""
+        """Mean of the top level's mixture, `[B, D]`; NotImplementedError if it has a flow."""
         weights, base = self._top()
         return (weights * base.mean).sum(dim=0)
 
     @property
     def variance(self) -> Tensor:
-        """Variance of the top level's mixture (law of total variance), `[B, D]`."""
+        """Variance of the top level's mixture (law of total variance), `[B, D]`, as for `mean`."""
         weights, base = self._top()
         mean = (weights * base.mean).sum(dim=0)
         return (weights * (base.variance + (base.mean - mean).square())).sum(dim=0)

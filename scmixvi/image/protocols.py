@@ -39,8 +39,8 @@ class PosteriorPart(Protocol):
         The weights of the mixture are those of what is returned: given, learned or one set an
         image.
 
-        For the estimator "s2s" it is called with the drawn components, `[A]`, as second argument,
-        and returns the uniform mixture of these alone.
+        For the estimator "s2s", and for "s2a" with path gradients, it is called with the drawn
+        components, `[A]`, as second argument, and returns the uniform mixture of these alone.
         """
 
 

@@ -56,9 +56,10 @@ def compare(
     Raises
     ------
     TypeError
-        If `scores` is not a DataFrame of numbers.
+        If `scores` is not a DataFrame of numbers, `ax` no matplotlib Axes, or `save` no name of a
+        file.
     ValueError
-        If it is empty.
+        If it is empty, or has several columns of one name.
     KeyError
         If `lower_is_better` names a column that is not there.
 

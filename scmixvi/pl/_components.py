@@ -77,7 +77,7 @@ def components(
     Raises
     ------
     TypeError
-        If the model has no components.
+        If the model has no components, `ax` is no matplotlib Axes or `save` no name of a file.
     KeyError
         If a cell or `color` is not in adata.
     ValueError

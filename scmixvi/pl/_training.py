@@ -69,6 +69,8 @@ def training(
         given for several panels.
     KeyError
         If the history has no curve for a panel.
+    TypeError
+        If `ax` is no matplotlib Axes or `save` no name of a file.
 
     Examples
     --------

@@ -45,11 +45,11 @@ class Conversions:
     ) -> Self:
         """Start a mixture from a trained SCVI: the same decoder, its encoder S times.
 
-        Component 0 is SCVI's encoder exactly. The others get noise on the weights of the heads
-        for mean and variance, `jitter` times each weight matrix's standard deviation, so that
-        training can tell them apart; with `encoder_sharing="trunk"` their vectors are noise,
-        `jitter` times the norms of the last hidden layer's weights. With `n_components=1` the new
-        model equals the old one.
+        Component 0 is SCVI's encoder exactly. The others get noise on weights and biases of the
+        heads for mean and variance, `jitter` times the standard deviation of each, so that training
+        can tell them apart; with `encoder_sharing="trunk"` their vectors are noise, `jitter` times
+        the norms of the last hidden layer's weights. With `n_components=1` the new model equals the
+        old one.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class Conversions:
     def to_scvi(self, component: int | None = None, adata: AnnData | None = None) -> SCVI:
         """Hand over to scvi-tools: an SCVI with this decoder and one of the encoders.
 
-        What SCANVI, SOLO's peers and the hub want is an :class:`scvi.model.SCVI`; this is one.
+        What SCANVI starts from is an :class:`scvi.model.SCVI`; this is one.
 
         Parameters
         ----------

@@ -40,7 +40,8 @@ class Estimates:
         Raises
         ------
         ValueError
-            If `n_mc_samples` is not a whole number of at least 1.
+            If `n_mc_samples` or `n_mc_samples_per_pass` is not a whole number of at least 1, or as
+            :meth:`marginal_ll` of the module, which takes `pooled` and `n_refinement_steps`.
         """
         bound = inspect.signature(super().get_marginal_ll).bind(*args, **kwargs)
         bound.apply_defaults()

@@ -230,8 +230,9 @@ class Posteriors:
         n_refinement_steps: int = 0,
         progress: bool = True,
     ) -> None:
-        """Replace the counts by every component's posterior parameters, `(n, S*D)` each.
+        """Replace the counts by every component's means and variances, `(n, S*D)` each.
 
+        Behind the means stand the S log weights of the cell, where these are amortised.
         As :meth:`scvi.model.SCVI.minify_adata`, which stores one mean and variance a cell. Those
         may be in `adata.obsm` under the two keys, as scvi-tools' users put them there; they are
         not looked at, for the components' parameters are computed afresh.

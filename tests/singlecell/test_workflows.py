@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from scvi.dataloaders import DeviceBackedDataSplitter
 from scvi.hub import HubMetadata, HubModel
 from scvi.model import SCVI
 from scvi.train import SaveCheckpoint
@@ -15,6 +16,15 @@ from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
 
 WITH_COUNTS = "latent_posterior_parameters_with_counts"
+
+
+def test_small_data_can_be_kept_on_the_device(make_model):
+    """As the FAQ has it: the splitter does not say how many cells it has."""
+    model = make_model(n_components=2)
+    splitter = DeviceBackedDataSplitter(model.adata_manager, shuffle=True, batch_size=16)
+    model.train(max_epochs=2, datamodule=splitter, **QUIET)
+    assert model.history["elbo_train"].shape[0] == 2
+    assert np.isfinite(model.history["elbo_train"].to_numpy(dtype=float)).all()
 
 
 @pytest.mark.parametrize("direction", ["from_scvi_model", "to_scvi"])
