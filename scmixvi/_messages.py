@@ -12,6 +12,11 @@ def listing(names: Iterable[object], at_most: int = 12) -> str:
     return (", ".join(names[:at_most]) or "nothing") + more
 
 
+def quoted(values: Iterable[object]) -> list[str]:
+    """How Python writes values, numpy's own as plain ones: 'a', 3, True."""
+    return [repr(v.item() if type(v).__module__ == "numpy" else v) for v in values]  # type: ignore
+
+
 def is_whole(value: object, least: int = 1) -> bool:
     """Whether it is a whole number, and not too small; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least

@@ -186,7 +186,8 @@ def check_indices(indices: Any, n_obs: int, name: str = "indices") -> np.ndarray
     if found.size == 0:
         raise ValueError(f"{name} chooses no cell: give at least one.")
     if found.ndim != 1 or found.dtype.kind not in "iu":
-        given = " ".join(f"{indices!r:.60}".split())
+        given = " ".join(repr(indices).split())
+        given = given if len(given) <= 60 else f"{given[:57]}..."
         raise ValueError(
             f"{name} must be a list of positions or a mask with one entry for each cell, but it is "
             f"{given}: the positions of names are adata.obs_names.get_indexer(names)."

@@ -1,5 +1,6 @@
 """A MixtureSCVI from an SCVI, and an SCVI from a MixtureSCVI."""
 
+import warnings
 from copy import deepcopy
 from typing import Any, Self
 
@@ -67,7 +68,9 @@ class Conversions:
 
         Returns
         -------
-        A MixtureSCVI that counts as trained when `scvi_model` does.
+        A MixtureSCVI that counts as trained when `scvi_model` does. One of a query model (scArches)
+        trains what that one does. Where the data are minified, they hold SCVI's posterior, which
+        everything that reads it goes on reading.
 
         Raises
         ------
@@ -106,12 +109,21 @@ class Conversions:
         state = components_from_one(scvi_model.module.state_dict(), n_components)
         model.module.load_state_dict(state, strict=False)
         tell_apart(model.module, jitter)
+        if model.minified_data_type is not None and n_components > 1:
+            warnings.warn(
+                "the data are minified, and latents, weights and diversity are read from the "
+                "posterior of the one encoder that they hold: load the SCVI with the full data "
+                "first or, where they have counts, call minify_adata again after training.",
+                UserWarning,
+                stacklevel=2,
+            )
         return model
 
     def to_scvi(self, component: int | None = None, adata: AnnData | None = None) -> SCVI:
         """Hand over to scvi-tools: an SCVI with this decoder and one of the encoders.
 
-        What SCANVI starts from is an :class:`scvi.model.SCVI`; this is one.
+        What SCANVI starts from is an :class:`scvi.model.SCVI`; this is one. One of a query model
+        (scArches) trains what that one does.
 
         Parameters
         ----------

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scmixvi._messages import listing
+from scmixvi._messages import listing, quoted
 
 # Arguments of `setup_anndata`: which take one column of obs, which several, and which of numbers.
 _ONE_COLUMN = ("batch_key", "labels_key", "size_factor_key")
@@ -81,7 +81,7 @@ def check_columns(obs: Any, setup: Mapping[str, Any]) -> None:
     for name, keys in named.items():
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
-            raise ValueError(f"{name} names {listing(map(repr, twice))} more than once.")
+            raise ValueError(f"{name} names {listing(quoted(twice))} more than once.")
     for key in chain(*named.values()):
         if key not in obs:
             raise KeyError(f"adata.obs has no column {key!r}: it has {listing(obs)}.")

@@ -16,7 +16,7 @@ from scvi.model._utils import _init_library_size
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scmixvi._messages import listing
+from scmixvi._messages import listing, quoted
 from scmixvi.singlecell._checks import check_truth
 
 # Standard deviation of log l where refinement starts, and where no encoder of it was trained.
@@ -95,9 +95,13 @@ def with_depth(module: nn.Module, observed: bool | None, *managers: AnnDataManag
 def _moments(managers: Sequence[AnnDataManager], n_batch: int) -> Tensor:
     """Means and variances of log sums, `[2, 1, n_batch]`; 0 and 1 of batches that nothing has."""
     found = np.stack([np.zeros((1, n_batch)), np.ones((1, n_batch))])
-    for manager in reversed(managers):
-        here = np.unique(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY))
-        found[..., here] = np.stack(_init_library_size(manager, n_batch))[..., here]
+    known: list[int] = []
+    for manager in managers:
+        here = np.unique(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).astype(int)
+        new = np.setdiff1d(here, known)
+        if len(new):  # scvi-tools fails on data of one cell
+            found[..., new] = np.stack(_init_library_size(manager, n_batch))[..., new]
+            known += new.tolist()
     return torch.from_numpy(found).float()
 
 
@@ -107,7 +111,7 @@ def check_prior_widths(variances: Tensor, manager: AnnDataManager) -> None:
         names = manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY).categorical_mapping
         narrow = np.flatnonzero((variances <= 0).flatten().cpu())
         raise ValueError(
-            f"all cells of batch {listing(repr(names[b]) for b in narrow)} have one library size, "
+            f"all cells of batch {listing(quoted(names[narrow]))} have one library size, "
             "or it has one cell, so that its prior has no width: merge it with another, or take "
             "use_observed_lib_size=True."
         )

@@ -1,7 +1,7 @@
 """What normalised expression can be asked for, else one sentence."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from numbers import Real
 from typing import Any
 
@@ -33,10 +33,17 @@ def check_expression(model: SCVI, given: dict[str, Any]) -> None:
     if chooses:
         check_whole("n_samples_overall", given["n_samples_overall"])
     library_size = given.get("library_size", 1)
+    is_latent = isinstance(library_size, str) and library_size == "latent"
     is_size = isinstance(library_size, Real) and 0 < library_size < math.inf
-    if library_size != "latent" and not is_size:
+    if not is_latent and not is_size:
         raise ValueError(
             f"library_size must be a finite number above 0 or 'latent', but it is {library_size!r}."
+        )
+    batches = given.get("transform_batch")
+    if isinstance(batches, Sized) and not isinstance(batches, str) and len(batches) == 0:
+        raise ValueError(
+            "transform_batch is an empty list: name at least one batch, or leave it out for each "
+            "cell's own."
         )
     known = ARGUMENTS_OF_WEIGHTS.get(weights, ()) if chooses else ()
     unknown = given.get("importance_weighting_kwargs", {}).keys() - set(known)

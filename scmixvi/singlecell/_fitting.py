@@ -11,7 +11,7 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.model._utils import get_max_epochs_heuristic
 from torch import nn
 
-from scmixvi._messages import check_whole
+from scmixvi._messages import check_whole, is_whole
 from scmixvi.core.memory import freed_memory_kept
 from scmixvi.singlecell._checks import check_batch_size
 from scmixvi.singlecell._data_checks import check_counts
@@ -41,11 +41,13 @@ class Fitting:
     def train(self, *args: Any, latent_key: str | None = "X_mix", **kwargs: Any) -> None:
         """Train by MISELBO and store the latents in `adata.obsm[latent_key]`.
 
-        The KL weight rises from 0 to 1 over the first quarter of the epochs, unless `plan_kwargs`
-        or `plan_config` says otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools'
-        400 epochs would never reach 1 on most data sets. A model that is trained already, or
-        comes from a trained SCVI, goes on at weight 1. Data minified with counts can be trained
-        on, as in scvi-tools; the posteriors that they hold stay those of before.
+        The KL weight rises from 0 to 1 over the first quarter of the epochs (of the steps, where
+        `max_steps` is given without `max_epochs`), unless `plan_kwargs` or `plan_config` says
+        otherwise (`n_epochs_kl_warmup`, `n_steps_kl_warmup`); scvi-tools' 400 epochs would never
+        reach 1 on most data sets. Where `max_time` ends training sooner, choose one yourself. A
+        model that is trained already, or comes from a trained SCVI, goes on at weight 1. Data
+        minified with counts can be trained on, as in scvi-tools; the posteriors that they hold stay
+        those of before until :meth:`minify_adata` is called again.
 
         Parameters
         ----------
@@ -79,17 +81,20 @@ class Fitting:
             arguments.get("plan_config"),
             arguments.get("max_epochs") or self._default_max_epochs(arguments),
             was_trained,
+            _steps_alone(arguments),
         )
         earlier = dict(self.history or {})
         if not self.history:
             # scvi-tools adds to the history of a trained model: where there is none (the model
             # comes from a trained SCVI, or had another logger) it would record nothing.
             self.is_trained_ = False
+        weights = _sums(self.module)
         try:
             with _in_training_mode(self.module), freed_memory_kept():
                 result = super().train(**arguments)
         except BaseException:
-            if was_trained and has_adata and has_latents(self.adata, latent_key):
+            learned = _sums(self.module) != weights
+            if learned and was_trained and has_adata and has_latents(self.adata, latent_key):
                 logger.warning(
                     "training was stopped: adata.obsm[%r] holds the latents of before, "
                     "get_latent_representation() has those of the model as it is now.",
@@ -192,7 +197,7 @@ class Fitting:
                 self.train(**arguments, latent_key=latent_key)
         finally:
             del self._training_plan_cls
-            self.refinement_history_, self.history_ = self.history_, history
+            self.refinement_history_, self.history_ = self.history_ or None, history
 
     @property
     def refinement_history(self) -> dict[str, pd.DataFrame] | None:
@@ -239,6 +244,19 @@ class Fitting:
             return
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         check_counts(counts, self._needs_library)
+
+
+def _sums(module: nn.Module | None) -> list[float]:
+    """The sum of every tensor of a module: other ones after a step of training."""
+    state = {} if module is None else module.state_dict()
+    return [float(tensor.sum()) for tensor in state.values()]
+
+
+def _steps_alone(arguments: dict[str, Any]) -> int | None:
+    """`max_steps` where the arguments name no number of epochs, and it is no "any number" (-1)."""
+    steps = arguments.get("max_steps", -1)
+    is_limit = arguments.get("max_epochs") is None and is_whole(steps)
+    return int(steps) if is_limit else None
 
 
 @contextmanager

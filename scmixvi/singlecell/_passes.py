@@ -93,7 +93,7 @@ def dense(x: Tensor) -> Tensor:
     by_loop = x.layout is torch.sparse_csr and x.dtype is torch.float32 and x.device.type == "cpu"
     if not by_loop or x.requires_grad or not available():
         return x if x.layout is torch.strided else x.to_dense()
-    found = torch.zeros(x.shape)
+    found = torch.zeros(x.shape, dtype=x.dtype)
     parts = (part.numpy() for part in (x.values(), x.col_indices(), x.crow_indices()))
     _kernels.gather_rows(*parts, np.arange(len(x)), found.numpy())
     return found

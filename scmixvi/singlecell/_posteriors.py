@@ -26,6 +26,7 @@ from scmixvi.singlecell._checks import check_minification, check_refinement_step
 from scmixvi.singlecell._distributions import MixtureOfNormals, without_library
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
+from scmixvi.singlecell._twins import register_widths
 
 # Elements of a value's distance to every component that a pass over the values may hold.
 _ELEMENTS_A_PASS = 2**23
@@ -235,7 +236,8 @@ class Posteriors:
         Behind the means stand the S log weights of the cell, where these are amortised.
         As :meth:`scvi.model.SCVI.minify_adata`, which stores one mean and variance a cell. Those
         may be in `adata.obsm` under the two keys, as scvi-tools' users put them there; they are
-        not looked at, for the components' parameters are computed afresh.
+        not looked at, for the components' parameters are computed afresh: also of data that are
+        minified with counts already.
 
         With `n_refinement_steps` they are first refined as in :meth:`get_latent_representation`:
         latents, diversity, expression, differential expression and all else that reads the stored
@@ -257,12 +259,15 @@ class Posteriors:
             minified_data_type, module.minified_data_type, module.use_observed_lib_size
         )
         with torch.inference_mode():
-            posteriors = self._posteriors(n_refinement_steps=n_refinement_steps, progress=progress)
+            posteriors = self._posteriors(
+                n_refinement_steps=n_refinement_steps, progress=progress, stored=False
+            )
             packed = [self.module.pack_posterior(qz) for qz in posteriors]
         means, variances = (torch.cat(part).cpu().numpy() for part in zip(*packed, strict=True))
         own = {"_scmixvi_qzm": means, "_scmixvi_qzv": variances}
         full = self.adata
         full.obsm.update(own)
+        register_widths(self.adata_manager.registry, means.shape[1], variances.shape[1])
         try:
             super().minify_adata(minified_data_type, *own)
         finally:
@@ -278,9 +283,10 @@ class Posteriors:
         dataloader: Iterator[dict[str, Tensor | None]] | None = None,
         n_refinement_steps: int = 0,
         progress: bool = False,
+        stored: bool = True,
         **data_loader_kwargs: Any,
     ) -> Iterator[MixtureOfNormals]:
-        """q(z|x) of every minibatch, refined or as the encoders give it."""
+        """q(z|x) of every minibatch, refined or not; if `stored`, what minified data hold."""
         self._check_if_trained(warn=False)
         _validate_adata_dataloader_input(self, adata, dataloader)
         if dataloader is None:
@@ -292,11 +298,11 @@ class Posteriors:
             )
         if n_refinement_steps > 0:
             for tensors in track(dataloader, "cells", disable=not progress):
-                q = refined(self.module, tensors, n_refinement_steps)
+                q = refined(self.module, tensors, n_refinement_steps, not stored)
                 yield without_library(q, self.module.n_latent)[0]
             return
         for tensors in dataloader:
-            inputs = self.module._get_inference_input(to_encode(tensors))
+            inputs = self.module._get_inference_input(to_encode(tensors), not stored)
             yield self.module.inference(**inputs)["qz"]
 
 

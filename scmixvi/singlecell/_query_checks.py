@@ -13,7 +13,7 @@ from scvi.data.fields import CategoricalJointObsField, CategoricalObsField
 from scvi.model import SCVI
 from scvi.model.base._de_core import _subset_group
 
-from scmixvi._messages import listing
+from scmixvi._messages import listing, quoted
 from scmixvi.singlecell._data_checks import (
     check_counts,
     check_covariates,
@@ -47,8 +47,8 @@ def check_categories(
         if not new:
             continue
         found = (
-            f"adata.obs[{key!r}] holds {listing(map(repr, new))}, and the model knows "
-            f"{listing(map(repr, known.tolist()))}"
+            f"adata.obs[{key!r}] holds {listing(quoted(new))}, and the model knows "
+            f"{listing(quoted(known))}"
         )
         if not may_be_new:
             raise ValueError(
@@ -167,10 +167,15 @@ def check_groups(
         column = _subset_group(subset_idx, groupby, adata)
     absent = [group for group in wanted if not (column == group).any()]
     if absent:
-        there = map(repr, column.dropna().unique())
+        there = quoted(column.dropna().unique())
         raise ValueError(
-            f"adata.obs[{groupby!r}] has no cell of {listing(map(repr, absent))}: its groups are "
+            f"adata.obs[{groupby!r}] has no cell of {listing(quoted(absent))}: its groups are "
             f"{listing(there)}." + cure
+        )
+    if group2 is None and (column == wanted[0]).all():
+        raise ValueError(
+            f"all cells are {quoted(wanted)[0]} in adata.obs[{groupby!r}]: there are none to "
+            "compare them with."
         )
 
 
@@ -186,14 +191,16 @@ def check_own_genes(n_vars: int, n_registered: int) -> None:
 def check_genes(wanted: Sequence[str] | None, there: Sequence[str]) -> None:
     """Raise KeyError unless genes of these names are there; scvi-tools leaves out others.
 
-    ValueError for one name in the place of a list.
+    ValueError for one name in the place of a list, and for an empty list.
     """
     if isinstance(wanted, str):
         raise ValueError(f"gene_list takes a list of genes: write gene_list=[{wanted!r}].")
+    if wanted is not None and len(wanted) == 0:
+        raise ValueError("gene_list names no gene: name at least one, or leave it out for all.")
     known = set(there)
     absent = [gene for gene in ([] if wanted is None else wanted) if gene not in known]
     if absent:
-        raise KeyError(f"gene_list names {listing(map(repr, absent))}, which adata does not have.")
+        raise KeyError(f"gene_list names {listing(quoted(absent))}, which adata does not have.")
 
 
 def check_places(genes: Sequence[str], model_genes: Sequence[str]) -> None:

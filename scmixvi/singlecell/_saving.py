@@ -8,7 +8,6 @@ from typing import Any
 
 from anndata import AnnData
 from scvi.data._constants import _MODEL_NAME_KEY
-from scvi.model.base._archesmixin import _set_params_online_update
 from scvi.model.base._constants import SAVE_KEYS
 
 from scmixvi.singlecell._checks import check_folder, check_query_order
@@ -20,10 +19,8 @@ from scmixvi.singlecell._files import (
     replace_files,
     saved_class,
 )
+from scmixvi.singlecell._freezing import FREEZING, freeze
 from scmixvi.singlecell._query_checks import check_query_genes
-
-# Arguments of `load_query_data` that say which weights a query model trains.
-FREEZING = tuple(inspect.signature(_set_params_online_update).parameters)[1:]
 
 
 def _check_class(name: str | None, expected: tuple[str, ...]) -> None:
@@ -106,9 +103,7 @@ class CheckedFiles:
         check_model_file(dir_path, prefix, bound.get("backup_url"))
         _check_class(saved_class(dir_path, prefix), (cls.__name__, *allowed))
         model = super().load(dir_path, adata, *args, **kwargs)
-        freezing = getattr(model, "query_freezing_", None)
-        if freezing is not None:
-            _set_params_online_update(model.module, **freezing)
+        freeze(model, getattr(model, "query_freezing_", None))
         return model
 
     @classmethod

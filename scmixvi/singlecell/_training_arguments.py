@@ -1,6 +1,7 @@
 """Arguments of `train`: what is refused before the first step, and how the KL weight rises."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,11 @@ def check_plan(plan: type[TrainingPlan], plan_kwargs: Any, plan_config: Any) -> 
 
 
 def with_kl_warmup(
-    plan_kwargs: Any, plan_config: Any, max_epochs: int | None, is_trained: bool
+    plan_kwargs: Any,
+    plan_config: Any,
+    max_epochs: int | None,
+    is_trained: bool,
+    max_steps: int | None = None,
 ) -> dict:
     """Return the caller's plan_kwargs with a warm-up that reaches 1, unless they chose their own.
 
@@ -93,6 +98,8 @@ def with_kl_warmup(
         Epochs to train; None if it is not known, which leaves the warm-up to scvi-tools.
     is_trained
         Whether the model has been trained before.
+    max_steps
+        Steps to train, where these alone say when to end.
     """
     plan_kwargs = dict(_as_kwargs(plan_kwargs))
     chosen = {**_changed_from_default(plan_config), **plan_kwargs}
@@ -102,6 +109,9 @@ def with_kl_warmup(
         plan_kwargs["n_epochs_kl_warmup"] = None  # scvi-tools' 400 would go before the steps
     elif is_trained:
         plan_kwargs["n_epochs_kl_warmup"] = 0
+    elif max_steps is not None:
+        plan_kwargs["n_epochs_kl_warmup"] = None
+        plan_kwargs["n_steps_kl_warmup"] = max(1, int(KL_WARMUP_SHARE * max_steps))
     elif max_epochs is not None:
         plan_kwargs["n_epochs_kl_warmup"] = int(KL_WARMUP_SHARE * max_epochs)
     return plan_kwargs
@@ -110,7 +120,14 @@ def with_kl_warmup(
 def _as_kwargs(plan: Any) -> dict:
     if plan is None:
         return {}
-    return plan.to_kwargs() if hasattr(plan, "to_kwargs") else dict(plan)
+    if hasattr(plan, "to_kwargs"):
+        return plan.to_kwargs()
+    if not isinstance(plan, Mapping):
+        raise TypeError(
+            f"plan_kwargs and plan_config hold options by name, such as {{'lr': 1e-3}}, but one of "
+            f"them is {plan!r}."
+        )
+    return dict(plan)
 
 
 def _changed_from_default(plan_config: Any) -> dict:

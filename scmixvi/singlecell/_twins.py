@@ -1,8 +1,10 @@
 """From scvi-tools' SCVI and back: models that share data, arguments and weights."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -17,7 +19,10 @@ from scvi.data.fields import ObsmField
 from scvi.model import SCVI
 from torch import Tensor, nn
 
+from scmixvi.singlecell._freezing import freeze, freezing_of
 from scmixvi.singlecell._trunk import fold_offset, initial_offsets
+
+_STORED = (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY)
 
 MIXTURE_ARGUMENTS = (
     "n_components",
@@ -80,10 +85,18 @@ def of_component(adata: AnnData, component: int, n_latent: int) -> AnnData:
     return adata
 
 
+def register_widths(registry: dict, *widths: int) -> None:
+    """Let a registry of minified data take stored latents of other widths, means and variances."""
+    for key, width in zip(_STORED, widths, strict=True):
+        field = registry[_FIELD_REGISTRIES_KEY].get(key)
+        if field is not None:
+            field[_STATE_REGISTRY_KEY][ObsmField.COLUMN_NAMES_KEY] = np.arange(width)
+
+
 def _registry_for(adata: AnnData, registry: dict) -> dict:
     """A copy of a registry with no more columns of stored latents than the data have."""
     registry = deepcopy(registry)
-    for key in (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY):
+    for key in _STORED:
         field = registry[_FIELD_REGISTRIES_KEY].get(key)
         if field is not None and _get_adata_minify_type(adata) is not None:
             width = adata.obsm[field[_DATA_REGISTRY_KEY]["attr_key"]].shape[1]
@@ -93,7 +106,10 @@ def _registry_for(adata: AnnData, registry: dict) -> dict:
 
 
 def twin(cls: type[SCVI], source: SCVI, adata: AnnData, **mixture_kwargs: Any) -> SCVI:
-    """A model of class `cls` on data, with the source's arguments, not yet with its weights."""
+    """A model of class `cls` on data, with the source's arguments, not yet with its weights.
+
+    It trains what the source does, and holds out the cells that the source does if they are its.
+    """
     registry = _registry_for(adata, source.registry)
     cls.setup_anndata(adata, source_registry=registry, **registry[_SETUP_ARGS_KEY])
     parameters = dict(source.init_params_["non_kwargs"])
@@ -103,13 +119,19 @@ def twin(cls: type[SCVI], source: SCVI, adata: AnnData, **mixture_kwargs: Any) -
     model = cls(adata, **shared, **mixture_kwargs)
     model.to_device(source.device)
     model.module.eval()
+    freeze(model, freezing_of(source))
     model.is_trained_ = source.is_trained_
-    model.train_indices_, model.validation_indices_, model.test_indices_ = (
-        source.train_indices_,
-        source.validation_indices_,
-        source.test_indices_,
-    )
+    split = source.train_indices_, source.validation_indices_, source.test_indices_
+    if _is_split_of(adata, split, source.adata):
+        model.train_indices_, model.validation_indices_, model.test_indices_ = split
     return model
+
+
+def _is_split_of(adata: AnnData, split: Sequence, its_own: AnnData | None) -> bool:
+    """Whether positions of cells are those of data: of the same cells or, unknown, as many."""
+    if its_own is not None:
+        return adata.obs_names.equals(its_own.obs_names)
+    return sum(len(part) for part in split if part is not None) == adata.n_obs
 
 
 @torch.no_grad()

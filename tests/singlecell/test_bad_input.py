@@ -486,6 +486,10 @@ def test_a_split_names_cells_that_are_there(make_model, parts):
             TypeError,
             "it is an argument of weights='importance' and 'importance_by_cell'",
         ),
+        ({"gene_list": []}, ValueError, "gene_list names no gene: name at least one"),
+        ({"gene_list": [True]}, KeyError, "gene_list names True, which adata does not have"),
+        ({"transform_batch": []}, ValueError, "transform_batch is an empty list: name at least"),
+        ({"library_size": np.ones(3)}, ValueError, "library_size must be a finite number"),
         ({"gene_lst": ["a"]}, TypeError, "no gene_lst: that is no argument of get_norm"),
         (
             {"weights": "importance", "n_mc_samples": 5},
@@ -749,6 +753,13 @@ def test_numbers_of_draws(make_model, value):
         ({"groupby": "tissue"}, "no column 'tissue': it has cell_type, batch, donor"),
         ({}, "name what to compare"),
         ({"idx1": []}, "idx1 chooses no cell"),
+        ({"idx1": MASK | ~MASK}, "idx1 chooses all cells, so that there are none to compare"),
+        ({"groupby": "species"}, r"all cells are 3 in adata.obs\['species'\]: there are none"),
+        ({"groupby": "species", "group1": 4}, "has no cell of 4: its groups are 3"),
+        (
+            {"idx1": [f"cell{i}" for i in range(20)]},
+            r"is array.*\.\.\.: the positions of names",
+        ),
         ({"idx1": MASK, "idx2": ~MASK[:9]}, "idx2 is a mask, .* it has 9"),
     ],
 )
@@ -756,6 +767,7 @@ def test_groups_that_are_not_there(make_model, arguments, message):
     model = make_model(n_components=2)
     model.train(1, **QUIET)
     model.adata.obs.loc["cell5", "donor"] = "d1"
+    model.adata.obs["species"] = 3
     with pytest.raises((KeyError, ValueError), match=message):
         model.differential_expression(silent=True, **arguments)
 

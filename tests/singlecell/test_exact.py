@@ -73,6 +73,14 @@ def test_the_truth_is_one_of_the_draws(make_model, first_batch, arguments):
     assert uniformity(z, np.stack(encoders)) < 1e-6
 
 
+def test_depths_of_one_cell_can_be_latent(make_model):
+    model = trained(make_model, 2, batch_key="batch")
+    cell = model.adata[:1].copy()
+    z = model.get_posterior_samples(cell, progress=False, use_observed_lib_size=False)
+    assert z.shape[1] == 1
+    assert np.isfinite(z).all()
+
+
 def test_depths_can_be_latent_to_a_model_of_sums(make_model, first_batch):
     """Where dropout takes most of the counts, z is wrong with their sum for the depth."""
     model = trained(make_model, 40, data=make_adata(600, 80), batch_key="batch")

@@ -84,6 +84,15 @@ def test_kl_weight_reaches_1_in_a_quarter_of_the_epochs(make_model, arguments, e
     assert kl_weights(model) == pytest.approx(expected)
 
 
+def test_kl_weight_reaches_1_in_a_quarter_of_the_steps_if_these_end_training(make_model):
+    model = make_model(n_components=2)
+    model.train(max_steps=12, batch_size=32, log_every_n_steps=1, **QUIET)
+    weights = kl_weights(model)
+    assert len(weights) < 12, "one an epoch"
+    assert weights[0] < 1
+    assert weights[-1] == 1
+
+
 @pytest.mark.parametrize("how", ["again", "loaded", "from SCVI"])
 def test_a_trained_model_goes_on_at_kl_weight_1(make_model, adata, tmp_path, how):
     model = make_model(n_components=2)

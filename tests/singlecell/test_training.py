@@ -310,6 +310,19 @@ class Stop(Callback):
             raise RuntimeError("stopped")
 
 
+def test_a_training_that_never_began_says_nothing_of_latents(make_model, caplog):
+    model = make_model()
+    model.train(1, **QUIET)
+    caplog.set_level("WARNING", "scmixvi")
+    for wrong in ({"accelerator": "foo"}, {"plan_kwargs": {"lr": -1}}, {"foo": 1}):
+        with pytest.raises(Exception, match=r"foo|lr|learning"):
+            model.train(1, **QUIET | wrong)
+        with pytest.raises(Exception, match=r"foo|lr|learning"):
+            model.refine_encoders(1, **QUIET | wrong)
+        assert model.refinement_history is None
+    assert "latents of before" not in caplog.text
+
+
 def test_latents_of_before_are_not_passed_off_as_those_of_now(make_model, caplog):
     """A second training that ends early has moved the weights; adata has the latents of before."""
     model = make_model()

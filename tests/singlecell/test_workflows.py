@@ -229,3 +229,70 @@ def test_a_model_comes_back_from_what_scvi_tools_shares_on_its_hub(make_model, t
     assert isinstance(pulled.model, MixtureSCVI)
     assert pulled.model.minified_data_type == model.minified_data_type
     assert np.allclose(pulled.model.get_latent_representation(), latents, atol=1e-5)
+
+
+def test_data_minified_with_counts_are_minified_again_by_what_was_learned_since(make_model):
+    model = make_model(n_components=2)
+    model.train(1, **QUIET)
+    model.minify_adata(WITH_COUNTS)
+    before = model.get_latent_representation(representation="params")
+    model.train(2, **QUIET)
+    encoded = model.module.inference
+    model.minify_adata(WITH_COUNTS)
+    after = model.get_latent_representation(representation="params")
+    assert np.abs(after - before).max() > 1e-3
+    counts = torch.from_numpy(model.adata.X.toarray())
+    batch = torch.zeros(len(counts), 1)
+    qz = encoded(counts, batch_index=batch)["qz"]
+    np.testing.assert_allclose(
+        after[:, : qz.c_loc[0].numel()], qz.c_loc.flatten(1).detach(), atol=1e-5
+    )
+
+
+def test_an_upgrade_of_minified_data_says_whose_posterior_they_hold(make_model):
+    stock = make_model(SCVI)
+    stock.train(1, **QUIET)
+    stock.adata.obsm["X_latent_qzm"], stock.adata.obsm["X_latent_qzv"] = (
+        stock.get_latent_representation(return_dist=True)
+    )
+    stock.minify_adata(WITH_COUNTS)
+    with pytest.warns(UserWarning, match="posterior of the one encoder that they hold"):
+        model = MixtureSCVI.from_scvi_model(stock, n_components=3)
+    assert model.get_component_weights().shape[1] == 1
+    model.minify_adata(WITH_COUNTS)
+    assert model.get_component_weights().shape[1] == 3
+
+
+@pytest.mark.parametrize("direction", ["from_scvi_model", "to_scvi"])
+def test_other_data_are_not_split_as_the_model_s_own(make_model, direction):
+    cls = SCVI if direction == "from_scvi_model" else MixtureSCVI
+    source = make_model(cls)
+    source.train(1, **QUIET)
+    others = make_adata(30, seed=8)
+    others.obs_names = [f"other{i}" for i in range(30)]
+    for data in (others, source.adata.copy()):
+        made = (
+            MixtureSCVI.from_scvi_model(source, adata=data)
+            if cls is SCVI
+            else source.to_scvi(0, adata=data)
+        )
+        if data is others:
+            assert made.train_indices is None
+        else:
+            np.testing.assert_array_equal(made.train_indices, source.train_indices)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_models_encode_where_torch_s_default_is_float64(make_model, sparse):
+    data = make_adata()
+    data.X = data.X if sparse else data.X.toarray()
+    model = make_model(n_components=2, data=data)
+    model.train(1, **QUIET)
+    expected = model.get_latent_representation()
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_allclose(model.get_latent_representation(), expected, atol=1e-6)
+        model.train(1, **QUIET)
+        assert np.isfinite(model.adata.obsm["X_mix"]).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
