@@ -12,9 +12,9 @@ def listing(names: Iterable[object], at_most: int = 12) -> str:
     return (", ".join(names[:at_most]) or "nothing") + more
 
 
-def quoted(values: Iterable[object]) -> list[str]:
+def quoted(values: Iterable[Any]) -> list[str]:
     """How Python writes values, numpy's own as plain ones: 'a', 3, True."""
-    return [repr(v.item() if type(v).__module__ == "numpy" else v) for v in values]  # type: ignore
+    return [repr(v.item() if type(v).__module__ == "numpy" else v) for v in values]
 
 
 def is_whole(value: object, least: int = 1) -> bool:
