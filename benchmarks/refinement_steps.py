@@ -4,8 +4,8 @@
 
 "now" are the steps of :class:`scmixvi.core.Ascent`, as `n_refinement_steps` takes them. "before"
 are those of the oldest experiments: Adam with its own betas, 0.9 and 0.999, at a rate of 0.06 that
-rises over ten steps. Both start at the same encoders of
-MixtureSCVI with its defaults, S = 1 and 4, see the same cells, and draw the same noise.
+rises over ten steps. Both start at the same encoders of MixtureSCVI with its defaults, S = 1 and 4,
+see the same cells, and draw the same noise.
 
 What is left is the gap of held-out cells, log p(x) - MISELBO = KL(q(z|x) || p(z|x)), in nats a
 cell: log p(x) by a proposal adapted to every cell, MISELBO by 300 draws of every component.

@@ -95,13 +95,13 @@ def with_depth(module: nn.Module, observed: bool | None, *managers: AnnDataManag
 def _moments(managers: Sequence[AnnDataManager], n_batch: int) -> Tensor:
     """Means and variances of log sums, `[2, 1, n_batch]`; 0 and 1 of batches that nothing has."""
     found = np.stack([np.zeros((1, n_batch)), np.ones((1, n_batch))])
-    known: list[int] = []
+    unknown = np.ones(n_batch, dtype=bool)
     for manager in managers:
         here = np.unique(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).astype(int)
-        new = np.setdiff1d(here, known)
+        new = here[unknown[here]]
         if len(new):  # scvi-tools fails on data of one cell
             found[..., new] = np.stack(_init_library_size(manager, n_batch))[..., new]
-            known += new.tolist()
+            unknown[new] = False
     return torch.from_numpy(found).float()
 
 

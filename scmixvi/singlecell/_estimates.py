@@ -14,7 +14,7 @@ from scmixvi.singlecell._data_checks import check_statistics
 from scmixvi.singlecell._expression import CHOICES, weighted_expression
 from scmixvi.singlecell._expression_checks import check_expression, is_left_to_scvi
 from scmixvi.singlecell._parameters import UNDISPERSED, check_dispersed, likelihood_parameters
-from scmixvi.singlecell._query_checks import check_genes, check_groups
+from scmixvi.singlecell._query_checks import check_genes, check_groups, check_rest
 
 # The column of obs in which scvi-tools keeps groups of cells that no column names.
 _GROUPS_KEY = "_scvi_temp_de"
@@ -146,7 +146,7 @@ class Estimates:
             for name in ("idx1", "idx2"):
                 if given.get(name) is not None and not isinstance(given[name], str):
                     given[name] = check_indices(np.ravel(given[name]), adata.n_obs, name)
-            _check_rest(given.get("idx1"), given.get("idx2"), adata.n_obs)
+            check_rest(given.get("idx1"), given.get("idx2"), adata.n_obs)
             if given.get("idx1") is None:
                 names = ("groupby", "group1", "group2")
                 subset = given.get("kwargs", {}).get("subset_idx")
@@ -201,13 +201,3 @@ class Estimates:
         if self.module is not None:
             check_dispersed(self.module.gene_likelihood)
         return super().get_feature_correlation_matrix(*args, **kwargs)
-
-
-def _check_rest(idx1: Any, idx2: Any, n_obs: int) -> None:
-    """Raise ValueError if chosen cells are to be compared with all others, and there are none."""
-    chosen = isinstance(idx1, np.ndarray) and idx2 is None
-    if chosen and len(np.unique(idx1)) == n_obs:
-        raise ValueError(
-            "idx1 chooses all cells, so that there are none to compare them with: choose fewer, or "
-            "name the others, idx2."
-        )

@@ -88,13 +88,13 @@ class Fitting:
             # scvi-tools adds to the history of a trained model: where there is none (the model
             # comes from a trained SCVI, or had another logger) it would record nothing.
             self.is_trained_ = False
-        weights = _sums(self.module)
+        weights = _sums(self.module) if was_trained else []
         try:
             with _in_training_mode(self.module), freed_memory_kept():
                 result = super().train(**arguments)
         except BaseException:
-            learned = _sums(self.module) != weights
-            if learned and was_trained and has_adata and has_latents(self.adata, latent_key):
+            has_stored = was_trained and has_adata and has_latents(self.adata, latent_key)
+            if has_stored and _sums(self.module) != weights:
                 logger.warning(
                     "training was stopped: adata.obsm[%r] holds the latents of before, "
                     "get_latent_representation() has those of the model as it is now.",

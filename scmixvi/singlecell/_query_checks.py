@@ -179,6 +179,16 @@ def check_groups(
         )
 
 
+def check_rest(idx1: Any, idx2: Any, n_obs: int) -> None:
+    """Raise ValueError if chosen cells are to be compared with all others, and there are none."""
+    chosen = isinstance(idx1, np.ndarray) and idx2 is None
+    if chosen and len(np.unique(idx1)) == n_obs:
+        raise ValueError(
+            "idx1 chooses all cells, so that there are none to compare them with: choose fewer, or "
+            "name the others, idx2."
+        )
+
+
 def check_own_genes(n_vars: int, n_registered: int) -> None:
     """Raise ValueError if genes came or went since the data were registered."""
     if n_vars != n_registered:
