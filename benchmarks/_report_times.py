@@ -189,6 +189,7 @@ def image_steps() -> str:
             [
                 cell["recipe"],
                 cell["sizes"],
+                cell["precision"],
                 cell["n_components"],
                 f"{cell['n_parameters'] / 1e6:.2f}",
                 f"{cell['seconds_per_step']:.3g}",
@@ -199,7 +200,15 @@ def image_steps() -> str:
             ]
         )
     header = (
-        *("recipe", "sizes", "S", "million weights", "s a step, clock", "s a step, processor"),
+        *(
+            "recipe",
+            "sizes",
+            "precision",
+            "S",
+            "million weights",
+            "s a step, clock",
+            "s a step, processor",
+        ),
         *("processor, over S = 1", "floor, s", "peak, MiB"),
     )
     return markdown(header, rows)
