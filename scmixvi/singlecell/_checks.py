@@ -83,6 +83,38 @@ def check_minification(
         )
 
 
+def check_holds_results(adata: Any) -> None:
+    """Raise ValueError for a collection of files, which has no `obsm` to store scores in."""
+    if adata.obsm is None:
+        raise ValueError(
+            "the scores are stored in adata.obsm, and a collection of files has none: pass an "
+            "adata in memory, or score latents by get_aggregated_posterior(indices=...).log_prob."
+        )
+
+
+def check_in_memory(adata: Any) -> None:
+    """Raise ValueError for data whose counts lie in files, which cannot be minified.
+
+    Those that a data module reads are None.
+    """
+    if adata is None or adata.obsm is None or getattr(adata, "isbacked", False):
+        raise ValueError(
+            "minify_adata copies data without their counts, and here the counts lie in files: "
+            "read the data into memory (anndata.read_h5ad), and load the saved model with them "
+            "by MixtureSCVI.load(folder, adata)."
+        )
+
+
+def check_degrees_of_freedom(dof: Any) -> None:
+    """Raise ValueError unless those of Student's t are a number above 0, or None for Gaussians."""
+    is_number = isinstance(dof, Real) and not isinstance(dof, bool)
+    if dof is not None and not (is_number and 0 < dof < np.inf):
+        raise ValueError(
+            "dof, the degrees of freedom, must be a finite number above 0, or None for Gaussians, "
+            f"but it is {dof!r}."
+        )
+
+
 def check_jitter(jitter: Any) -> None:
     """Raise ValueError unless the relative size of the noise is a finite number of at least 0."""
     is_number = isinstance(jitter, Real) and not isinstance(jitter, bool)

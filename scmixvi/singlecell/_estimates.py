@@ -13,8 +13,9 @@ from scmixvi.singlecell._checks import check_indices
 from scmixvi.singlecell._data_checks import check_statistics
 from scmixvi.singlecell._expression import CHOICES, weighted_expression
 from scmixvi.singlecell._expression_checks import check_expression, is_left_to_scvi
+from scmixvi.singlecell._group_checks import check_groups, check_rest
 from scmixvi.singlecell._parameters import UNDISPERSED, check_dispersed, likelihood_parameters
-from scmixvi.singlecell._query_checks import check_genes, check_groups, check_rest
+from scmixvi.singlecell._query_checks import check_genes
 
 # The column of obs in which scvi-tools keeps groups of cells that no column names.
 _GROUPS_KEY = "_scvi_temp_de"

@@ -38,6 +38,7 @@ from scmixvi.singlecell._data_checks import (
 from scmixvi.singlecell._estimates import Estimates
 from scmixvi.singlecell._exact import ExactPosteriors
 from scmixvi.singlecell._fitting import Fitting
+from scmixvi.singlecell._groups import GroupPosteriors
 from scmixvi.singlecell._minibatches import DataSplitter, InMemoryLoader
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._posteriors import Posteriors
@@ -53,7 +54,16 @@ from scmixvi.singlecell._saving import CheckedFiles
 from scmixvi.singlecell._training import MixtureTrainingPlan
 
 
-class MixtureSCVI(Fitting, Posteriors, ExactPosteriors, Estimates, Conversions, CheckedFiles, SCVI):
+class MixtureSCVI(
+    Fitting,
+    Posteriors,
+    GroupPosteriors,
+    ExactPosteriors,
+    Estimates,
+    Conversions,
+    CheckedFiles,
+    SCVI,
+):
     r"""SCVI with a mixture of S encoders as its posterior, trained by MISELBO.
 
     A drop-in for :class:`scvi.model.SCVI`: same data registration, same methods, and after

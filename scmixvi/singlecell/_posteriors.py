@@ -11,39 +11,17 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _validate_adata_dataloader_input
 from scvi.utils import track
 from torch import Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    Normal,
-    StudentT,
-)
 
 from scmixvi._messages import check_whole
 from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._checks import check_minification, check_refinement_steps
+from scmixvi.singlecell._checks import check_in_memory, check_minification, check_refinement_steps
 from scmixvi.singlecell._distributions import MixtureOfNormals, without_library
 from scmixvi.singlecell._module import MixtureVAE
 from scmixvi.singlecell._passes import CELLS_A_PASS, reads_sparse, to_encode
 from scmixvi.singlecell._twins import register_widths
 
-# Elements of a value's distance to every component that a pass over the values may hold.
-_ELEMENTS_A_PASS = 2**23
-
 REPRESENTATIONS = ("mean", "components", "params")
 Representation = Literal["mean", "components", "params"]
-
-
-class _MixtureInPasses(MixtureSameFamily):
-    """A mixture of very many components, which scores some values at a time."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of values `[..., D]`, `[...]`, nats."""
-        rows = value.reshape(-1, value.shape[-1])
-        at_once = max(1, _ELEMENTS_A_PASS // self.component_distribution.mean.numel())
-        scores = torch.cat([super(_MixtureInPasses, self).log_prob(r) for r in rows.split(at_once)])
-        return scores.reshape(value.shape[:-1])
 
 
 class Posteriors:
@@ -195,34 +173,6 @@ class Posteriors:
         posteriors = self._posteriors(adata, indices, batch_size, dataloader)
         return torch.cat([qz.posterior.jsd(n_samples).cpu() for qz in posteriors]).numpy()
 
-    @torch.inference_mode()
-    def get_aggregated_posterior(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        dof: float | None = 3.0,
-    ) -> Distribution:
-        """The average posterior of some cells: a mixture of n*S components.
-
-        Parameters
-        ----------
-        adata, indices, batch_size
-            As in :meth:`get_latent_representation`, but that empty `indices` are all cells, as in
-            scvi-tools.
-        dof
-            Degrees of freedom of Student's t components with the Gaussians' locations and scales;
-            None keeps the Gaussians.
-        """
-        if indices is not None and np.size(indices) == 0:
-            indices = None
-        posteriors = list(self._posteriors(adata, indices, batch_size))
-        loc = torch.cat([qz.c_loc.flatten(0, 1) for qz in posteriors])
-        scale = torch.cat([qz.c_scale.flatten(0, 1) for qz in posteriors])
-        log_weights = torch.cat([qz.c_log_weights.flatten() for qz in posteriors])
-        components = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
-        return _MixtureInPasses(Categorical(logits=log_weights), Independent(components, 1))
-
     def minify_adata(
         self,
         minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
@@ -248,7 +198,7 @@ class Posteriors:
         ------
         ValueError
             If `n_refinement_steps` is not a whole number of at least 0, if the data are minified
-            without counts already, or if library sizes are latent.
+            without counts already, if library sizes are latent, or if the counts lie in files.
         NotImplementedError
             If the kind of minified data is unknown.
         """
@@ -258,6 +208,7 @@ class Posteriors:
         check_minification(
             minified_data_type, module.minified_data_type, module.use_observed_lib_size
         )
+        check_in_memory(self._own)
         with torch.inference_mode():
             posteriors = self._posteriors(
                 n_refinement_steps=n_refinement_steps, progress=progress, stored=False

@@ -1,6 +1,6 @@
 """What a model can be asked: of which cells, groups and genes, else one sentence."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from scvi.data._constants import _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY, ADA
 from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField
 from scvi.model import SCVI
-from scvi.model.base._de_core import _subset_group
 
 from scmixvi._messages import listing, quoted
 from scmixvi.singlecell._data_checks import (
@@ -142,50 +141,6 @@ def check_holds_counts(tensors: Mapping[str, Any]) -> None:
         raise ValueError(
             "adata is minified without counts, which this question is about: give the full data, "
             "or data minified with counts."
-        )
-
-
-def check_groups(
-    adata: AnnData, groupby: str | None, group1: Any, group2: Any, subset_idx: Any
-) -> None:
-    """Raise KeyError or ValueError if groups of cells to compare are not there.
-
-    The arguments are those of :meth:`scvi.model.SCVI.differential_expression`.
-    """
-    if groupby is None:
-        raise ValueError("name what to compare: groupby, a column of adata.obs, or idx1, cells.")
-    if groupby not in adata.obs:
-        raise KeyError(f"adata.obs has no column {groupby!r}: it has {listing(adata.obs)}.")
-    column = adata.obs[groupby]
-    cure = ""
-    if group1 is None:
-        cure = f" To compare all: adata.obs[{groupby!r}].cat.remove_unused_categories()."
-        group1 = column.astype("category").cat.categories
-    is_one = isinstance(group1, str) or not isinstance(group1, Iterable)
-    wanted = [*([group1] if is_one else group1), *([] if group2 is None else [group2])]
-    if subset_idx is not None:
-        column = _subset_group(subset_idx, groupby, adata)
-    absent = [group for group in wanted if not (column == group).any()]
-    if absent:
-        there = quoted(column.dropna().unique())
-        raise ValueError(
-            f"adata.obs[{groupby!r}] has no cell of {listing(quoted(absent))}: its groups are "
-            f"{listing(there)}." + cure
-        )
-    if group2 is None and (column == wanted[0]).all():
-        raise ValueError(
-            f"all cells are {quoted(wanted)[0]} in adata.obs[{groupby!r}]: there are none to "
-            "compare them with."
-        )
-
-
-def check_rest(idx1: Any, idx2: Any, n_obs: int) -> None:
-    """Raise ValueError if chosen cells are to be compared with all others, and there are none."""
-    chosen = isinstance(idx1, np.ndarray) and idx2 is None
-    if chosen and len(np.unique(idx1)) == n_obs:
-        raise ValueError(
-            "idx1 chooses all cells, so that there are none to compare them with: choose fewer, or "
-            "name the others, idx2."
         )
 
 

@@ -246,6 +246,30 @@ def test_differential_abundance_uses_it(trained, adata):
     np.testing.assert_allclose(table[donor], expected.numpy(), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("column", "arguments", "sentence"),
+    [
+        (None, {}, "name the samples: sample_key, one column of adata.obs, but it is None"),
+        ("absent", {}, "adata.obs has no column 'absent': it has "),
+        ("some", {}, r"2 of 60 cells have no sample in adata.obs\['some'\]: leave them out"),
+        ("donor", {"num_cells_posterior": 0}, "num_cells_posterior must be a whole number of at"),
+        ("donor", {"dof": -1.0}, "dof, the degrees of freedom, must be a finite number above 0"),
+    ],
+)
+def test_samples_that_are_not_there_score_no_cell(trained, adata, column, arguments, sentence):
+    """scvi-tools scores cells without a sample by all cells."""
+    adata.obs["some"] = adata.obs["donor"].where(np.arange(60) > 1)
+    with pytest.raises((KeyError, ValueError), match=sentence):
+        trained.differential_abundance(sample_key=column, **arguments)
+    assert "da_log_probs" not in adata.obsm
+
+
+@pytest.mark.parametrize("dof", [0, -1.0, np.inf, np.nan, "3", True])
+def test_degrees_of_freedom_are_above_0(trained, dof):
+    with pytest.raises(ValueError, match=f"a finite number above 0, or None .* it is {dof!r}"):
+        trained.get_aggregated_posterior(dof=dof)
+
+
 @pytest.mark.parametrize("pooled", [True, False])
 def test_marginal_likelihood_exceeds_the_bound(trained, pooled):
     found = trained.get_marginal_ll(n_mc_samples=300, pooled=pooled)

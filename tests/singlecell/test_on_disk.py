@@ -181,6 +181,32 @@ def test_groups_of_cells_on_disk_are_compared_without_statistics(files, together
     assert list(adata.obs) == columns
 
 
+@pytest.mark.parametrize("is_collection", [True, False])
+def test_counts_in_files_are_not_minified(files, is_collection):
+    """Said before posteriors are computed: by scvi-tools when they are, or not in words."""
+    data = datasets.on_disk(files) if is_collection else ad.read_h5ad(files["a"], backed="r")
+    MixtureSCVI.setup_anndata(data, layer="counts" if is_collection else None)
+    model = MixtureSCVI(data, **SMALL)
+    model.is_trained_, model.module = True, model.module.eval()
+    model.module.inference = None  # not asked for anything
+    with pytest.raises(ValueError, match="here the counts lie in files: read the data into memory"):
+        model.minify_adata()
+
+
+def test_samples_of_a_collection_score_latents_by_their_posteriors(files):
+    """The table has no place there, which scvi-tools finds when it is computed."""
+    data = datasets.on_disk(files)
+    MixtureSCVI.setup_anndata(data, layer="counts")
+    model = MixtureSCVI(data, **SMALL)
+    with_weights(model, None)
+    with pytest.raises(ValueError, match=r"get_aggregated_posterior\(indices=...\).log_prob"):
+        model.differential_abundance(sample_key="file")
+    latents = torch.as_tensor(model.get_latent_representation())
+    scores = model.get_aggregated_posterior(indices=np.arange(50)).log_prob(latents)
+    assert scores.shape == (120,)
+    assert scores.isfinite().all()
+
+
 def test_two_collections_do_not_share_their_registry(files):
     first, second = (datasets.on_disk({name: files[name]}) for name in "ab")
     MixtureSCVI.setup_anndata(first, layer="counts")
