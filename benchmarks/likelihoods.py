@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
 from scmixvi.records import environment, write
-from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._parts.likelihoods import log_likelihood
 
 N_CELLS, N_GENES = 128, 1200
 # Mean counts a gene are log-normal(location, 1.5); gamma-distributed over cells, shape 1.

@@ -22,7 +22,7 @@ from benchmarks._timing import ratios, summary
 from benchmarks.singlecell import fit, n_steps, quiet, synthetic
 from scmixvi.core.memory import freed_memory_kept
 from scmixvi.records import environment, write
-from scmixvi.singlecell import _fitting
+from scmixvi.singlecell._training import fitting as _fitting
 
 RESULT = RESULTS / "memory.json"
 WAYS = {"given back": nullcontext, "kept": freed_memory_kept}

@@ -26,7 +26,7 @@ from scmixvi.experiments import _common
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._families import bound_of, gaussians
 from scmixvi.experiments.decoders import DATASETS, cells, converged, looked_at
-from scmixvi.singlecell._cell_refinement import log_joint_of
+from scmixvi.singlecell._parts.cell_refinement import log_joint_of
 
 RESULT = RESULTS / "refinement_steps.json"
 COMPONENTS = (1, 4)

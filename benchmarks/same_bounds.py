@@ -78,7 +78,7 @@ def bounds(data: str, n_components: int, path: str, seed: int, smoke: bool) -> d
     scvi.settings.seed = seed
     scmixvi.MixtureSCVI.setup_anndata(adata, batch_key=batch_key)
     model = scmixvi.MixtureSCVI(adata, n_components=n_components)
-    torchs_dropout = mock.patch("scmixvi.singlecell._dropout.available", return_value=False)
+    torchs_dropout = mock.patch("scmixvi.singlecell._loops.dropout.available", return_value=False)
     with torchs_dropout, TRAINING[path]():
         model.train(
             max_epochs=2 if smoke else EPOCHS,

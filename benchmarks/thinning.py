@@ -19,7 +19,7 @@ from benchmarks import RESULTS
 from benchmarks._timing import interleaved, ratios, summary
 from benchmarks.singlecell import BASELINE, BATCH_SIZE, load, models, quiet, train_all
 from scmixvi.records import environment, write
-from scmixvi.singlecell import _thinning
+from scmixvi.singlecell._loops import thinning as _thinning
 
 RESULT = RESULTS / "thinning.json"
 RATE = 0.9
@@ -41,7 +41,7 @@ def epochs_of(adata: object, epochs: int, rounds: int) -> list[dict]:
 
 
 def torchs(x: Tensor) -> Tensor:
-    """The draws of :func:`scmixvi.singlecell._thinning.thinned` by torch."""
+    """The draws of :func:`scmixvi.singlecell._loops.thinning.thinned` by torch."""
     return _thinning.by_torch(x, 1 - RATE * torch.rand(len(x)))
 
 

@@ -38,7 +38,7 @@ templates_path = ["_templates"]
 nitpicky = True  # a reference to an object of ours must lead somewhere
 nitpick_ignore_regex = [
     ("py:.*", r"(?!scmixvi\.).*"),
-    ("py:class", r"scmixvi\.singlecell\._saving\.CheckedFiles"),  # a base, not for users
+    ("py:class", r"scmixvi\.singlecell\._exchange\.saving\.CheckedFiles"),  # a base, not for users
 ]
 
 bibtex_bibfiles = ["references.bib"]

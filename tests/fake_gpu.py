@@ -152,8 +152,8 @@ def cells() -> Iterator[tuple[str, dict]]:
 
 def questions_of_cells(module: nn.Module, tensors: dict) -> Iterator[tuple[str, Callable]]:
     """A training step, then what is asked of a trained model."""
-    from scmixvi.singlecell._evidence import cell_evidence
-    from scmixvi.singlecell._refinement import resampled
+    from scmixvi.singlecell._queries.evidence import cell_evidence
+    from scmixvi.singlecell._training.refinement import resampled
 
     sizes = {"n_rounds": 1, "n_draws": 10, "n_final": 10}
     module.to = lambda *_, **__: module  # scvi-tools moves it before every question

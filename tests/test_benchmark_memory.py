@@ -5,7 +5,7 @@ import sys
 
 from benchmarks import memory as benchmark
 from scmixvi.core.memory import freed_memory_kept
-from scmixvi.singlecell import _fitting
+from scmixvi.singlecell._training import fitting as _fitting
 
 
 def test_both_ways_are_compared(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from benchmarks import same_bounds as benchmark
 from counts import make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._training import MixtureTrainingPlan
+from scmixvi.singlecell._training.plan import MixtureTrainingPlan
 
 
 def test_the_plain_path_is_plain_and_over_afterwards():

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import thinning as benchmark
 from counts import make_adata
-from scmixvi.singlecell._thinning import thinned
+from scmixvi.singlecell._loops.thinning import thinned
 
 
 def test_both_ways_draw_by_one_law():

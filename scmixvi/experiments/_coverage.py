@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scmixvi import MixtureSCVI
 from scmixvi.core import MixturePosterior
 from scmixvi.experiments._families import weighted_draws
-from scmixvi.singlecell._evidence import effective_draws
+from scmixvi.singlecell._queries.evidence import effective_draws
 
 LEVEL = 0.9
 AT_ONCE = 51

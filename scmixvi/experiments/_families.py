@@ -15,7 +15,7 @@ from scmixvi.core import (
     fitted_gaussians,
     log_mixture,
 )
-from scmixvi.singlecell._evidence import DEGREES_OF_FREEDOM
+from scmixvi.singlecell._queries.evidence import DEGREES_OF_FREEDOM
 
 FAMILIES = ("one Gaussian", "full covariance", "four Gaussians")
 N_COMPONENTS = {"one Gaussian": 1, "four Gaussians": 4}

@@ -16,7 +16,7 @@ from scmixvi import MixtureSCVI, datasets
 from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import prepare, trained
-from scmixvi.singlecell._training_arguments import with_kl_warmup
+from scmixvi.singlecell._checks.training import with_kl_warmup
 
 LABEL, BATCH = "cell_type", "batch"
 N_COMPONENTS = 4

@@ -41,9 +41,9 @@ from scmixvi.experiments import cortex
 from scmixvi.experiments._coverage import AT_ONCE, LEVEL, cell_means, expression_covered
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
-from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._distributions import without_library
-from scmixvi.singlecell._evidence import posterior_draws
+from scmixvi.singlecell._parts.cell_refinement import refined
+from scmixvi.singlecell._parts.distributions import without_library
+from scmixvi.singlecell._queries.evidence import posterior_draws
 
 RESULT = Path(__file__).parent / "results" / "calibration.json"
 KINDS = ("simulated", "types")

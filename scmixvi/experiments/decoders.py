@@ -1,14 +1,14 @@
 """Decoder or posterior: where a mixture's gain comes from (not in the paper).
 
-An importance-sampled log-likelihood depends on the decoder, which is the model, and on the
-encoder, which is only its proposal. :mod:`scmixvi.experiments.cortex` and
-:mod:`scmixvi.experiments.monotone` estimate it from 1000 draws of each model's own encoders, and
-so cannot tell a better decoder from a better proposal. Here every test cell gets a proposal of its
-own (:mod:`scmixvi.singlecell._evidence`), by which log p(x), averaged over cells, is known whatever
-the encoder to some hundredths of a nat: on cortex the estimates of S = 1 and of the ensemble, which
-has its decoder, are no further apart in any run. The same is done for some of the training cells,
-since an encoder may fit those and not others. What is left to compare are decoders (log p(x)) and
-posteriors (the gap from log p(x) down to MISELBO, the whole variational gap).
+An importance-sampled log-likelihood depends on the decoder, which is the model, and on the encoder,
+which is only its proposal. :mod:`scmixvi.experiments.cortex` and
+:mod:`scmixvi.experiments.monotone` estimate it from 1000 draws of each model's own encoders, and so
+cannot tell a better decoder from a better proposal. Here every test cell gets a proposal of its own
+(:mod:`scmixvi.singlecell._queries.evidence`), by which log p(x), averaged over cells, is known
+whatever the encoder to some hundredths of a nat: on cortex the estimates of S = 1 and of the
+ensemble, which has its decoder, are no further apart in any run. The same is done for some of the
+training cells, since an encoder may fit those and not others. What is left to compare are decoders
+(log p(x)) and posteriors (the gap from log p(x) down to MISELBO, the whole variational gap).
 
 Rows, for every data set and seed (which sets the split and the initialisation):
 
@@ -44,7 +44,7 @@ from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import run_missing
 from scmixvi.experiments._singlecell import Split, Training
 from scmixvi.experiments._trained_models import TrainedModels
-from scmixvi.singlecell._evidence import Evidence, cell_evidence
+from scmixvi.singlecell._queries.evidence import Evidence, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"
 COMPONENTS = (1, 4)
@@ -78,7 +78,7 @@ def converged(model: MixtureSCVI, indices: np.ndarray, **sizes: int) -> dict[str
     indices
         Cells.
     **sizes
-        Passed on to :func:`scmixvi.singlecell._evidence.evidence`.
+        Passed on to :func:`scmixvi.singlecell._queries.evidence.evidence`.
     """
     batches = model._make_data_loader(adata=model.adata, indices=indices, batch_size=BATCH)
     with torch.inference_mode():

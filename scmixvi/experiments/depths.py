@@ -32,7 +32,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.calibration import N_SIMULATED, held, simulated
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
-from scmixvi.singlecell._depth import with_depth
+from scmixvi.singlecell._parts.depth import with_depth
 
 RESULT = Path(__file__).parent / "results" / "depths.json"
 KINDS = ("inferred", "latent")

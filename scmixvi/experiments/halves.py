@@ -44,10 +44,10 @@ from scmixvi import MixtureSCVI
 from scmixvi.experiments._coverage import AT_ONCE, cell_means
 from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
-from scmixvi.singlecell._cell_refinement import refined
-from scmixvi.singlecell._depth import with_depth
-from scmixvi.singlecell._distributions import log_standard_normal
-from scmixvi.singlecell._evidence import (
+from scmixvi.singlecell._parts.cell_refinement import refined
+from scmixvi.singlecell._parts.depth import with_depth
+from scmixvi.singlecell._parts.distributions import log_standard_normal
+from scmixvi.singlecell._queries.evidence import (
     cell_densities,
     posterior_draws,
     resampled,

@@ -6,7 +6,7 @@ the best posterior that the family has for that cell leaves: here more component
 With models as :mod:`scmixvi.experiments.decoders` trains them, every cell gets posteriors of its
 own by gradient ascent on its MISELBO (:func:`scmixvi.core.fit_posterior`), of three families: one
 Gaussian with diagonal covariance, one with full covariance, and a mixture of four diagonal ones.
-Log p(x) is that of :mod:`scmixvi.singlecell._evidence`.
+Log p(x) is that of :mod:`scmixvi.singlecell._queries.evidence`.
 
 Beside them stand the model's own family after 25, 50 and 100 steps, as
 `get_latent_representation(n_refinement_steps=...)` takes them, and how honest its uncertainty is:
@@ -44,8 +44,8 @@ from scmixvi.experiments.decoders import (
     run_by_data,
 )
 from scmixvi.experiments.refinement import scores_of
-from scmixvi.singlecell._cell_refinement import log_joint_of, refined
-from scmixvi.singlecell._evidence import START_STEPS, cell_evidence
+from scmixvi.singlecell._parts.cell_refinement import log_joint_of, refined
+from scmixvi.singlecell._queries.evidence import START_STEPS, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "inference_gap.json"
 MODELS = ("mixture", "default")

@@ -32,7 +32,7 @@ from scmixvi.experiments._families import (
 from scmixvi.experiments._image_training import Models, chosen_device, start_random
 from scmixvi.image import ImageVAE
 from scmixvi.image.batches import binarise_once
-from scmixvi.singlecell._evidence import effective_draws
+from scmixvi.singlecell._queries.evidence import effective_draws
 
 RESULT = Path(__file__).parent / "results" / "inference_gap_images.json"
 COMPONENTS, STEPS = (1, 4), 100

@@ -65,7 +65,7 @@ from scmixvi.experiments._common import (
     trained,
 )
 from scmixvi.experiments._methods import BATCH, LABEL, Methods, Protocol, data_sets
-from scmixvi.singlecell._expression import CHOICES
+from scmixvi.singlecell._queries.expression import CHOICES
 
 RESULT = Path(__file__).parent / "results" / "integration.json"
 PAPER = Protocol()

@@ -45,7 +45,7 @@ from scmixvi.experiments import _biology as biology
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments._common import parser, run_missing
 from scmixvi.experiments._methods import DATA, LABEL, Methods, Protocol, data_sets
-from scmixvi.singlecell._expression import WEIGHTS
+from scmixvi.singlecell._checks.expression import WEIGHTS
 
 RESULT = Path(__file__).parent / "results" / "planted.json"
 PAPER, SMOKE = Protocol(), Protocol(2, 150)

@@ -45,7 +45,7 @@ from scmixvi.experiments.decoders import (
     looked_at,
     run_by_data,
 )
-from scmixvi.singlecell._refinement import REFINEMENT_SHARE, encoders_alone
+from scmixvi.singlecell._training.refinement import REFINEMENT_SHARE, encoders_alone
 
 # From a number of components to a trained model and its number of epochs.
 ModelOf = Callable[[int], tuple[MixtureSCVI, int]]

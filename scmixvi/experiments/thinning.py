@@ -22,8 +22,8 @@ ARM, coverage
     :mod:`scmixvi.experiments.inference_gap`.
 
 How to thin, and how much, was chosen with S = 1 and seed 0 (of cortex with seed 1 too): the other
-seeds were not looked at before. Log p(x) is that of :mod:`scmixvi.singlecell._evidence`. On cortex
-also the scores of the means: a linear classifier and k-means.
+seeds were not looked at before. Log p(x) is that of :mod:`scmixvi.singlecell._queries.evidence`. On
+cortex also the scores of the means: a linear classifier and k-means.
 
     python -m scmixvi.experiments.thinning --seed 0
 """
@@ -58,8 +58,8 @@ from scmixvi.experiments.decoders import (
 )
 from scmixvi.experiments.inference_gap import N_STEPS
 from scmixvi.experiments.refinement import scores_of, trained_on
-from scmixvi.singlecell._cell_refinement import log_joint_of
-from scmixvi.singlecell._refinement import REFINEMENT_SHARE
+from scmixvi.singlecell._parts.cell_refinement import log_joint_of
+from scmixvi.singlecell._training.refinement import REFINEMENT_SHARE
 
 RESULT = Path(__file__).parent / "results" / "thinning.json"
 OPTIONS: dict[str, dict[str, Any]] = {

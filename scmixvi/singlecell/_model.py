@@ -18,7 +18,7 @@ from scvi.data.fields import LayerField
 from scvi.model import SCVI
 
 from scmixvi._messages import check_whole
-from scmixvi.singlecell._checks import (
+from scmixvi.singlecell._checks.arguments import (
     check_batch_size,
     check_indices,
     check_is_data,
@@ -27,22 +27,14 @@ from scmixvi.singlecell._checks import (
     check_scvi_options,
     check_thinning,
 )
-from scmixvi.singlecell._conversions import Conversions
-from scmixvi.singlecell._data_checks import (
+from scmixvi.singlecell._checks.data import (
     check_covariates,
     check_finite,
     check_registration,
     check_size_factors,
     counts_of,
 )
-from scmixvi.singlecell._estimates import Estimates
-from scmixvi.singlecell._exact import ExactPosteriors
-from scmixvi.singlecell._fitting import Fitting
-from scmixvi.singlecell._groups import GroupPosteriors
-from scmixvi.singlecell._minibatches import DataSplitter, InMemoryLoader
-from scmixvi.singlecell._module import MixtureVAE
-from scmixvi.singlecell._posteriors import Posteriors
-from scmixvi.singlecell._query_checks import (
+from scmixvi.singlecell._checks.queries import (
     check_can_encode,
     check_categories,
     check_own_genes,
@@ -50,8 +42,16 @@ from scmixvi.singlecell._query_checks import (
     check_query,
     check_stored_posteriors,
 )
-from scmixvi.singlecell._saving import CheckedFiles
-from scmixvi.singlecell._training import MixtureTrainingPlan
+from scmixvi.singlecell._exchange.conversions import Conversions
+from scmixvi.singlecell._exchange.saving import CheckedFiles
+from scmixvi.singlecell._module import MixtureVAE
+from scmixvi.singlecell._queries.estimates import Estimates
+from scmixvi.singlecell._queries.exact import ExactPosteriors
+from scmixvi.singlecell._queries.groups import GroupPosteriors
+from scmixvi.singlecell._queries.posteriors import Posteriors
+from scmixvi.singlecell._training.fitting import Fitting
+from scmixvi.singlecell._training.minibatches import DataSplitter, InMemoryLoader
+from scmixvi.singlecell._training.plan import MixtureTrainingPlan
 
 
 class MixtureSCVI(

@@ -10,16 +10,16 @@ from scvi.module import VAE
 from torch import nn
 
 from scmixvi.core import log_weights_from
-from scmixvi.singlecell._bound import Bound
-from scmixvi.singlecell._checks import (
+from scmixvi.singlecell._checks.arguments import (
     check_many_components,
     check_mixture_arguments,
     check_thinning,
 )
-from scmixvi.singlecell._evaluation import Evaluation
-from scmixvi.singlecell._generative import Generation
-from scmixvi.singlecell._inference import Inference
-from scmixvi.singlecell._trunk import initial_offsets
+from scmixvi.singlecell._parts.bound import Bound
+from scmixvi.singlecell._parts.evaluation import Evaluation
+from scmixvi.singlecell._parts.generative import Generation
+from scmixvi.singlecell._parts.inference import Inference
+from scmixvi.singlecell._parts.trunk import initial_offsets
 
 
 class MixtureVAE(Inference, Generation, Bound, Evaluation, VAE):

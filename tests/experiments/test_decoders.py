@@ -12,7 +12,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.experiments import _report_decoders as report
 from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import decoders
-from scmixvi.singlecell._evidence import evidence
+from scmixvi.singlecell._queries.evidence import evidence
 
 QUICK = singlecell.Training(batch_size=32, max_epochs=30, patience=30)
 

@@ -15,7 +15,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.experiments import _report_halves as report
 from scmixvi.experiments import halves
 from scmixvi.experiments.halves import LATENT, SUMS
-from scmixvi.singlecell._evidence import posterior_draws
+from scmixvi.singlecell._queries.evidence import posterior_draws
 
 
 def test_the_halves_of_a_count_have_the_law_of_the_whole():

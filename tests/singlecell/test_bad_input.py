@@ -11,8 +11,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _query_checks
-from scmixvi.singlecell._training import MixtureTrainingPlan
+from scmixvi.singlecell._checks import queries as _query_checks
+from scmixvi.singlecell._training.plan import MixtureTrainingPlan
 
 
 def snapshot(adata):

@@ -6,7 +6,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from counts import QUIET
-from scmixvi.singlecell._cell_importance import _weighted
+from scmixvi.singlecell._queries.cell_importance import _weighted
 
 CELLS = np.array([4, 17, 30, 58])
 BY_CELL = {"weights": "importance_by_cell", "return_numpy": True}

@@ -6,8 +6,11 @@ import torch
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _cell_refinement, _evaluation, _passes, _posteriors
-from scmixvi.singlecell._cell_refinement import refined
+from scmixvi.singlecell._parts import cell_refinement as _cell_refinement
+from scmixvi.singlecell._parts import evaluation as _evaluation
+from scmixvi.singlecell._parts import passes as _passes
+from scmixvi.singlecell._parts.cell_refinement import refined
+from scmixvi.singlecell._queries import posteriors as _posteriors
 
 CELLS = np.arange(0, 60, 5)
 WITH_COUNTS = "latent_posterior_parameters_with_counts"
@@ -282,7 +285,7 @@ def test_cells_are_refined_some_at_a_time(trained, monkeypatch):
     model = trained(n_components=1)
     cells = {"indices": CELLS[:4], "return_dist": True, "n_refinement_steps": 150}
     whole, variance = model.get_latent_representation(**cells)
-    monkeypatch.setattr("scmixvi.singlecell._cell_refinement._ELEMENTS_A_STEP_ON_CPU", 2 * 23)
+    monkeypatch.setattr("scmixvi.singlecell._parts.cell_refinement._ELEMENTS_A_STEP_ON_CPU", 2 * 23)
     parts, _ = model.get_latent_representation(**cells)
     assert (np.abs(parts - whole) / np.sqrt(variance)).max() < 0.5, "standard deviations"
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 
-from scmixvi.singlecell import _compiled, _decoded, _kernels
-from scmixvi.singlecell._decoded import Heads, fused_log_likelihood, undecoded
-from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._loops import compiled as _compiled
+from scmixvi.singlecell._loops import kernels as _kernels
+from scmixvi.singlecell._parts import decoded as _decoded
+from scmixvi.singlecell._parts.decoded import Heads, fused_log_likelihood, undecoded
+from scmixvi.singlecell._parts.likelihoods import log_likelihood
 
 N_CELLS, N_HIDDEN, N_ROWS = 7, 5, 3
 

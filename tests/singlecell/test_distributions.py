@@ -7,7 +7,7 @@ import torch
 from scvi.distributions._utils import DistributionConcatenator, subset_distribution
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from scmixvi.singlecell._distributions import MixtureOfNormals
+from scmixvi.singlecell._parts.distributions import MixtureOfNormals
 
 N, S, D = 5, 3, 2
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from scmixvi.singlecell import _draws
-from scmixvi.singlecell._distributions import MixtureOfNormals, log_standard_normal
+from scmixvi.singlecell._parts import draws as _draws
+from scmixvi.singlecell._parts.distributions import MixtureOfNormals, log_standard_normal
 
 SHAPES = [(1, 1, 5, 10), (3, 4, 7, 10), (2, 3, 6, 1), (1, 5, 4, 37)]  # L, S, n, D
 

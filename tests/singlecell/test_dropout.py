@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from scmixvi.singlecell import _dropout
-from scmixvi.singlecell._dropout import dropped, kept_units
+from scmixvi.singlecell._loops import dropout as _dropout
+from scmixvi.singlecell._loops.dropout import dropped, kept_units
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.93])

@@ -7,7 +7,7 @@ import torch
 from scvi.nn import Encoder
 from torch import nn
 
-from scmixvi.singlecell._encoders import can_stack, encode_components
+from scmixvi.singlecell._parts.encoders import can_stack, encode_components
 
 N, F, S, D = 11, 7, 3, 2
 

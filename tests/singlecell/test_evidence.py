@@ -7,8 +7,8 @@ from torch.distributions import Normal
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _evidence
-from scmixvi.singlecell._evidence import START_STEPS, evidence, started, variational_gaps
+from scmixvi.singlecell._queries import evidence as _evidence
+from scmixvi.singlecell._queries.evidence import START_STEPS, evidence, started, variational_gaps
 
 
 def trained(n_components=2, n_epochs=15, **kwargs):

@@ -8,9 +8,9 @@ from scipy import stats
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _exact
-from scmixvi.singlecell._depth import AtTheSum, with_depth
-from scmixvi.singlecell._exact import N_FINAL
+from scmixvi.singlecell._parts.depth import AtTheSum, with_depth
+from scmixvi.singlecell._queries import exact as _exact
+from scmixvi.singlecell._queries.exact import N_FINAL
 
 CELLS = np.arange(0, 60, 7)
 

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from counts import make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._parts.likelihoods import log_likelihood
 
 pytestmark = [
     pytest.mark.gpu,

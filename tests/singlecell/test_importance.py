@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from counts import QUIET, make_adata
-from scmixvi.singlecell import _importance
-from scmixvi.singlecell._estimates import Estimates
+from scmixvi.singlecell._queries import importance as _importance
+from scmixvi.singlecell._queries.estimates import Estimates
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_memory_does_not_grow_with_cells_times_anchors(make_model):
     limits = {"_ELEMENTS_A_PASS_ON_CPU": 2**14, "_COUNTS_A_PASS_ON_CPU": 2**10}
     with pytest.MonkeyPatch.context() as patch, Watch():
         for name, limit in limits.items():
-            patch.setattr(f"scmixvi.singlecell._passes.{name}", limit)
+            patch.setattr(f"scmixvi.singlecell._parts.passes.{name}", limit)
         model.get_normalized_expression(
             weights="importance", n_samples_overall=100, return_numpy=True, n_mc_samples=8
         )

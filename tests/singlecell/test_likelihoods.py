@@ -6,8 +6,8 @@ import pytest
 import torch
 from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 
-from scmixvi.singlecell import _likelihoods
-from scmixvi.singlecell._likelihoods import log_likelihood
+from scmixvi.singlecell._parts import likelihoods as _likelihoods
+from scmixvi.singlecell._parts.likelihoods import log_likelihood
 
 N_CELLS, N_GENES = 7, 11
 THETA_SHAPES = {"gene": (11,), "gene-batch": (7, 11), "gene-cell": None}

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from scmixvi.core import miselbo
-from scmixvi.singlecell._inference import SCORES_KEY, UNTRANSFORMED_KEY
+from scmixvi.singlecell._parts.inference import SCORES_KEY, UNTRANSFORMED_KEY
 
 OPTIONS = {
     "plain": {},

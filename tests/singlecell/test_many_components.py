@@ -15,9 +15,9 @@ from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
 from scmixvi.core import miselbo
 from scmixvi.core import posterior as posterior_module
-from scmixvi.singlecell import _streaming
-from scmixvi.singlecell._inference import SCORES_KEY
-from scmixvi.singlecell._trunk import encode_trunk, initial_offsets
+from scmixvi.singlecell._parts import streaming as _streaming
+from scmixvi.singlecell._parts.inference import SCORES_KEY
+from scmixvi.singlecell._parts.trunk import encode_trunk, initial_offsets
 
 N, F, S, D = 11, 7, 5, 2
 ARCHITECTURES = {

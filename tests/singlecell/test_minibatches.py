@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import _minibatches
+from scmixvi.singlecell._training import minibatches as _minibatches
 
 N_CELLS, N_GENES = 23, 7
 

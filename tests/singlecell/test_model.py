@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._files import element_wise
-from scmixvi.singlecell._twins import one_of_components
+from scmixvi.singlecell._exchange.files import element_wise
+from scmixvi.singlecell._exchange.twins import one_of_components
 
 
 @pytest.fixture

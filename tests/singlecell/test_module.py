@@ -11,8 +11,8 @@ from torch.distributions import Normal
 import laws
 from counts import QUIET
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._inference import SCORES_KEY
-from scmixvi.singlecell._streaming import DISPERSION_KEY
+from scmixvi.singlecell._parts.inference import SCORES_KEY
+from scmixvi.singlecell._parts.streaming import DISPERSION_KEY
 
 OPTIONS = {
     "zinb": {},

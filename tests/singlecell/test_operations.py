@@ -44,7 +44,7 @@ def test_more_components_are_no_more_operations(
     for part in ("_decoded", "_draws"):
         monkeypatch.setattr(f"scmixvi.singlecell.{part}.available", lambda: compiled)
     # All rows at a time, as a GPU takes them.
-    monkeypatch.setattr("scmixvi.singlecell._likelihoods._chunk", lambda mu: mu.shape[:2])
+    monkeypatch.setattr("scmixvi.singlecell._parts.likelihoods._chunk", lambda mu: mu.shape[:2])
     products.onednn_is_faster()  # it tries once
     few, many = Counting(), Counting()
     for counting, n_components in zip((few, many), numbers, strict=True):

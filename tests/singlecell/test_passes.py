@@ -6,8 +6,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 from counts import QUIET, make_adata
-from scmixvi.singlecell import _passes
-from scmixvi.singlecell._posteriors import Posteriors
+from scmixvi.singlecell._parts import passes as _passes
+from scmixvi.singlecell._queries.posteriors import Posteriors
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from scvi.model import SCVI
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._refinement import ENCODER_PARTS, encoders_alone, resampled
+from scmixvi.singlecell._training.refinement import ENCODER_PARTS, encoders_alone, resampled
 
 SHORT = {**QUIET, "batch_size": 32}
 N_HELD_OUT = 200

@@ -12,7 +12,7 @@ import torch
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._files import PICKLING, check_model_file
+from scmixvi.singlecell._exchange.files import PICKLING, check_model_file
 
 
 @pytest.fixture

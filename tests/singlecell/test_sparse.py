@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from scmixvi.core import products
-from scmixvi.singlecell import _sparse
-from scmixvi.singlecell._compiled import available
+from scmixvi.singlecell._loops import sparse as _sparse
+from scmixvi.singlecell._loops.compiled import available
 
 compiled = pytest.mark.skipif(not available(), reason="numba does not compile")
 

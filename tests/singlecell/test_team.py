@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scmixvi.singlecell import _team
-from scmixvi.singlecell._compiled import thread_entry
-from scmixvi.singlecell._team import HEAD, array_at, next_rows
+from scmixvi.singlecell._loops import team as _team
+from scmixvi.singlecell._loops.compiled import thread_entry
+from scmixvi.singlecell._loops.team import HEAD, array_at, next_rows
 
 
 @thread_entry

@@ -8,8 +8,10 @@ from scvi.model import SCVI
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell import MixtureVAE, _inference, _thinning
-from scmixvi.singlecell._thinning import thinned
+from scmixvi.singlecell import MixtureVAE
+from scmixvi.singlecell._loops import thinning as _thinning
+from scmixvi.singlecell._loops.thinning import thinned
+from scmixvi.singlecell._parts import inference as _inference
 
 
 @pytest.fixture(params=["compiled", "torch's"])

@@ -14,9 +14,9 @@ from scvi.train import SaveCheckpoint, TrainingPlan
 
 from counts import QUIET
 from scmixvi import MixtureSCVI
-from scmixvi.singlecell._minibatches import DataSplitter
-from scmixvi.singlecell._storage import has_latents, store_latents
-from scmixvi.singlecell._training import MixtureTrainingPlan, _without_graph
+from scmixvi.singlecell._exchange.storage import has_latents, store_latents
+from scmixvi.singlecell._training.minibatches import DataSplitter
+from scmixvi.singlecell._training.plan import MixtureTrainingPlan, _without_graph
 
 
 def adata():
@@ -214,7 +214,7 @@ def test_steps_are_summed_as_they_come(monkeypatch):
     monkeypatch.setattr(MixtureTrainingPlan, "compute_and_log_metrics", watch)
     whole = trained(MixtureTrainingPlan, max_epochs=2, batch_size=8)
     assert max(most) == 9  # and the tenth closes the epoch
-    monkeypatch.setattr("scmixvi.singlecell._training.STEPS_KEPT", 3)
+    monkeypatch.setattr("scmixvi.singlecell._training.plan.STEPS_KEPT", 3)
     most.clear()
     summed = trained(MixtureTrainingPlan, max_epochs=2, batch_size=8)
     assert max(most) == 2

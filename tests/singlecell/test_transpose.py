@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scmixvi.singlecell._transpose import BLOCK, contiguous
+from scmixvi.singlecell._loops.transpose import BLOCK, contiguous
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (BLOCK, 3), (5 * BLOCK, 128), (1201, 7), (3, 0)])

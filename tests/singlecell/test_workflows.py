@@ -206,7 +206,7 @@ def test_abundance_is_scored_in_passes(make_model, monkeypatch):
         return score(self, value)
 
     monkeypatch.setattr(torch.distributions.MixtureSameFamily, "log_prob", noted)
-    monkeypatch.setattr("scmixvi.singlecell._groups._ELEMENTS_A_PASS", 4 * 60 * 3 * 3)
+    monkeypatch.setattr("scmixvi.singlecell._queries.groups._ELEMENTS_A_PASS", 4 * 60 * 3 * 3)
     torch.testing.assert_close(whole.log_prob(z), expected)
     assert sizes == [4, 4, 4, 2]
     torch.testing.assert_close(whole.log_prob(z[1, 3]), expected[1, 3])

@@ -1,0 +1,1 @@
+"""What is refused, each in one sentence, before anything is changed."""

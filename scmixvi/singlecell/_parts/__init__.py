@@ -1,0 +1,1 @@
+"""What a MixtureVAE is made of."""

@@ -1,0 +1,1 @@
+"""What a MixtureSCVI is asked, once it is trained."""
