@@ -43,12 +43,12 @@ def plain_path() -> Iterator[None]:
     """Train as scvi-tools would."""
     with ExitStack() as patches:
         for name, value in (
-            ("_decoded.available", lambda: False),
-            ("_draws.available", lambda: False),
-            ("_minibatches.available", lambda: False),
-            ("_encoders.can_stack", lambda encoders: False),
-            ("_inference.log_of_counts", torch.log1p),
-            ("_bound.log_likelihood", lambda px, x, theta: px.log_prob(x).sum(-1)),
+            ("_parts.decoded.available", lambda: False),
+            ("_parts.draws.available", lambda: False),
+            ("_training.minibatches.available", lambda: False),
+            ("_parts.encoders.can_stack", lambda encoders: False),
+            ("_parts.inference.log_of_counts", torch.log1p),
+            ("_parts.bound.log_likelihood", lambda px, x, theta: px.log_prob(x).sum(-1)),
         ):
             patches.enter_context(mock.patch(f"scmixvi.singlecell.{name}", value))
         plan = mock.patch.object(scmixvi.MixtureSCVI, "_training_plan_cls", TrainingPlan)

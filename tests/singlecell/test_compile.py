@@ -22,8 +22,8 @@ def test_a_step_is_one_graph_with_the_same_loss_and_gradients(
 ):
     """One graph is what a GPU can record and repeat; a break would end it without a word."""
     # Loops that numba compiles draw other numbers than torch, of the same law.
-    for loop in ("_thinning", "_dropout"):
-        monkeypatch.setattr(f"scmixvi.singlecell.{loop}.available", lambda: False)
+    for loop in ("thinning", "dropout"):
+        monkeypatch.setattr(f"scmixvi.singlecell._loops.{loop}.available", lambda: False)
     model = make_model(batch_key="batch", **({"n_components": 3} | OPTIONS[name]))
     module, batch = model.module.train(), first_batch(model)
     torch._dynamo.reset()

@@ -345,8 +345,8 @@ def test_the_compiled_pass_changes_neither_loss_nor_gradients(
     loss, gradient, px = step()
     assert "undecoded" in vars(px)
     assert px.mean.shape == (3, *batch["X"].shape)
-    for part in ("_decoded", "_draws"):
-        monkeypatch.setattr(f"scmixvi.singlecell.{part}.available", lambda: False)
+    for part in ("decoded", "draws"):
+        monkeypatch.setattr(f"scmixvi.singlecell._parts.{part}.available", lambda: False)
     plain_loss, plain_gradient, plain_px = step()
     assert type(px) is type(plain_px)
     torch.testing.assert_close(px.mean, plain_px.mean)

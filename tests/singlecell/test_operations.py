@@ -41,8 +41,8 @@ class Counting(TorchDispatchMode):
 def test_more_components_are_no_more_operations(
     name, numbers, compiled, make_model, first_batch, monkeypatch
 ):
-    for part in ("_decoded", "_draws"):
-        monkeypatch.setattr(f"scmixvi.singlecell.{part}.available", lambda: compiled)
+    for part in ("decoded", "draws"):
+        monkeypatch.setattr(f"scmixvi.singlecell._parts.{part}.available", lambda: compiled)
     # All rows at a time, as a GPU takes them.
     monkeypatch.setattr("scmixvi.singlecell._parts.likelihoods._chunk", lambda mu: mu.shape[:2])
     products.onednn_is_faster()  # it tries once

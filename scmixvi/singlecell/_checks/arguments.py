@@ -93,11 +93,8 @@ def check_holds_results(adata: Any) -> None:
 
 
 def check_in_memory(adata: Any) -> None:
-    """Raise ValueError for data whose counts lie in files, which cannot be minified.
-
-    Those that a data module reads are None.
-    """
-    if adata is None or adata.obsm is None or getattr(adata, "isbacked", False):
+    """Raise ValueError for data whose counts lie in files, which cannot be minified."""
+    if adata is not None and (adata.obsm is None or getattr(adata, "isbacked", False)):
         raise ValueError(
             "minify_adata copies data without their counts, and here the counts lie in files: "
             "read the data into memory (anndata.read_h5ad), and load the saved model with them "

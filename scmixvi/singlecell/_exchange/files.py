@@ -45,7 +45,7 @@ DATA_FUNCTIONS = re.compile(
     r"|pandas\._libs\.(internals\._unpickle_block|arrays\.__pyx_unpickle_NDArrayBacked)"
     r"|pandas\._libs\.tslibs\.(timestamps\._unpickle_timestamp|timedeltas\._timedelta_unpickle)"
     r"|copyreg\._reconstructor|torch\._C\._nn\.(gelu|log_sigmoid|softplus|softshrink)"
-    rf"|torch\.nn\.functional\.({ACTIVATIONS})|scmixvi\.singlecell\._files\.element_wise"
+    rf"|torch\.nn\.functional\.({ACTIVATIONS})|scmixvi\.singlecell\._exchange\.files\.element_wise"
     r"|pandas\.(_libs\.missing\.)?NA"
 )
 
