@@ -6,6 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from counts import QUIET, make_adata
+from scmixvi.singlecell._loops import counts as _counts
 from scmixvi.singlecell._parts import passes as _passes
 from scmixvi.singlecell._queries.posteriors import Posteriors
 
@@ -108,25 +109,8 @@ def test_sparse_counts_have_the_same_sums(sparse_adata):
     dense = torch.from_numpy(make_adata().X.toarray()).to_sparse_csr()
     assert _passes.to_encode({"X": dense})["X"].layout is torch.strided
     for x in (sparse, dense):
-        torch.testing.assert_close(_passes.row_sums(x), _passes.row_sums(x.to_dense()))
+        torch.testing.assert_close(_counts.row_sums(x), _counts.row_sums(x.to_dense()))
     assert _passes.to_encode({"qzm": dense}) == {"qzm": dense}
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo, torch.strided])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dense_counts_of_any_layout(monkeypatch, compiled, layout, dtype):
-    monkeypatch.setattr(_passes, "available", lambda: compiled)
-    counts = torch.tensor([[0, 2, 0], [0, 0, 0], [5, 0, 1]], dtype=dtype)
-    sparse = counts if layout is torch.strided else counts.to_sparse(layout=layout)
-    assert torch.equal(_passes.dense(sparse), counts)
-
-
-def test_dense_counts_that_are_stored_twice_are_added_as_torch_does():
-    parts = torch.tensor([0, 3], dtype=torch.int32), torch.tensor([1, 1, 0], dtype=torch.int32)
-    twice = torch.sparse_csr_tensor(*parts, torch.tensor([2.0, 3.0, 1.0]), (1, 3))
-    assert torch.equal(_passes.dense(twice), torch.tensor([[1.0, 5.0, 0.0]]))
-    assert torch.equal(twice.to_dense(), _passes.dense(twice))
 
 
 def test_what_torch_says_of_sparse_tensors_is_not_heard(recwarn):
@@ -139,15 +123,3 @@ def test_what_torch_says_of_sparse_tensors_is_not_heard(recwarn):
         assert recwarn, "nothing was filtered"
     finally:
         torch.set_warn_always(False)
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-def test_logarithms_of_counts(monkeypatch, compiled):
-    monkeypatch.setattr(_passes, "available", lambda: compiled)
-    x = torch.cat([torch.arange(300.0), torch.tensor([1e4, 1e6, 2.0**24 - 2])]).view(3, -1)
-    found = _passes.log_of_counts(x)
-    torch.testing.assert_close(found.double(), torch.log1p(x.double()), rtol=2e-7, atol=0)
-    turned = _passes.log_of_counts(x.T)
-    torch.testing.assert_close(turned, found.T, rtol=0, atol=0)
-    wrong = torch.tensor([torch.nan, -2.0])
-    assert _passes.log_of_counts(wrong).isnan().all()
