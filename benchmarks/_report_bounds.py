@@ -9,7 +9,7 @@ from benchmarks import RESULTS
 from benchmarks.refinement_steps import STEPS
 from scmixvi.experiments import _common
 from scmixvi.experiments._common import markdown
-from scmixvi.experiments._tables import load, pick
+from scmixvi.experiments._reports.tables import load, pick
 from scmixvi.records import read
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")

@@ -23,7 +23,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.core import Ascent, MixturePosterior, fitted_gaussians
 from scmixvi.core.modes import evaluating, frozen
 from scmixvi.experiments import _common
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import training as singlecell
 from scmixvi.experiments._families import bound_of, gaussians
 from scmixvi.experiments.decoders import DATASETS, cells, converged, looked_at
 from scmixvi.singlecell._parts.cell_refinement import log_joint_of

@@ -9,8 +9,8 @@ from recorded import DOCS, EXPERIMENTS
 from benchmarks import RESULTS, figures, report
 from benchmarks import _report_bounds as of_bounds
 from benchmarks import _report_times as of_times
-from scmixvi.experiments import _paper_images
 from scmixvi.experiments import report as experiment_report
+from scmixvi.experiments._reports import paper_images as _paper_images
 
 
 @pytest.mark.parametrize("name", report.TABLES)

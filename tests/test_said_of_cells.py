@@ -4,8 +4,8 @@ import numpy as np
 from recorded import EXPERIMENTS, differences
 
 from benchmarks import _report_bounds as of_bounds
-from scmixvi.experiments import _report_planted
 from scmixvi.experiments._common import by_seed
+from scmixvi.experiments._reports import planted as _report_planted
 from scmixvi.records import read
 
 

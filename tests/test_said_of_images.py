@@ -5,9 +5,10 @@ from itertools import product
 import pytest
 from recorded import EXPERIMENTS, differences
 
-from scmixvi.experiments import _paper_images, density2d
+from scmixvi.experiments import density2d
 from scmixvi.experiments._common import by_seed, interval, paired
-from scmixvi.experiments._paper_images import TABLE_8
+from scmixvi.experiments._reports import paper_images as _paper_images
+from scmixvi.experiments._reports.paper_images import TABLE_8
 from scmixvi.records import read
 
 

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import cortex
-from scmixvi.experiments._coverage import AT_ONCE, LEVEL, cell_means, expression_covered
-from scmixvi.experiments._trained_models import TrainedModels
+from scmixvi.experiments._cells.coverage import AT_ONCE, LEVEL, cell_means, expression_covered
+from scmixvi.experiments._cells.trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
 from scmixvi.singlecell._parts.cell_refinement import refined
 from scmixvi.singlecell._parts.distributions import without_library

@@ -17,8 +17,8 @@ stock
     scvi.model.SCVI with every default (batch norm, KL warm-up, batches of 128, its own number of
     epochs), trained on the same cells.
 
-Figures: epochs, held-out bounds (:func:`scmixvi.experiments._singlecell.bounds`), and scores
-(:func:`scmixvi.experiments._scores.repeated_scores`, and the accuracy from training to test
+Figures: epochs, held-out bounds (:func:`scmixvi.experiments._cells.training.bounds`), and scores
+(:func:`scmixvi.experiments._cells.scores.repeated_scores`, and the accuracy from training to test
 cells, `svm_train_to_test`) of these representations:
 
 params
@@ -47,11 +47,11 @@ import anndata as ad
 import numpy as np
 
 import scmixvi
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.scores import principal_components, repeated_scores, train_to_test
+from scmixvi.experiments._cells.trained_models import TrainedModels
+from scmixvi.experiments._cells.training import Split, Training
 from scmixvi.experiments._common import parse, run_missing, trained
-from scmixvi.experiments._scores import principal_components, repeated_scores, train_to_test
-from scmixvi.experiments._singlecell import Split, Training
-from scmixvi.experiments._trained_models import TrainedModels
 
 RESULT = Path(__file__).parent / "results" / "cortex.json"
 

@@ -40,10 +40,10 @@ import torch
 
 from scmixvi import MixtureSCVI
 from scmixvi.experiments import _common, cortex, monotone
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.trained_models import TrainedModels
+from scmixvi.experiments._cells.training import Split, Training
 from scmixvi.experiments._common import run_missing
-from scmixvi.experiments._singlecell import Split, Training
-from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.singlecell._queries.evidence import Evidence, cell_evidence
 
 RESULT = Path(__file__).parent / "results" / "decoders.json"

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments._trained_models import TrainedModels
+from scmixvi.experiments._cells.trained_models import TrainedModels
 from scmixvi.experiments.calibration import N_SIMULATED, held, simulated
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
 from scmixvi.singlecell._parts.depth import with_depth

@@ -41,8 +41,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments._coverage import AT_ONCE, cell_means
-from scmixvi.experiments._trained_models import TrainedModels
+from scmixvi.experiments._cells.coverage import AT_ONCE, cell_means
+from scmixvi.experiments._cells.trained_models import TrainedModels
 from scmixvi.experiments.decoders import COMPONENTS, by_data, cells, looked_at, run_by_data
 from scmixvi.singlecell._parts.cell_refinement import refined
 from scmixvi.singlecell._parts.depth import with_depth

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.core.modes import frozen
-from scmixvi.experiments._coverage import cell_means, coverage
+from scmixvi.experiments._cells.coverage import cell_means, coverage
+from scmixvi.experiments._cells.trained_models import TrainedModels
 from scmixvi.experiments._families import FAMILIES, best, bound_of
-from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
     WITH_DEFAULTS,

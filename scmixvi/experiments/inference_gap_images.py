@@ -29,7 +29,7 @@ from scmixvi.experiments._families import (
     gaussians,
     weighted_draws,
 )
-from scmixvi.experiments._image_training import Models, chosen_device, start_random
+from scmixvi.experiments._images.training import Models, chosen_device, start_random
 from scmixvi.image import ImageVAE
 from scmixvi.image.batches import binarise_once
 from scmixvi.singlecell._queries.evidence import effective_draws

@@ -54,8 +54,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scmixvi.experiments import _biology as biology
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import biology
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.methods import BATCH, LABEL, Methods, Protocol, data_sets
 from scmixvi.experiments._common import (
     by_seed,
     parse,
@@ -64,7 +65,6 @@ from scmixvi.experiments._common import (
     run_missing,
     trained,
 )
-from scmixvi.experiments._methods import BATCH, LABEL, Methods, Protocol, data_sets
 from scmixvi.singlecell._queries.expression import CHOICES
 
 RESULT = Path(__file__).parent / "results" / "integration.json"

@@ -41,8 +41,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from scmixvi.experiments import _common, _image_tests
-from scmixvi.experiments._image_training import (
+from scmixvi.experiments import _common
+from scmixvi.experiments._images import tests as _image_tests
+from scmixvi.experiments._images.training import (
     Deadline,
     Models,
     checkpoints_beside,

@@ -20,9 +20,9 @@ from pathlib import Path
 import anndata as ad
 
 from scmixvi import MixtureSCVI, datasets
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.training import Split, Training
 from scmixvi.experiments._common import parse, run_missing, trained
-from scmixvi.experiments._singlecell import Split, Training
 
 RESULT = Path(__file__).parent / "results" / "monotone.json"
 TRAIN_SHARE, VALIDATION_SHARE, STEPS_AN_EPOCH = 0.8, 0.07, 5

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import _image_tests, latents
-from scmixvi.experiments._image_training import Models
+from scmixvi.experiments import latents
+from scmixvi.experiments._images import tests as _image_tests
+from scmixvi.experiments._images.training import Models
 
 RESULT = Path(__file__).parent / "results" / "monotone_images.json"
 

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scmixvi.experiments import _common, _image_tests, latents
-from scmixvi.experiments._image_training import (
+from scmixvi.experiments import _common, latents
+from scmixvi.experiments._images import tests as _image_tests
+from scmixvi.experiments._images.training import (
     Deadline,
     Models,
     chosen_device,

@@ -41,10 +41,10 @@ from scipy.sparse import csr_matrix
 from scvi.data._constants import ADATA_MINIFY_TYPE
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _biology as biology
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import biology
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.methods import DATA, LABEL, Methods, Protocol, data_sets
 from scmixvi.experiments._common import parser, run_missing
-from scmixvi.experiments._methods import DATA, LABEL, Methods, Protocol, data_sets
 from scmixvi.singlecell._checks.expression import WEIGHTS
 
 RESULT = Path(__file__).parent / "results" / "planted.json"

@@ -33,10 +33,10 @@ import numpy as np
 from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import cortex
-from scmixvi.experiments._singlecell import Split
-from scmixvi.experiments._trained_models import TrainedModels
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.trained_models import TrainedModels
+from scmixvi.experiments._cells.training import Split
 from scmixvi.experiments.decoders import (
     COMPONENTS,
     WITH_DEFAULTS,

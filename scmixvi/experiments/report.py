@@ -11,16 +11,16 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from scmixvi.experiments import _report_images
-from scmixvi.experiments._report_calibration import calibration_figure, calibration_tables
-from scmixvi.experiments._report_cortex import cortex_figure, cortex_tables
-from scmixvi.experiments._report_decoders import decoders_figure, decoders_tables
-from scmixvi.experiments._report_density2d import density2d_figure, density2d_tables
-from scmixvi.experiments._report_depths import depths_figure, depths_tables
-from scmixvi.experiments._report_halves import halves_figure, halves_tables
-from scmixvi.experiments._report_inference_gap import inference_gap_figure, inference_gap_tables
-from scmixvi.experiments._report_integration import integration_figure, integration_tables
-from scmixvi.experiments._report_monotone import (
+from scmixvi.experiments._reports import images as _report_images
+from scmixvi.experiments._reports.calibration import calibration_figure, calibration_tables
+from scmixvi.experiments._reports.cortex import cortex_figure, cortex_tables
+from scmixvi.experiments._reports.decoders import decoders_figure, decoders_tables
+from scmixvi.experiments._reports.density2d import density2d_figure, density2d_tables
+from scmixvi.experiments._reports.depths import depths_figure, depths_tables
+from scmixvi.experiments._reports.halves import halves_figure, halves_tables
+from scmixvi.experiments._reports.inference_gap import inference_gap_figure, inference_gap_tables
+from scmixvi.experiments._reports.integration import integration_figure, integration_tables
+from scmixvi.experiments._reports.monotone import (
     ESTIMATORS,
     all_gaps,
     all_nlls,
@@ -28,10 +28,10 @@ from scmixvi.experiments._report_monotone import (
     monotone_figure,
     monotone_tables,
 )
-from scmixvi.experiments._report_planted import planted_figure, planted_tables
-from scmixvi.experiments._report_refinement import refinement_figure, refinement_tables
-from scmixvi.experiments._report_thinning import thinning_figure, thinning_tables
-from scmixvi.experiments._tables import load
+from scmixvi.experiments._reports.planted import planted_figure, planted_tables
+from scmixvi.experiments._reports.refinement import refinement_figure, refinement_tables
+from scmixvi.experiments._reports.tables import load
+from scmixvi.experiments._reports.thinning import thinning_figure, thinning_tables
 
 RESULTS = Path(__file__).parent / "results"
 REPORTS = {

@@ -43,11 +43,11 @@ from torch import Tensor
 
 from scmixvi import MixtureSCVI
 from scmixvi.core.modes import frozen
-from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import inference_gap
-from scmixvi.experiments._coverage import cell_means, coverage
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.coverage import cell_means, coverage
+from scmixvi.experiments._cells.trained_models import TrainedModels
 from scmixvi.experiments._families import best
-from scmixvi.experiments._trained_models import TrainedModels
 from scmixvi.experiments.decoders import (
     COMPONENTS,
     by_data,

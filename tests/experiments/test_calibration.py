@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _report_calibration as report
 from scmixvi.experiments import calibration
+from scmixvi.experiments._reports import calibration as report
 from scmixvi.experiments.calibration import STAGES, probabilities, scored
 
 

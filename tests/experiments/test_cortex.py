@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from scmixvi.experiments import _singlecell, cortex
+from scmixvi.experiments import cortex
+from scmixvi.experiments._cells import training as _singlecell
 
 
 @pytest.fixture(scope="module")

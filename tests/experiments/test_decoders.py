@@ -9,9 +9,9 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from counts import make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _report_decoders as report
-from scmixvi.experiments import _singlecell as singlecell
 from scmixvi.experiments import decoders
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._reports import decoders as report
 from scmixvi.singlecell._queries.evidence import evidence
 
 QUICK = singlecell.Training(batch_size=32, max_epochs=30, patience=30)

@@ -5,8 +5,8 @@ from itertools import product
 
 import numpy as np
 
-from scmixvi.experiments import _report_depths as report
 from scmixvi.experiments import depths
+from scmixvi.experiments._reports import depths as report
 from scmixvi.experiments.calibration import STAGES
 
 

@@ -12,8 +12,8 @@ from scvi.distributions import ZeroInflatedNegativeBinomial
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _report_halves as report
 from scmixvi.experiments import halves
+from scmixvi.experiments._reports import halves as report
 from scmixvi.experiments.halves import LATENT, SUMS
 from scmixvi.singlecell._queries.evidence import posterior_draws
 

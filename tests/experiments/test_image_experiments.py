@@ -11,12 +11,6 @@ from idx_files import grey, write_idx
 
 from scmixvi.core import miselbo
 from scmixvi.experiments import (
-    _image_tables,
-    _image_tests,
-    _image_training,
-    _paper_images,
-    _report_image_nll,
-    _report_images,
     big_iwae,
     decoders_images,
     image_nll,
@@ -25,9 +19,15 @@ from scmixvi.experiments import (
     monotone_images,
     path_gradients,
 )
-from scmixvi.experiments._batch_norm import nlls_by_statistics
 from scmixvi.experiments._families import FAMILIES
-from scmixvi.experiments._image_training import Deadline, Models, OutOfTime, Scheme
+from scmixvi.experiments._images import tests as _image_tests
+from scmixvi.experiments._images import training as _image_training
+from scmixvi.experiments._images.batch_norm import nlls_by_statistics
+from scmixvi.experiments._images.training import Deadline, Models, OutOfTime, Scheme
+from scmixvi.experiments._reports import image_nll as _report_image_nll
+from scmixvi.experiments._reports import image_tables as _image_tables
+from scmixvi.experiments._reports import images as _report_images
+from scmixvi.experiments._reports import paper_images as _paper_images
 from scmixvi.image._folders import in_turn_in
 from scmixvi.image.lightning import VAETraining, recipe_training
 

@@ -7,10 +7,10 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from laws import gaussian_mixture
-from scmixvi.experiments import _report_inference_gap as report
 from scmixvi.experiments import inference_gap
-from scmixvi.experiments._coverage import covered
+from scmixvi.experiments._cells.coverage import covered
 from scmixvi.experiments._families import FAMILIES, best, bound_of
+from scmixvi.experiments._reports import inference_gap as report
 
 
 def test_families_leave_the_gap_that_they_must():

@@ -13,8 +13,10 @@ from torch.distributions import Normal
 
 from counts import make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _biology as biology
-from scmixvi.experiments import _methods, _singlecell, integration
+from scmixvi.experiments import integration
+from scmixvi.experiments._cells import biology
+from scmixvi.experiments._cells import methods as _methods
+from scmixvi.experiments._cells import training as _singlecell
 
 
 def test_genes_are_called_as_long_as_the_expected_share_of_errors_allows():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from counts import make_adata
-from scmixvi.experiments import _singlecell, monotone
+from scmixvi.experiments import monotone
+from scmixvi.experiments._cells import training as _singlecell
 
 
 def test_smoke_run_has_the_papers_nll_and_resumes(tmp_path, capsys):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from scmixvi.experiments import _report_planted, planted
+from scmixvi.experiments import planted
+from scmixvi.experiments._reports import planted as _report_planted
 
 
 @pytest.fixture

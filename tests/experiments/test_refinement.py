@@ -3,8 +3,8 @@
 import json
 from itertools import product
 
-from scmixvi.experiments import _report_refinement as report
 from scmixvi.experiments import refinement
+from scmixvi.experiments._reports import refinement as report
 
 
 def test_smoke_run_has_every_stage_and_is_reported(tmp_path):

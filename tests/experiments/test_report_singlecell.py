@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import pytest
 from scipy import stats
 
-from scmixvi.experiments import _report_integration, report
-from scmixvi.experiments import _report_monotone as monotone
+from scmixvi.experiments import report
+from scmixvi.experiments._reports import integration as _report_integration
+from scmixvi.experiments._reports import monotone
 
 
 def run(value, n_components=2):

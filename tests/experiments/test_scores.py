@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from scmixvi.experiments import _scores, latents
+from scmixvi.experiments import latents
+from scmixvi.experiments._cells import scores as _scores
 
 
 class Recorder:

@@ -11,8 +11,8 @@ from sklearn.svm import LinearSVC
 
 from counts import make_adata
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _scores
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import scores as _scores
+from scmixvi.experiments._cells import training as singlecell
 from scmixvi.singlecell import MixtureVAE
 
 QUICK = singlecell.Training(batch_size=16, max_epochs=2, patience=2)

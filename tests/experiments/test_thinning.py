@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from scmixvi.experiments import _report_thinning as report
 from scmixvi.experiments import thinning
+from scmixvi.experiments._reports import thinning as report
 
 
 def test_smoke_run_has_every_arm_and_is_reported(tmp_path):

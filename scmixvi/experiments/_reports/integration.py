@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown
-from scmixvi.experiments._tables import Runs, finish, joined, pick, seeds
+from scmixvi.experiments._reports.tables import Runs, finish, joined, pick, seeds
 
 DATA_SETS = ("cortex", "sc_mixology", "pbmc68k")
 METHODS = {

@@ -7,7 +7,7 @@ import numpy as np
 
 from scmixvi.experiments import density2d
 from scmixvi.experiments._common import by_seed, cell, markdown
-from scmixvi.experiments._tables import Runs, joined, pick, seeds
+from scmixvi.experiments._reports.tables import Runs, joined, pick, seeds
 
 LABELS = {
     "iwvi": "one Gaussian, L = 30",

@@ -8,9 +8,9 @@ import anndata as ad
 import torch
 
 from scmixvi import MixtureSCVI
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import training as singlecell
+from scmixvi.experiments._cells.training import Split, Training
 from scmixvi.experiments._common import trained
-from scmixvi.experiments._singlecell import Split, Training
 
 
 class TrainedModels:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from scmixvi.experiments._common import NOT_RUN, cell
-from scmixvi.experiments._image_training import Scheme
-from scmixvi.experiments._tables import Runs, pick
+from scmixvi.experiments._images.training import Scheme
+from scmixvi.experiments._reports.tables import Runs, pick
 
 MACHINES = ("x86_64", "aarch64", "arm64")
 """What the records of trainings on a CPU call it where they do not name its model."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from scmixvi.core import log_mixture
-from scmixvi.experiments._batch_norm import nlls_by_statistics
-from scmixvi.experiments._image_training import Models, chosen_device, start_random
+from scmixvi.experiments._images.batch_norm import nlls_by_statistics
+from scmixvi.experiments._images.training import Models, chosen_device, start_random
 from scmixvi.image import ImageVAE
 from scmixvi.image._evaluation import eq_17_and_pooled
 from scmixvi.image._folders import in_turn_in
@@ -106,7 +106,7 @@ def refined_nll(models: Models, name: str, vae: ImageVAE) -> dict[str, float | i
 def nll_change_by_batch_norm(models: Models, name: str, vae: ImageVAE) -> dict[str, float | int]:
     """How much lower or higher Eq. 17 is with batch norm as the released code tests.
 
-    See :func:`scmixvi.experiments._batch_norm.nlls_by_statistics`: both from the same draws,
+    See :func:`scmixvi.experiments._images.batch_norm.nlls_by_statistics`: both from the same draws,
     a hundred images together.
 
     Parameters

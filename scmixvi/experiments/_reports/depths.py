@@ -4,9 +4,9 @@ from itertools import product
 from pathlib import Path
 
 from scmixvi.experiments._common import cell, markdown
-from scmixvi.experiments._report_calibration import calibration_figure, intervals_table
-from scmixvi.experiments._report_decoders import DATASETS
-from scmixvi.experiments._tables import Runs, joined, pick, seeds
+from scmixvi.experiments._reports.calibration import calibration_figure, intervals_table
+from scmixvi.experiments._reports.decoders import DATASETS
+from scmixvi.experiments._reports.tables import Runs, joined, pick, seeds
 from scmixvi.experiments.decoders import COMPONENTS
 from scmixvi.experiments.depths import STEPS
 

@@ -13,8 +13,8 @@ from scvi.model import SCVI
 from scvi.model._utils import get_max_epochs_heuristic
 
 from scmixvi import MixtureSCVI, datasets
-from scmixvi.experiments import _biology as biology
-from scmixvi.experiments import _singlecell as singlecell
+from scmixvi.experiments._cells import biology
+from scmixvi.experiments._cells import training as singlecell
 from scmixvi.experiments._common import prepare, trained
 from scmixvi.singlecell._checks.training import with_kl_warmup
 

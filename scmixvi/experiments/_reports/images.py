@@ -11,8 +11,17 @@ import numpy as np
 
 from scmixvi.experiments import big_iwae, latents, path_gradients
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown, paired
-from scmixvi.experiments._image_tables import note, row
-from scmixvi.experiments._paper_images import (
+from scmixvi.experiments._reports.decoders import image_decoders_tables
+from scmixvi.experiments._reports.image_nll import (
+    figure_2,
+    figure_3,
+    image_nll_tables,
+    paper_table_1,
+    short_tables,
+)
+from scmixvi.experiments._reports.image_tables import note, row
+from scmixvi.experiments._reports.inference_gap import image_gap_tables
+from scmixvi.experiments._reports.paper_images import (
     NOT_SHOWN,
     TABLE_4,
     TABLE_5,
@@ -21,16 +30,7 @@ from scmixvi.experiments._paper_images import (
     TABLE_7_TOTAL,
     TABLE_8,
 )
-from scmixvi.experiments._report_decoders import image_decoders_tables
-from scmixvi.experiments._report_image_nll import (
-    figure_2,
-    figure_3,
-    image_nll_tables,
-    paper_table_1,
-    short_tables,
-)
-from scmixvi.experiments._report_inference_gap import image_gap_tables
-from scmixvi.experiments._tables import Runs, pick
+from scmixvi.experiments._reports.tables import Runs, pick
 from scmixvi.records import read
 
 DATA_LABELS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}

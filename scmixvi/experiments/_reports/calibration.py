@@ -5,10 +5,10 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from scmixvi.experiments._cells.coverage import LEVEL
 from scmixvi.experiments._common import cell, markdown, paired
-from scmixvi.experiments._coverage import LEVEL
-from scmixvi.experiments._report_decoders import DATASETS
-from scmixvi.experiments._tables import Runs, Values, joined, pick, seeds, settings_figure
+from scmixvi.experiments._reports.decoders import DATASETS
+from scmixvi.experiments._reports.tables import Runs, Values, joined, pick, seeds, settings_figure
 from scmixvi.experiments.calibration import DEPTHS, STAGES
 from scmixvi.experiments.decoders import COMPONENTS
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import cell, markdown
-from scmixvi.experiments._report_integration import DATA_SETS
-from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
+from scmixvi.experiments._reports.integration import DATA_SETS
+from scmixvi.experiments._reports.tables import Runs, errorbars, finish, joined, pick, seeds
 
 COMPARED = {
     "scvi/uniform": "SCVI",

@@ -1,7 +1,7 @@
 """What the image experiments share: train models, over any number of runs.
 
 Every model has a folder of its own. Training goes on from `last.ckpt` there and stops at a
-deadline, where one is set, after a checkpoint. Tests are in :mod:`._image_tests`.
+deadline, where one is set, after a checkpoint. Tests are in :mod:`.tests`.
 """
 
 import argparse

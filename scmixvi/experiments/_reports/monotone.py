@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 
 from scmixvi.experiments import cortex, monotone
 from scmixvi.experiments._common import NOT_RUN, cell, interval, markdown, paired
-from scmixvi.experiments._image_tables import note
-from scmixvi.experiments._report_cortex import MIXTURE, SIZES
-from scmixvi.experiments._tables import Runs, Values, errorbars, finish, joined, load, pick
+from scmixvi.experiments._reports.cortex import MIXTURE, SIZES
+from scmixvi.experiments._reports.image_tables import note
+from scmixvi.experiments._reports.tables import Runs, Values, errorbars, finish, joined, load, pick
 from scmixvi.records import read
 
 ESTIMATORS = {"Eq. 17": "log_likelihood_eq17", "pooled": "log_likelihood"}

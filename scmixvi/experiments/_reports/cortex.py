@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import cell, markdown, paired
-from scmixvi.experiments._tables import Runs, Values, errorbars, finish, joined, pick, seeds
+from scmixvi.experiments._reports.tables import Runs, Values, errorbars, finish, joined, pick, seeds
 
 SIZES = (1, 2, 3, 4, 5)
 BASE = "mixture/S=1"

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from scmixvi.experiments._common import cell, markdown, paired
-from scmixvi.experiments._report_decoders import DATASETS
-from scmixvi.experiments._tables import Runs, errorbars, finish, joined, pick, seeds
+from scmixvi.experiments._reports.decoders import DATASETS
+from scmixvi.experiments._reports.tables import Runs, errorbars, finish, joined, pick, seeds
 from scmixvi.experiments.decoders import COMPONENTS, WITH_DEFAULTS
 
 # Models by the start of their jobs' names.

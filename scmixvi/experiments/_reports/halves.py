@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 
 from scmixvi.experiments._common import cell, markdown, paired
-from scmixvi.experiments._report_decoders import DATASETS
-from scmixvi.experiments._tables import Runs, Values, joined, pick, seeds, settings_figure
+from scmixvi.experiments._reports.decoders import DATASETS
+from scmixvi.experiments._reports.tables import Runs, Values, joined, pick, seeds, settings_figure
 from scmixvi.experiments.decoders import COMPONENTS
 from scmixvi.experiments.halves import LATENT, MODELS, POWERS, SUMS
 

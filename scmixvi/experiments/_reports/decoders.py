@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 
 from scmixvi.experiments import decoders, decoders_images, latents
 from scmixvi.experiments._common import NOT_RUN, cell, markdown, paired
-from scmixvi.experiments._image_tables import note
-from scmixvi.experiments._tables import Runs, Values, errorbars, finish, joined, pick, seeds
+from scmixvi.experiments._reports.image_tables import note
+from scmixvi.experiments._reports.tables import Runs, Values, errorbars, finish, joined, pick, seeds
 from scmixvi.singlecell._queries.evidence import N_FINAL
 
 DATASETS = ("cortex", "sc_mixology", "pbmc68k")

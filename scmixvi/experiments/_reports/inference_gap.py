@@ -9,10 +9,10 @@ import matplotlib.pyplot as plt
 from scmixvi.experiments import inference_gap_images
 from scmixvi.experiments._common import cell, markdown, paired
 from scmixvi.experiments._families import FAMILIES
-from scmixvi.experiments._image_tables import note
-from scmixvi.experiments._report_decoders import DATASETS
-from scmixvi.experiments._report_refinement import GROUPS, SCORES
-from scmixvi.experiments._tables import Runs, Values, errorbars, joined, pick, seeds
+from scmixvi.experiments._reports.decoders import DATASETS
+from scmixvi.experiments._reports.image_tables import note
+from scmixvi.experiments._reports.refinement import GROUPS, SCORES
+from scmixvi.experiments._reports.tables import Runs, Values, errorbars, joined, pick, seeds
 from scmixvi.experiments.decoders import COMPONENTS, WITH_DEFAULTS
 from scmixvi.experiments.inference_gap import STAGES, STEPS
 

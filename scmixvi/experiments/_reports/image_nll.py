@@ -12,9 +12,15 @@ from matplotlib.axes import Axes
 
 from scmixvi.experiments import image_nll
 from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown
-from scmixvi.experiments._image_tables import note, row
-from scmixvi.experiments._paper_images import NOT_SHOWN, TABLE_1, TABLE_2, TABLE_3, VANILLA_10
-from scmixvi.experiments._tables import Runs, pick
+from scmixvi.experiments._reports.image_tables import note, row
+from scmixvi.experiments._reports.paper_images import (
+    NOT_SHOWN,
+    TABLE_1,
+    TABLE_2,
+    TABLE_3,
+    VANILLA_10,
+)
+from scmixvi.experiments._reports.tables import Runs, pick
 
 RECIPE_LABELS = {
     "vanilla": "vanilla",
