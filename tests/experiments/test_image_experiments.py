@@ -493,6 +493,7 @@ def test_short_trainings_have_a_table_of_their_own(small_data, capsys):
     one, two = (runs[f"mnist/vanilla/S={s}/seed=3"] for s in (1, 2))
     assert f"| NLL, refined | {one['nll_refined']:.2f} | {two['nll_refined']:.2f} |" in text
     assert "| NLL, paper | 79.74 ± 0.03 | 79.15 ± 0.03 |" in text
+    assert f"| NLL, less S = 1's | – | {two['nll'] - one['nll']:+.2f} |" in text
     changes = [f"{figures['nll_change_by_batch_norm']:+.2f}" for figures in (one, two)]
     assert f"released code | {' | '.join(changes)} |" in text
     bounds = [f"{figures['trainings'][0]['val_bound']:.2f}" for figures in (one, two)]
