@@ -18,6 +18,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def rest_frozen(module: nn.Module) -> None:
+    """Put into evaluation mode what is frozen, so that its batch statistics are fixed too.
+
+    That are parts, and parts of parts, with parameters of which none requires a gradient.
+    """
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            part.eval()
+
+
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Let weights require no gradient for a while; what did not before does not after."""

@@ -23,7 +23,7 @@ from scmixvi._signals import ending_at_once, status_of_ending
 from scmixvi.core.memory import keep_freed_memory
 from scmixvi.image._checks import check_one_device
 from scmixvi.image._cli_checks import COMPILE_MODES, check_batches, check_words
-from scmixvi.image._folders import alone_in
+from scmixvi.image._folders import alone_in, check_writable
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
@@ -160,6 +160,7 @@ class ImageCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.trainer.fast_dev_run:
             return
+        self._check_report(config)
         try:
             for folder in {Path(folder).resolve() for folder in self._own_folders(config)}:
                 self._folders.enter_context(alone_in(folder))
@@ -169,19 +170,23 @@ class ImageCLI(LightningCLI):
 
     def before_test(self) -> None:
         """Let the program be told to end at any time: a test leaves nothing half done."""
+        self._check_report(self.config[self.config.subcommand])
         self._folders.enter_context(ending_at_once())
 
     def after_fit(self) -> None:
         """Test the best weights; the last, where training ended before its first validation."""
         if self.trainer.interrupted or self._get(self.config, "trainer").fast_dev_run:
             return
-        path = self._get(self.config_init, "best_checkpoint").best_model_path
-        if not path:
+        best = self._get(self.config_init, "best_checkpoint").best_model_path
+        path = Path(best)
+        if not path.is_file():
             path = Path(self._get(self.config_init, "last_checkpoint").dirpath) / "last.ckpt"
-            self.trainer.save_checkpoint(path)
-            print(f"No epoch was validated: the last weights are tested, {path}.")
+            if not path.exists():
+                self.trainer.save_checkpoint(path)
+            why = f"{best} is gone" if best else "No epoch was validated"
+            print(f"{why}: the last weights are tested, {path}.")
         self.before_test()
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path)
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(path))
 
     @staticmethod
     def _default_folder(config: Namespace) -> str:
@@ -207,6 +212,22 @@ class ImageCLI(LightningCLI):
                     f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or "
                     "name another folder by --trainer.default_root_dir."
                 )
+        folder = Path(config.best_checkpoint.folder)
+        best = own and own / "best.ckpt"
+        if best and best.exists() and not (folder.exists() and best.parent.samefile(folder)):
+            names = ("trainer.default_root_dir", "best_checkpoint.folder", "last_checkpoint.folder")
+            beside = ", ".join(f"--{name}={own}" for name in names)
+            self.parser.error(
+                f"the best epoch so far, {best}, would be forgotten in {folder}: pass {beside} to "
+                "go on beside it, or go on from a copy of last.ckpt in a folder of its own."
+            )
+
+    def _check_report(self, config: Namespace) -> None:
+        """Refuse a folder in which no report could be written, before there is one."""
+        try:
+            check_writable(config.report.folder or config.trainer.default_root_dir)
+        except OSError as error:
+            self.parser.error(str(error))
 
     def _check_sizes(self) -> None:
         made, data = self.model.vae.image_size, self.datamodule.source.image_size
@@ -231,6 +252,8 @@ class ImageCLI(LightningCLI):
 
     def _check_epochs(self, checkpoint: dict[str, Any]) -> None:
         finished, wanted = finished_epochs(checkpoint), self.trainer.max_epochs
+        if self.trainer.fast_dev_run:
+            return
         if wanted is not None and 0 <= wanted < finished:
             raise ValueError(
                 f"the checkpoint has {finished} epochs behind it, and trainer.max_epochs "

@@ -44,6 +44,10 @@ def check_words(config: Namespace, subcommand: str) -> None:
             "trainer.val_check_interval must be above 0, a share of an epoch's batches or a number "
             "of them."
         )
+    if trainer.limit_test_batches == 0 and subcommand == "test":
+        raise ValueError(
+            "trainer.limit_test_batches must not be 0: there would be no image to test."
+        )
     if trainer.limit_val_batches == 0 and subcommand == "fit":
         raise ValueError(
             "trainer.limit_val_batches must not be 0: early stopping, best.ckpt and last.ckpt "

@@ -91,7 +91,9 @@ class EnsemblePosterior(nn.Module):
 
     def __init__(self, posteriors: Sequence[PosteriorPart]) -> None:
         super().__init__()
-        described: set[Any] = {(p.n_components, p.latent_sizes, p.image_size) for p in posteriors}
+        described: set[Any] = {
+            (p.n_components, tuple(p.latent_sizes), tuple(p.image_size)) for p in posteriors
+        }
         if len(described) != 1 or any(
             getattr(p, "log_weights", None) is not None for p in posteriors
         ):

@@ -16,6 +16,13 @@ from scmixvi.image.lightning import MONITORED, VAETraining
 from scmixvi.image.report import run_record, sample_sheet
 from scmixvi.records import write
 
+_WHEN_VALIDATED: dict[str, Any] = {
+    "mode": "max",
+    "enable_version_counter": False,
+    "save_on_train_epoch_end": False,
+}
+"""How checkpoints are kept: one of a name, after each validation."""
+
 
 class EarlyStopping(callbacks.EarlyStopping):
     """Lightning's, whose patience is its own also after a checkpoint with another one."""
@@ -47,12 +54,35 @@ def early_stopping(patience: int = 100, min_delta: float = 0.0) -> EarlyStopping
 
 def best_checkpoint(folder: str | None = None) -> ModelCheckpoint:
     """Keep the epoch with the best validation bound as `FOLDER/best.ckpt`."""
-    return _checkpoint(folder, "best", MONITORED)
+    return ModelCheckpoint(folder, "best", MONITORED, **_WHEN_VALIDATED)
 
 
-def last_checkpoint(folder: str | None = None) -> ModelCheckpoint:
-    """Keep the last finished epoch as `FOLDER/last.ckpt`: what an interrupted run goes on from."""
-    return _checkpoint(folder, "last")
+class LastCheckpoint(ModelCheckpoint):
+    """Lightning's, which keeps the end of training too where no validation comes after it."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that all steps so far are in a checkpoint, or none have been taken."""
+        super().on_train_start(trainer, pl_module)
+        self._kept_step = trainer.global_step
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what was validated."""
+        super().on_validation_end(trainer, pl_module)
+        self._kept_step = trainer.global_step
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the steps since the last validation."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step != self._kept_step and not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
+
+
+def last_checkpoint(folder: str | None = None) -> LastCheckpoint:
+    """Keep the last validated epoch as `FOLDER/last.ckpt`: what an interrupted run goes on from.
+
+    When training ends, its last step, also where that comes after the last validation.
+    """
+    return LastCheckpoint(folder, "last", **_WHEN_VALIDATED)
 
 
 class SafeCheckpoints(TorchCheckpointIO):
@@ -117,12 +147,18 @@ class TestReport(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._spent["fit"] = Seconds.now() - self._start
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count what came after the last validation."""
+        self._spent["fit"] = Seconds.now() - self._start
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clocks of the test."""
         self._start = Seconds.now()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write both files."""
+        """Write both files; none where a batch alone was tried (`fast_dev_run`)."""
+        if trainer.fast_dev_run:
+            return
         assert isinstance(pl_module, VAETraining)
         self._spent["test"] = Seconds.now() - self._start
         folder = Path(self.folder or trainer.default_root_dir)
@@ -156,17 +192,6 @@ class Seconds(NamedTuple):
     def __sub__(self, earlier: "Seconds") -> "Seconds":
         """Both differences, to the millisecond."""
         return Seconds(*(round(a - b, 3) for a, b in zip(self, earlier, strict=True)))
-
-
-def _checkpoint(folder: str | None, name: str, monitor: str | None = None) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder,
-        name,
-        monitor,
-        mode="max",
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
 
 
 def _standard_error(values: Tensor) -> float | None:

@@ -111,11 +111,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def begun_epochs(checkpoint: dict[str, Any]) -> int:
+    """How many epochs have had a step, the last perhaps not all."""
+    return checkpoint.get("epoch", -1) + _is_open(_part(checkpoint, "loops", "fit_loop"))
+
+
+def _is_open(fit_loop: dict[str, Any]) -> bool:
+    """Whether Lightning has begun an epoch that it does not count yet: so it says, or nothing."""
+    progress = _part(fit_loop, "epoch_progress", "current")
+    return progress.get("ready", 1) > progress.get("completed", 0)
+
+
 def finished_epochs(checkpoint: dict[str, Any]) -> int:
     """How many epochs have had all their steps; Lightning counts one after its callbacks."""
     fit_loop = _part(checkpoint, "loops", "fit_loop")
-    progress = _part(fit_loop, "epoch_progress", "current")
-    is_open = progress.get("ready", 0) > progress.get("completed", 0)
+    is_open = _is_open(fit_loop)
     had_all = _part(fit_loop, "epoch_loop.batch_progress").get("is_last_batch") is True
     return checkpoint.get("epoch", 0) + (is_open and had_all)
 
@@ -302,7 +312,8 @@ def load_vae(path: str | Path) -> ImageVAE:
     if not checkpoint.get("origin"):
         raise ValueError(f"{path} does not say which recipe made its model: build it by hand.")
     vae = build_vae(**checkpoint["origin"])
-    weights = {k.removeprefix("vae."): tensor for k, tensor in checkpoint["state_dict"].items()}
+    found = checkpoint["state_dict"].items()  # an objective may have weights of its own
+    weights = {k.removeprefix("vae."): tensor for k, tensor in found if k.startswith("vae.")}
     check_fit(weights, vae.state_dict())
     vae.load_state_dict(weights)
     return vae.eval()

@@ -13,11 +13,13 @@ from torch.nn.utils import get_total_norm
 
 from scmixvi._messages import check_whole
 from scmixvi.core import check_estimator, linear_warmup, miselbo
+from scmixvi.core.modes import rest_frozen
 from scmixvi.core.optimizers import spare_driver
 from scmixvi.image._checks import check_precision
 from scmixvi.image._evaluation import bits_per_dim
 from scmixvi.image._scoring import BoundTerms
 from scmixvi.image.checkpoints import (
+    begun_epochs,
     build_vae,
     check_fit,
     check_origin,
@@ -48,8 +50,8 @@ class VAETraining(L.LightningModule):
     to. (float16 with its gradient scaler, which expects such gradients and skips them itself, is
     the exception.)
 
-    Parts whose parameters are all frozen (`requires_grad_(False)`) stay in evaluation mode, so
-    their batch statistics are fixed too.
+    Parts whose parameters are all frozen (`requires_grad_(False)`) stay in evaluation mode, as in
+    :meth:`scmixvi.image.ImageVAE.train`.
 
     Parameters
     ----------
@@ -132,6 +134,7 @@ class VAETraining(L.LightningModule):
         self.test_nll = self.test_nll_pooled = torch.empty(0)
         self._finite: Tensor | None = None
         self._to_restore: dict[str, Tensor] | None = None
+        self._gradients: dict[str, Tensor] = {}
         self._loaded: dict[str, Any] | None = None
 
     @property
@@ -234,6 +237,11 @@ class VAETraining(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the parameters that are not frozen, fused where Lightning can clip for it."""
         trained = [p for p in self.parameters() if p.requires_grad]
+        if not trained:
+            raise ValueError(
+                "no weight of the model is left to train: all are frozen (requires_grad_(False)). "
+                "Unfreeze a part, or test the model as it is."
+            )
         clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
         is_mixed = clips and isinstance(self.trainer.precision_plugin, MixedPrecision)
         return spare_driver(torch.optim.Adam(trained, lr=self.learning_rate, fused=not is_mixed))
@@ -268,15 +276,19 @@ class VAETraining(L.LightningModule):
     def train(self, mode: bool = True) -> "VAETraining":
         """Set the mode of every part but those that are frozen, which stay in evaluation mode."""
         super().train(mode)
-        for part in self.vae.children():
-            parameters = list(part.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                part.eval()
+        if mode:
+            rest_frozen(self.vae)
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of the random generators, the origin of the model, and the settings."""
+        """Add the state of the random generators, the origin of the model, and the settings.
+
+        And the gradients that several batches add up to a step, of which some have come.
+        """
         checkpoint["random"] = _random_state(self.device)
+        if self._trainer is not None and self.trainer.accumulate_grad_batches > 1:
+            found = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+            checkpoint["gradients"] = found
         checkpoint["origin"], checkpoint["settings"] = self.origin, self.settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -289,9 +301,10 @@ class VAETraining(L.LightningModule):
         if self._trainer is not None and self._trainer.state.fn == "fit":
             check_settings(checkpoint.get("settings", {}), self.settings)
         self._to_restore = checkpoint.get("random")
+        self._gradients = checkpoint.get("gradients", {})
         self._loaded = (checkpoint.get("origin") or self.origin or {}) | {
             **checkpoint.get("settings", {}),
-            "epochs": checkpoint.get("epoch", -1) + 1,
+            "epochs": begun_epochs(checkpoint),
             "steps": checkpoint.get("global_step", 0),
         }
 
@@ -307,6 +320,9 @@ class VAETraining(L.LightningModule):
         if self._to_restore is not None:
             _set_random_state(self._to_restore, self.device)
             self._to_restore = None
+        for name, gradient in self._gradients.items():
+            self.get_parameter(name).grad = gradient.to(self.device)
+        self._gradients = {}
 
 
 def recipe_training(
@@ -380,11 +396,18 @@ def run_settings(trainer: L.Trainer, data: Any = None) -> dict[str, Any]:
     return getattr(data, "training_settings", {}) | {
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": _clipped_by(trainer),
         "limit_train_batches": trainer.limit_train_batches,
         "patience": getattr(trainer.early_stopping_callback, "patience", None),
         "precision": trainer.precision,
         "fit_seed": run_seed(),
     }
+
+
+def _clipped_by(trainer: L.Trainer) -> str | None:
+    """What gradients are clipped by, "norm" or "value"; None where they are not."""
+    named: Any = trainer.gradient_clip_algorithm or "norm"
+    return str(getattr(named, "value", named)) if trainer.gradient_clip_val else None
 
 
 def _check_arguments(
@@ -420,10 +443,15 @@ def _check_arguments(
 def _name_of(objective: Callable[..., Tensor]) -> str:
     """The same in every process: a function's name, with what a partial fixes, or a class's."""
     if isinstance(objective, partial):
-        fixed = [*map(repr, objective.args)]
-        fixed += [f"{name}={value!r}" for name, value in sorted(objective.keywords.items())]
+        fixed = [*map(_named, objective.args)]
+        fixed += [f"{name}={_named(value)}" for name, value in sorted(objective.keywords.items())]
         return f"{_name_of(objective.func)}({', '.join(fixed)})"
     return getattr(objective, "__name__", type(objective).__name__)
+
+
+def _named(value: Any) -> str:
+    """A value of a partial: where a function lies in memory is another place in every process."""
+    return _name_of(value) if callable(value) else repr(value)
 
 
 def _answers_at_once(device: torch.device) -> bool:

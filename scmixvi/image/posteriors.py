@@ -17,7 +17,7 @@ from scmixvi.core import Level, MixturePosterior, Stage, diagonal_normal
 from scmixvi.core.objectives import check_distribution
 from scmixvi.core.posterior import Flow
 from scmixvi.core.products import stacked_linear
-from scmixvi.image.nets import StackedLinear, check_components, mlp
+from scmixvi.image.nets import PerComponent, StackedLinear, check_components, mlp
 
 
 class TopEncoder(Level):
@@ -35,6 +35,8 @@ class TopEncoder(Level):
     n_heads
         S, or 1 for one head that all components share, as behind a shared trunk; None is S.
     """
+
+    n_above = 0
 
     def __init__(
         self,
@@ -202,19 +204,17 @@ class AmortizedPosterior(nn.Module):
 
 
 def _features(level: TopEncoder | LowerEncoder, x: Tensor, components: Tensor | None) -> Tensor:
-    """Features of all components or of some, `[S or A, B, n_features]`."""
+    """Features of all components or of some, `[S or A, B, n_features]`.
+
+    What is no PerComponent runs all of them, of which some are taken.
+    """
     features = level.features
-    if components is None:
-        found = features(x)
-    elif type(features) is nn.Sequential:
-        raise ValueError(
-            "a torch.nn.Sequential cannot run some components alone (s2s): "
-            "put the features together with scmixvi.image.nets.ComponentSequential."
-        )
-    else:
-        found = features(x, components)
+    runs_some = components is not None and isinstance(features, PerComponent)
+    found = features(x, components) if runs_some else features(x)
     n_components = level.n_components if components is None else len(components)
-    check_components(found, n_components)
+    check_components(found, n_components if runs_some else level.n_components)
+    if components is not None and not runs_some and found.dim() == 3 and len(found) > 1:
+        found = found[components]
     if found.dim() not in (2, 3) or found.shape[-2] != len(x):
         raise ValueError(
             f"features of a {type(level).__name__} must be [S, B, n_features], or [B, n_features] "

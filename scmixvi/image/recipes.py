@@ -97,7 +97,7 @@ def mlp(
     n_latent
         D.
     encoder_hidden, decoder_hidden
-        Units of every hidden layer; the decoder has at least one.
+        Units of every hidden layer; the decoder has at least one, and so has a trunk.
     encoder_gated, decoder_gated
         Gated layers, or ReLUs. Table 7 has an encoder without gates and a gated decoder.
     weights
@@ -109,13 +109,13 @@ def mlp(
     Raises
     ------
     ValueError
-        If S, D or a layer is below 1, the decoder has no hidden layer, the weights do not fit, or
-        the sharing is unknown.
+        If S, D or a layer is below 1, the decoder or a trunk has no hidden layer, the weights do
+        not fit, or the sharing is unknown.
     """
     _check(image_size, n_components=n_components)
     trunk = _is_trunk(encoder_sharing)
     (n_latent,) = _level_sizes(n_latent, 1)
-    check_layers("encoder_hidden", encoder_hidden, at_least=0)
+    check_layers("encoder_hidden", encoder_hidden, at_least=int(trunk))
     check_layers("decoder_hidden", decoder_hidden)
     n_pixels = image_size[0] * image_size[1] * image_size[2]
     sizes = [n_pixels, *encoder_hidden]

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from scmixvi._messages import check_whole, raise_failed
 from scmixvi.core import MixturePosterior, check_estimator, draw_components
-from scmixvi.core.modes import evaluating
+from scmixvi.core.modes import evaluating, rest_frozen
 from scmixvi.image._checks import (
     can_read,
     check_drawn_by,
@@ -110,6 +110,22 @@ class ImageVAE(nn.Module):
                     "its network must give parameters [N, P, H, W]."
                 )
             return finite_support(decoded, like)
+
+    def train(self, mode: bool = True) -> "ImageVAE":
+        """Set the mode of every part but those that are frozen, which stay in evaluation mode.
+
+        Frozen are parts, and parts of parts, that have parameters of which none requires a gradient
+        (`requires_grad_(False)`): their batch statistics are fixed too.
+
+        Parameters
+        ----------
+        mode
+            Training mode, or evaluation mode.
+        """
+        super().train(mode)
+        if mode:
+            rest_frozen(self)
+        return self
 
     def forward(
         self,

@@ -51,6 +51,33 @@ def test_an_ensemble_is_the_uniform_mixture_of_its_members(name):
     assert whole.encode(x, "params").shape == (5, 2 * 3 * 3)
 
 
+def test_training_a_member_leaves_batch_statistics_of_the_target_alone():
+    first = recipes.vanilla(**CONV)
+    member = ensemble_member(first, recipes.vanilla(**CONV).posterior)
+    kept = {name: value.clone() for name, value in first.decoder.state_dict().items()}
+    first.train()
+    member.train()
+    (-miselbo(*member(images()))).mean().backward()
+    torch.testing.assert_close(first.decoder.state_dict(), kept, rtol=0, atol=0)
+    assert member.posterior.training
+
+
+def test_only_the_frozen_part_of_a_decoder_rests():
+    model = recipes.vanilla(**CONV)
+    model.decoder.network.layers.requires_grad_(False)
+    model.train()
+    modes = {m.training for m in model.decoder.network.layers.modules()}
+    assert (modes, model.decoder.network.head.training) == ({False}, True)
+    assert not model.eval().training
+
+
+def test_images_of_an_ensemble_may_have_their_size_as_a_list():
+    sizes = MLP | {"image_size": [1, 4, 4]}
+    first = recipes.mlp(**sizes)
+    whole = ensemble([first, ensemble_member(first, recipes.mlp(**sizes).posterior)])
+    assert whole.nll(images(), 3).shape == (5,)
+
+
 def test_an_ensemble_of_one_model_repeated_is_that_model():
     first = MAKERS["mlp"]()
     twin = ensemble_member(first, first.posterior)

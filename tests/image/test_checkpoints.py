@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from scmixvi.core import miselbo
 from scmixvi.image.checkpoints import (
     at_home,
     check_fit,
@@ -139,6 +140,23 @@ def test_the_first_difference_is_named():
 
 
 TINY = {"image_size": (1, 2, 2), "n_latent": 2, "encoder_hidden": (5,), "decoder_hidden": (5,)}
+
+
+def test_a_model_comes_back_from_a_training_whose_objective_has_weights(tmp_path):
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, *terms, beta=1.0):
+            return self.scale * miselbo(*terms, beta=beta)
+
+    module = recipe_training("mlp", 2, TINY, objective=Scaled())
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    vae = load_vae(tmp_path / "a.ckpt")
+    torch.testing.assert_close(vae.state_dict(), module.vae.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("n_components", "sizes", "saved"), [

@@ -182,6 +182,8 @@ def test_a_resume_goes_on_beside_its_checkpoint(small_mnist, monkeypatch, capsys
     (["--data.batch_size=10", "--trainer.val_check_interval=9"], "9, but an epoch has 5 batches"),
     (["--trainer.limit_train_batches=1.0e-3"], "0.001, of 1 batches less than one: pass a number"),
     (["--trainer.limit_test_batches=1.0e-3"], "test_batches is 0.001, of 1 batches less than one"),
+    (["--model.sizes", '{"encoder_hidden": [], "encoder_sharing": "trunk"}'], "encoder_hidden mus"),
+    (["--report.folder=text.ckpt"], "text.ckpt cannot be made or written to"),
     (["--early_stopping.min_delta=.nan"], "min_delta must be finite and at least 0, but it is nan"),
     (["--trainer.accelerator=cpu", "--trainer.devices=-3"], "should be an int > 0"),
 ])  # fmt: skip
@@ -298,6 +300,70 @@ def test_a_folder_that_cannot_be_made_ends_with_one_sentence(small_mnist, monkey
     assert stopped.value.code == 2
     sentence = f"the folder {small_mnist / 'file' / 'below'} cannot be made or written to"
     assert sentence in capsys.readouterr().err
+
+
+def test_what_comes_after_the_last_validation_is_kept(small_mnist, monkeypatch):
+    """An epoch more than were validated; going on from it is as never having stopped."""
+    words = ("fit", "--config", "mlp_mnist.yaml", *SHORT, "--trainer.check_val_every_n_epoch=2")
+    run(monkeypatch, *words, "--trainer.max_epochs=4", "--trainer.default_root_dir=whole")
+    run(monkeypatch, *words, "--trainer.max_epochs=3", "--trainer.default_root_dir=parts")
+    kept = read_checkpoint("parts/last.ckpt")
+    assert (finished_epochs(kept), kept["global_step"]) == (3, 15)
+    record = json.loads((small_mnist / "parts" / "test.json").read_text())
+    assert (record["epochs"], record["fit_epochs"]) == (2, 3)
+    spent = next(s for key, s in kept["callbacks"].items() if "TestReport" in key)
+    assert 0 < spent["clock"] <= record["fit_seconds"]["clock"]
+    run(monkeypatch, *words, "--trainer.max_epochs=4", "--ckpt_path=parts/last.ckpt")
+    last = [read_checkpoint(f"{name}/last.ckpt")["state_dict"] for name in ("whole", "parts")]
+    torch.testing.assert_close(last[0], last[1], rtol=0, atol=0)
+
+
+def test_a_best_epoch_that_is_gone_is_not_waited_for(small_mnist, monkeypatch, capsys):
+    words = ("fit", "--config", "mlp_mnist.yaml", *SHORT, "--trainer.default_root_dir=runs")
+    run(monkeypatch, *words, "--trainer.max_epochs=1")
+    (small_mnist / "runs" / "best.ckpt").unlink()
+    last = read_checkpoint("runs/last.ckpt")
+    for state in last["callbacks"].values():
+        for name in {"best_model_score", "kth_value"} & set(state):
+            state[name] = torch.tensor(0.0)  # nothing gets better
+    write_checkpoint(last, "runs/last.ckpt")
+    run(monkeypatch, *words, "--trainer.max_epochs=2", "--ckpt_path=runs/last.ckpt")
+    assert "best.ckpt is gone: the last weights are tested" in capsys.readouterr().out
+    assert json.loads((small_mnist / "runs" / "test.json").read_text())["epochs"] == 2
+
+
+def test_a_best_epoch_elsewhere_is_not_forgotten(small_mnist, monkeypatch, capsys):
+    """A configuration that a run has saved names the folder in which it was."""
+    words = (*SHORT, "--trainer.max_epochs=2")
+    run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    (small_mnist / "runs").rename(small_mnist / "old")
+    folder = small_mnist / "old" / "mlp_mnist_S1_seed0"
+    saved = f"--config={next(folder.rglob('config.yaml'))}"
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "fit", saved, *words, f"--ckpt_path={folder}/last.ckpt")
+    names = ("trainer.default_root_dir", "best_checkpoint.folder", "last_checkpoint.folder")
+    said = ", ".join(f"--{name}={folder}" for name in names)
+    assert f"would be forgotten in runs/mlp_mnist_S1_seed0: pass {said}" in capsys.readouterr().err
+    beside = [f"--{name}={folder}" for name in names]
+    cli = run(monkeypatch, "fit", saved, *words, f"--ckpt_path={folder}/last.ckpt", *beside)
+    assert cli.trainer.current_epoch == 2
+    assert not list((small_mnist / "runs").rglob("*.ckpt"))
+
+
+def test_trying_a_test_leaves_the_report_of_a_whole_one(small_mnist, monkeypatch, capsys):
+    run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
+    folder = small_mnist / "runs" / "mlp_mnist_S1_seed0"
+    words = ("test", "--config=mlp_mnist.yaml", *SHORT, f"--ckpt_path={folder}/best.ckpt")
+    run(monkeypatch, *words)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    run(monkeypatch, *words, "--trainer.fast_dev_run=true")
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words, "--trainer.limit_test_batches=0")
+    assert "limit_test_batches must not be 0: there would be no image" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words, f"--report.folder={folder}/best.ckpt")
+    assert "best.ckpt cannot be made or written to" in capsys.readouterr().err
 
 
 def test_a_fast_run_of_a_batch_leaves_nothing(small_mnist, monkeypatch):

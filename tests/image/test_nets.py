@@ -148,6 +148,25 @@ def test_a_layer_that_would_run_all_components_is_refused_where_some_are_asked_f
         encoder(torch.rand(B, 1, 4, 4), torch.tensor([2, 0]))
 
 
+class Alone(torch.nn.Module):
+    """Features that know of no components: `[B, n]` for all, or `[S, B, n]`."""
+
+    def __init__(self, *components):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(*components, 16, 16))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("n_heads", [None, 1])
+@pytest.mark.parametrize("features", [Alone(), Alone(S), torch.nn.Sequential(Alone(S))], ids=str)
+def test_features_of_ones_own_need_not_know_of_components(features, n_heads):
+    encoder = TopEncoder(features, 16, 2, S, n_heads)
+    x, drawn = torch.rand(B, 1, 4, 4), torch.tensor([2, 0])
+    torch.testing.assert_close(encoder(x, drawn)().mean, encoder(x)().mean[drawn])
+
+
 def posterior_of(n_levels=1, n_components=S, n_features_of=S, **settings):
     levels = [TopEncoder(mlp([16, 7], n_components=n_features_of), 7, 2, S)]
     levels += [LowerEncoder(mlp([16, 7], n_components=S), 7, 2, 4, 5, S)]
@@ -158,6 +177,10 @@ def posterior_of(n_levels=1, n_components=S, n_features_of=S, **settings):
     ("build", "message"),
     [
         (lambda: posterior_of(0), "at least one level"),
+        (
+            lambda: AmortizedPosterior([TopEncoder(mlp([16, 7]), 7, 2, S)] * 2, S, (1, 4, 4)),
+            "n_above of a TopEncoder is 0, but the level above it has D = 2",
+        ),
         (lambda: posterior_of(n_components=4), "is 4, but its TopEncoder is made for 3"),
         (lambda: posterior_of(2, flows=[None]), "one a level.* 2, but there are 1"),
         (lambda: posterior_of(flows=[]), "one a level.* 1, but there are 0"),

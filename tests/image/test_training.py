@@ -33,7 +33,7 @@ from scmixvi.image.callbacks import (
     last_checkpoint,
 )
 from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import MONITORED, VAETraining, recipe_training
+from scmixvi.image.lightning import MONITORED, VAETraining, recipe_training, run_settings
 
 
 class TinyPosterior(nn.Linear):
@@ -123,6 +123,12 @@ def test_an_objective_has_one_name_in_every_process():
     """A partial's own text has an address, and would be of another training after a restart."""
     bound = partial(miselbo, beta=0.5)
     assert training(objective=bound, warmup_epochs=0).settings["objective"] == "miselbo(beta=0.5)"
+
+    def scaled(*terms, inner, beta=1.0):
+        return inner(*terms, beta=beta)
+
+    named = training(objective=partial(scaled, inner=miselbo)).settings["objective"]
+    assert named == "scaled(inner=miselbo)"
 
     class Bound:
         def __call__(self, log_lik, log_prior, log_q_all, log_weights=None, beta=1.0):
@@ -224,6 +230,45 @@ def test_an_epoch_that_was_cut_short_is_over_for_what_goes_on(tmp_path, limit, e
         resumed, batches(), held_out(), ckpt_path=tmp_path / "last.ckpt"
     )
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2, 3])
+def test_gradients_of_batches_before_a_checkpoint_count_in_the_step_after_it(tmp_path, accumulated):
+    settings = {"accumulate_grad_batches": accumulated, "val_check_interval": 3}
+    whole = training()
+    trainer(tmp_path / "whole", max_epochs=2, **settings).fit(whole, batches(), held_out())
+
+    class Kill(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 3:  # the first after a validation
+                raise ZeroDivisionError
+
+    callbacks = [last_checkpoint(str(tmp_path)), Kill()]
+    half = trainer(tmp_path / "half", max_epochs=2, callbacks=callbacks, **settings)
+    with pytest.raises(ZeroDivisionError):
+        half.fit(training(), batches(), held_out())
+    resumed = training(seed=5)
+    trainer(tmp_path / "rest", max_epochs=2, **settings).fit(
+        resumed, batches(), held_out(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def test_all_weights_frozen_leave_nothing_to_train(tmp_path):
+    module = training()
+    module.vae.requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of the model is left to train: all are frozen"):
+        trainer(tmp_path, max_epochs=1).fit(module, batches(), held_out())
+
+
+@pytest.mark.parametrize("value", [0.5, None])
+def test_what_clips_gradients_is_a_setting(tmp_path, value):
+    settings = [
+        run_settings(trainer(tmp_path, gradient_clip_val=value, gradient_clip_algorithm=by))
+        for by in (None, "norm", "value")
+    ]
+    found = [s["gradient_clip_algorithm"] for s in settings]
+    assert found == (["norm", "norm", "value"] if value else [None] * 3)
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
