@@ -205,18 +205,17 @@ class ImageCLI(LightningCLI):
     def _check_folders(self, config: Namespace) -> None:
         """Refuse folders that hold another training than the one to go on with."""
         own = Path(config.ckpt_path).parent if config.ckpt_path else None
-        for folder in self._own_folders(config):
-            last = Path(folder) / "last.ckpt"
-            if last.exists() and not (own and own.samefile(folder)):
+        for name in self._own_folders(config):
+            last = Path(name) / "last.ckpt"
+            if last.exists() and not (own and own.samefile(name)):
                 self.parser.error(
                     f"{last} is of an earlier training: go on with it by --ckpt_path {last}, or "
                     "name another folder by --trainer.default_root_dir."
                 )
-        folder = Path(config.best_checkpoint.folder)
-        best = own and own / "best.ckpt"
+        best, folder = own and own / "best.ckpt", Path(config.best_checkpoint.folder)
         if best and best.exists() and not (folder.exists() and best.parent.samefile(folder)):
-            names = ("trainer.default_root_dir", "best_checkpoint.folder", "last_checkpoint.folder")
-            beside = ", ".join(f"--{name}={own}" for name in names)
+            keys = ("trainer.default_root_dir", "best_checkpoint.folder", "last_checkpoint.folder")
+            beside = ", ".join(f"--{key}={own}" for key in keys)
             self.parser.error(
                 f"the best epoch so far, {best}, would be forgotten in {folder}: pass {beside} to "
                 "go on beside it, or go on from a copy of last.ckpt in a folder of its own."
@@ -252,7 +251,7 @@ class ImageCLI(LightningCLI):
 
     def _check_epochs(self, checkpoint: dict[str, Any]) -> None:
         finished, wanted = finished_epochs(checkpoint), self.trainer.max_epochs
-        if self.trainer.fast_dev_run:
+        if self._get(self.config, "trainer").fast_dev_run:
             return
         if wanted is not None and 0 <= wanted < finished:
             raise ValueError(

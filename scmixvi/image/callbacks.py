@@ -73,7 +73,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the steps since the last validation."""
         super().on_train_end(trainer, pl_module)
-        if trainer.global_step != self._kept_step and not trainer.fast_dev_run:
+        if trainer.global_step != self._kept_step and not _only_tries(trainer):
             trainer.save_checkpoint(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
 
 
@@ -157,7 +157,7 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write both files; none where a batch alone was tried (`fast_dev_run`)."""
-        if trainer.fast_dev_run:
+        if _only_tries(trainer):
             return
         assert isinstance(pl_module, VAETraining)
         self._spent["test"] = Seconds.now() - self._start
@@ -192,6 +192,11 @@ class Seconds(NamedTuple):
     def __sub__(self, earlier: "Seconds") -> "Seconds":
         """Both differences, to the millisecond."""
         return Seconds(*(round(a - b, 3) for a, b in zip(self, earlier, strict=True)))
+
+
+def _only_tries(trainer: L.Trainer) -> bool:
+    """Whether it runs a batch to see that it does (`fast_dev_run`)."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def _standard_error(values: Tensor) -> float | None:
