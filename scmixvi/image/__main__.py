@@ -115,7 +115,12 @@ class ImageCLI(LightningCLI):
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
         if self.config.subcommand == "test":
-            config.report.name = config.report.name or f"test_{Path(config.ckpt_path).stem}"
+            trained_on = self._checkpoint.get("settings", {}).get("dataset")
+            other = (
+                "" if trained_on in (None, config.data.dataset) else f"_on_{config.data.dataset}"
+            )
+            name = f"test_{Path(config.ckpt_path).stem}{other}"
+            config.report.name = config.report.name or name
         elif not trainer.fast_dev_run:
             self._check_folders(config)
         if trainer.logger is None:

@@ -110,7 +110,7 @@ class TestReport(Callback):
 
     `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
     `fit_seconds`: more, where training went on after the best epoch. `seed` is that of the test's
-    process, `fit_seed` that of the training. `test_nll_nats` is by Eq. 17,
+    process, `fit_seed` that of the training, and so `dataset` and `fit_dataset`. `test_nll_nats` is by Eq. 17,
     `test_nll_pooled_nats` by the pooled estimate (:meth:`scmixvi.image.ImageVAE.nll`) from the
     same draws.
 
@@ -206,7 +206,9 @@ def _standard_error(values: Tensor) -> float | None:
 
 def _figures(trainer: L.Trainer, module: VAETraining) -> dict[str, Any]:
     nll = module.test_nll
-    return module.trained | {
+    trained = module.trained
+    return trained | {
+        "fit_dataset": trained.get("dataset"),
         "dataset": getattr(getattr(trainer, "datamodule", None), "name", None),
         "n_parameters": sum(p.numel() for p in module.vae.parameters()),
         "n_test_images": len(nll),

@@ -350,12 +350,18 @@ def test_a_best_epoch_elsewhere_is_not_forgotten(small_mnist, monkeypatch, capsy
     assert not list((small_mnist / "runs").rglob("*.ckpt"))
 
 
-def test_trying_a_test_leaves_the_report_of_a_whole_one(small_mnist, monkeypatch, capsys):
+def test_other_tests_leave_the_report_of_a_whole_one(small_mnist, monkeypatch, capsys):
     run(monkeypatch, "fit", "--config=mlp_mnist.yaml", *SHORT, "--trainer.max_epochs=1")
     folder = small_mnist / "runs" / "mlp_mnist_S1_seed0"
     words = ("test", "--config=mlp_mnist.yaml", *SHORT, f"--ckpt_path={folder}/best.ckpt")
     run(monkeypatch, *words)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    write_idx(small_mnist / "FashionMNIST" / "raw", gzipped=False, n_train=20, n_test=10)
+    run(monkeypatch, *words, "--data.dataset=fashion_mnist")
+    record = json.loads((folder / "test_best_on_fashion_mnist.json").read_text())
+    assert (record["dataset"], record["fit_dataset"]) == ("fashion_mnist", "mnist")
+    for path in folder.glob("*_on_*"):
+        path.unlink()
     run(monkeypatch, *words, "--trainer.fast_dev_run=true")
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(SystemExit):
