@@ -115,10 +115,8 @@ class ImageCLI(LightningCLI):
         for checkpoint in (config.best_checkpoint, config.last_checkpoint):
             checkpoint.folder = checkpoint.folder or trainer.default_root_dir
         if self.config.subcommand == "test":
-            trained_on = self._checkpoint.get("settings", {}).get("dataset")
-            other = (
-                "" if trained_on in (None, config.data.dataset) else f"_on_{config.data.dataset}"
-            )
+            fitted, tested = self._checkpoint.get("settings", {}), config.data.dataset
+            other = "" if fitted.get("dataset", tested) == tested else f"_on_{tested}"
             name = f"test_{Path(config.ckpt_path).stem}{other}"
             config.report.name = config.report.name or name
         elif not trainer.fast_dev_run:

@@ -110,9 +110,9 @@ class TestReport(Callback):
 
     `epochs` and `steps` are those behind the tested weights, `fit_epochs` those that took
     `fit_seconds`: more, where training went on after the best epoch. `seed` is that of the test's
-    process, `fit_seed` that of the training, and so `dataset` and `fit_dataset`. `test_nll_nats` is by Eq. 17,
-    `test_nll_pooled_nats` by the pooled estimate (:meth:`scmixvi.image.ImageVAE.nll`) from the
-    same draws.
+    process, `fit_seed` that of the training, and so `dataset` and `fit_dataset`. `test_nll_nats` is
+    by Eq. 17, `test_nll_pooled_nats` by the pooled estimate (:meth:`scmixvi.image.ImageVAE.nll`)
+    from the same draws.
 
     Parameters
     ----------
