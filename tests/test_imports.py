@@ -40,7 +40,7 @@ SINGLECELL = [
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 MAY_USE_LIGHTNING = {
     f"scmixvi.image.{name}"
-    for name in ("lightning", "callbacks", "data", "__main__", "_cli_checks")
+    for name in ("lightning", "callbacks", "data", "__main__", "_cli_checks", "_settings")
 }
 
 

@@ -24,6 +24,7 @@ from scmixvi.core import (
 )
 from scmixvi.image import BoundTerms, lightning, recipes
 from scmixvi.image._evaluation import eq_17_and_pooled
+from scmixvi.image._settings import run_settings
 from scmixvi.image.batches import ImageBatches
 from scmixvi.image.callbacks import (
     SafeCheckpoints,
@@ -33,7 +34,7 @@ from scmixvi.image.callbacks import (
     last_checkpoint,
 )
 from scmixvi.image.data import ImageDataModule
-from scmixvi.image.lightning import MONITORED, VAETraining, recipe_training, run_settings
+from scmixvi.image.lightning import MONITORED, VAETraining, recipe_training
 
 
 class TinyPosterior(nn.Linear):
