@@ -71,7 +71,8 @@ class GaussianMixture(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at `[..., D]`: `[...]`, in nats."""
         points = value.double() - self._centre
-        scores = torch.cat([points, points.square()], -1).flatten(0, -2) @ self._slopes.T
+        squares = torch.cat([points, points.square()], -1)
+        scores = squares.reshape(-1, squares.shape[-1]) @ self._slopes.T
         scores = (scores + self._offset).to(value.dtype)
         return torch.logsumexp(scores, dim=-1).reshape(value.shape[:-1])
 

@@ -198,7 +198,8 @@ class Decoder(nn.Module):
     def forward(self, *zs: Tensor) -> Distribution:
         """Decode latents `[..., D]`, one tensor a level: batch `[...]`, event `[C, H, W]`."""
         z = torch.cat(zs, dim=-1)
-        return self.likelihood(self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1]))
+        maps = self.net(z.reshape(-1, z.shape[-1]))
+        return self.likelihood(maps.unflatten(0, z.shape[:-1]) if z.dim() > 1 else maps.squeeze(0))
 
 
 def mlp_net(

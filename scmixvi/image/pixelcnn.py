@@ -221,8 +221,9 @@ class AutoregressiveImage(Distribution):
         value = value.expand(*batch, *self.event_shape)
         context = self.context.expand(*batch, *self.context.shape[-3:])
         rows = value.reshape(-1, *value.shape[-3:]), context.reshape(-1, *context.shape[-3:])
-        parameters = self.network(*rows).reshape(*batch, -1, *self.event_shape[1:])
-        return self.likelihood(parameters).log_prob(value)
+        parameters = self.network(*rows)
+        of_batch = parameters.reshape(*batch, *parameters.shape[1:])
+        return self.likelihood(of_batch).log_prob(value)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

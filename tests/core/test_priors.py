@@ -101,6 +101,15 @@ def test_expanded_squares_lose_nothing_in_float32():
     torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [(), (0,), (4,), (2, 0, 3)])
+def test_a_gaussian_mixture_scores_points_of_any_batch(batch):
+    mean, variance, z = torch.randn(3, D), torch.rand(3, D) + 0.1, torch.randn(*batch, D)
+    log_weights = torch.tensor([0.2, 0.5, 0.3]).log()
+    by_part = Normal(mean, variance.sqrt()).log_prob(z.unsqueeze(-2)).sum(-1)
+    expected = (log_weights + by_part).logsumexp(-1)
+    torch.testing.assert_close(GaussianMixture(mean, variance, log_weights).log_prob(z), expected)
+
+
 def test_gaussian_mixture_draws_have_its_moments():
     mean = torch.tensor([[-2.0], [1.0]])
     mixture = GaussianMixture(mean, torch.tensor([[0.25], [1.0]]), torch.tensor([0.25, 0.75]).log())

@@ -136,7 +136,7 @@ def test_shape_of_draws_and_half_precision():
     assert bernoulli(half).log_prob(torch.zeros(30, 4, 3)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("batch", [(5,), (2, 3, 5)])
+@pytest.mark.parametrize("batch", [(), (0,), (5,), (2, 3, 5)])
 def test_decoder_takes_latents_of_any_batch(batch):
     decoder = Decoder(mlp_net(6, [7], (1, 4, 3)), bernoulli, [4, 2], (1, 4, 3))
     zs = torch.randn(*batch, 4), torch.randn(*batch, 2)

@@ -134,6 +134,14 @@ def test_decoder_batches_and_shares_the_image():
         _ = distribution.mean
 
 
+@pytest.mark.parametrize("batch", [(0,), (2, 0)])
+def test_no_images_have_no_densities_and_no_draws(batch):
+    decoder = PixelCNNDecoder([3], (1, 4, 3), bernoulli, 1, 4, 2).eval()
+    distribution = decoder(torch.randn(*batch, 3))
+    assert distribution.log_prob(torch.zeros(0, 1, 4, 3)).shape == batch
+    assert distribution.sample().shape == (*batch, 1, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("n_channels", "n_parameters", "levels", "message"),
     [
