@@ -3,8 +3,8 @@
 torch multiplies float32 matrices with Intel's MKL, and turns to oneDNN for other types only. On
 AMD's processors with AVX-512 oneDNN takes half the time (`python -m benchmarks.products`). Both
 compute in float32; sums of 1200 products are off by up to five times as much from oneDNN, a few
-millionths of their standard deviation. Everywhere else, and for whatever is not plain
-float32, the products here are torch's own.
+millionths of their standard deviation. Everywhere else, for whatever is not plain float32, and
+in differentiation forwards, the products here are torch's own.
 """
 
 from functools import cache
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 _WIDE = 2**22  # multiplications from which on the choice matters
@@ -139,6 +140,7 @@ def _suits(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
         and len(a) * b.numel() >= _WIDE
         and bool(torch.backends.mkldnn.enabled)
         and not _is_torchs_choice()
+        and not _is_forward_mode()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -149,6 +151,11 @@ def _is_torchs_choice() -> bool:
         return torch.get_float32_matmul_precision() == "medium"
     except RuntimeError:  # torch's newer switches have been used, and do not agree
         return True
+
+
+def _is_forward_mode() -> bool:
+    """Whether torch is differentiating forwards, which oneDNN's product does not know."""
+    return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

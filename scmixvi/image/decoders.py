@@ -60,6 +60,12 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, of_logits: Tensor, of_x: Tensor) -> Tensor:
+        logits, x = ctx.saved_tensors
+        return ((x - logits.sigmoid()) * of_logits + logits * of_x).sum(-1)
 
     @staticmethod
     @once_differentiable

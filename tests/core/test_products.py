@@ -134,6 +134,24 @@ def test_function_transforms(calls):
 
 
 @onednn
+def test_forward_mode_is_torchs(calls):
+    """Against differences of what is linear in each of its arguments."""
+    a, b = matrices()
+    da, db = matrices()
+    da, db, bias, dbias = da.flip(0), db.flip(1), torch.ones(3), torch.arange(3.0)
+    for layer in (products.linear, products.product):
+        found, slope = torch.func.jvp(layer, (a, b, bias), (da, db, dbias))
+        torch.testing.assert_close(found, a @ b.T + 1)
+        torch.testing.assert_close(slope, da @ b.T + a @ db.T + dbias)
+    weight = b.T.expand(2, -1, -1)
+    slope = torch.func.jvp(lambda x: products.stacked_linear(x, weight), (a,), (da,))[1]
+    torch.testing.assert_close(slope, (da @ b.T).expand(2, -1, -1))
+    assert not calls
+    products.linear(a, b)
+    assert calls, "and only there"
+
+
+@onednn
 def test_what_is_not_a_number_stays_so(calls):
     a, b = matrices()
     a[0, 0] = torch.nan

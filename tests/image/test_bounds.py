@@ -142,3 +142,21 @@ def test_eq_17_keeps_a_gap_where_components_differ_and_the_pooled_bound_does_not
     assert (evidence - limit).mean() > 0.01
     assert (-model.nll(x, 20000) - limit).abs().max() < 0.05
     assert (-model.nll(x, 20000, pooled=True) - evidence).abs().max() < 0.05
+
+
+def test_a_loss_is_differentiated_forwards():
+    """Along any direction its slope is that of finite differences."""
+    model = tiny_images.recipe("mlp", 3)
+    start = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    direction = {name: torch.randn_like(parameter) for name, parameter in start.items()}
+    x = tiny_images.all_images((1, 2, 2))[3:8]
+
+    def loss(parameters):
+        torch.manual_seed(1)
+        return -miselbo(*torch.func.functional_call(model, parameters, (x, 2))).mean()
+
+    def moved(by):
+        return loss({name: start[name] + by * along for name, along in direction.items()})
+
+    found = torch.func.jvp(loss, (start,), (direction,))[1]
+    torch.testing.assert_close(found, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-6, atol=1e-7)

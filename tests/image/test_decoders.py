@@ -34,7 +34,7 @@ def test_gradients_of_bernoulli_pixels_are_those_of_finite_differences():
     logits = torch.randn(2, 3, 5, 1, 1, 7, dtype=torch.float64, requires_grad=True)
     x = torch.rand(5, 1, 1, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda *given: bernoulli(given[0]).log_prob(given[1]), (logits, x)
+        lambda *given: bernoulli(given[0]).log_prob(given[1]), (logits, x), check_forward_ad=True
     )
 
 
