@@ -4,9 +4,14 @@ import gzip
 import os
 import shutil
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -142,22 +147,66 @@ def load_images(
     Raises
     ------
     ValueError
-        If the data set is unknown.
+        If the data set is unknown, or a file is damaged or holds something else.
     FileNotFoundError
         If the files are missing and are not to be downloaded.
     """
     source = known_source(dataset)
+    folder = _chosen_folder(data_dir) if download else find_data(dataset, data_dir)
+    images = _read(source, folder, dataset, download)
+    _check_sizes(images, source, folder)
+    return images
+
+
+def _read(source: ImageSource, folder: Path, dataset: str, download: bool) -> ImageSet:
     if download:
-        folder = _chosen_folder(data_dir)
         return ImageSet(dataset, *_read_torchvision(source, folder, download=True))
-    folder = find_data(dataset, data_dir)
-    if source.gzipped and _ending(source, folder) == ".gz":
+    if source.gzipped:
+        raw = _raw(source, folder, "").parent
+        if _ending(source, folder) == "":
+            with _told_if_damaged(raw, "folder of idx files"):
+                return ImageSet(dataset, *_read_torchvision(source, folder))
         with TemporaryDirectory() as unpacked:
             _gunzip(source, folder, Path(unpacked))
-            return ImageSet(dataset, *_read_torchvision(source, Path(unpacked)))
-    if not source.gzipped and _subset(folder).is_file():
-        return _read_subset(dataset, _subset(folder))
-    return ImageSet(dataset, *_read_torchvision(source, folder))
+            with _told_if_damaged(raw, "folder of idx files"):
+                return ImageSet(dataset, *_read_torchvision(source, Path(unpacked)))
+    if _subset(folder).is_file():
+        with _told_if_damaged(_subset(folder), "file of train_x, train_y, test_x and test_y"):
+            return _read_subset(dataset, _subset(folder))
+    with _told_if_damaged(folder / "cifar-10-batches-py", "folder of CIFAR-10"):
+        return ImageSet(dataset, *_read_torchvision(source, folder))
+
+
+@contextmanager
+def _told_if_damaged(path: Path, kind: str) -> Iterator[None]:
+    """Say which file or folder it was that could not be read, for all that readers raise of one."""
+    try:
+        yield
+    except _DAMAGED as error:
+        found = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"{path} is damaged or no {kind}: download it again and put it there ({found})."
+        ) from error
+
+
+_DAMAGED = (
+    *(AssertionError, EOFError, LookupError, RuntimeError, TypeError, ValueError),
+    *(gzip.BadGzipFile, zlib.error, BadZipFile, UnpicklingError),
+)
+
+
+def _check_sizes(images: ImageSet, source: ImageSource, folder: Path) -> None:
+    """Refuse images of another size than the data set's, and labels that are more or fewer."""
+    for pixels, labels in (
+        (images.train_pixels, images.train_labels),
+        (images.test_pixels, images.test_labels),
+    ):
+        if tuple(pixels.shape[1:]) != source.image_size or len(pixels) != len(labels):
+            raise ValueError(
+                f"the files of {source.reader} in {folder} hold {len(pixels)} images of (C, H, W) "
+                f"= {tuple(pixels.shape[1:])} and {len(labels)} labels, but its images are "
+                f"{source.image_size} with a label each: put {source.reader}'s own files there."
+            )
 
 
 def _chosen_folder(data_dir: str | Path | None) -> Path:
@@ -201,7 +250,11 @@ def _gunzip(source: ImageSource, folder: Path, target: Path) -> None:
     raw = _raw(source, target, "").parent
     raw.mkdir(parents=True)
     for path in sorted(_raw(source, folder, "").parent.glob("*-ubyte.gz")):
-        with gzip.open(path) as packed, open(raw / path.stem, "wb") as unpacked:
+        with (
+            _told_if_damaged(path, "gzipped idx file"),
+            gzip.open(path) as packed,
+            open(raw / path.stem, "wb") as unpacked,
+        ):
             shutil.copyfileobj(packed, unpacked)
 
 
@@ -224,7 +277,7 @@ def _read_subset(dataset: str, path: Path) -> ImageSet:
     warnings.warn(
         f"{path.name} is a subset of {dataset} ({len(tensors[0])} training and {len(tensors[2])} "
         "test images): no figure from it is comparable with a published one.",
-        stacklevel=3,
+        stacklevel=4,
     )
     train_x, train_y, test_x, test_y = tensors
     return ImageSet(f"{dataset}_subset", train_x, train_y.long(), test_x, test_y.long())

@@ -1,5 +1,7 @@
 """Reading of the image data sets, and what is said when they are not there."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,57 @@ def test_an_incomplete_folder_is_missing_data(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw", gzipped=True)
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match="does not hold MNIST"):
+        load_images("mnist", tmp_path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def page(path):
+    path.write_text("<html>not found</html>")
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, page, emptied])
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_a_damaged_file_is_named(tmp_path, damage, name, gzipped):
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw, gzipped, n_train=300, n_test=300)
+    path = raw / (name + ".gz" * gzipped)
+    damage(path)
+    named = path if gzipped and damage is not emptied else raw  # gzip takes nothing for nothing
+    with pytest.raises(ValueError, match="is damaged or no .* idx file.*: download it") as told:
+        load_images("mnist", tmp_path)
+    assert str(told.value).startswith(f"{named} ")
+
+
+def test_a_damaged_folder_or_subset_of_cifar_is_named(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(ValueError, match="cifar-10-batches-py is damaged or no folder of CIFAR-10"):
+        load_images("cifar10", tmp_path)
+    subset = tmp_path / "CIFAR10" / "cifar10_subset.npz"
+    subset.parent.mkdir()
+    np.savez(subset, train_x=np.zeros(3))
+    with pytest.raises(ValueError, match=r"cifar10_subset.npz is damaged .*train_y"):
+        load_images("cifar10", tmp_path)
+    cut(subset)
+    with pytest.raises(ValueError, match=r"cifar10_subset.npz is damaged .* download it again"):
+        load_images("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(("size", "n_labels"), [(10, 12), (28, 11)])
+def test_images_are_as_large_and_as_many_as_said(tmp_path, size, n_labels):
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw, gzipped=False, size=size)
+    labels = raw / "train-labels-idx1-ubyte"
+    labels.write_bytes(struct.pack(">2i", 2049, n_labels) + bytes(n_labels))
+    found = rf"12 images of \(C, H, W\) = \(1, {size}, {size}\) and {n_labels} labels"
+    with pytest.raises(ValueError, match=rf"{found}, but its images are \(1, 28, 28\)"):
         load_images("mnist", tmp_path)
 
 
