@@ -1,8 +1,10 @@
 """Log p(x) of images by importance sampling, in chunks that fit the memory."""
 
 import math
+import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,14 +44,13 @@ def log_mean_ratios(
     vae: "ImageVAE", x: Tensor, n_samples: int, memory_budget: float | None, n_steps: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Log of the mean of L importance weights, and log mixture weights: both `[S, B]`."""
-    if memory_budget is None:
-        memory_budget = 2**25 if x.device.type == "cpu" else 2**30
+    memory_budget = _number_of_bytes(memory_budget, x)
     if not len(x):
         return x.new_empty(vae.n_components, 0), x.new_empty(vae.n_components, 0)
     kept = freed_memory_kept() if x.device.type == "cpu" else nullcontext()
     with torch.inference_mode(False), torch.no_grad(), evaluating(vae), kept:
         x, prior = x.clone(), vae.prior()
-        rows = int(memory_budget // (4 * floats_per_row(vae, prior)))  # 1e9 bytes are a float
+        rows = int(memory_budget // (4 * floats_per_row(vae, prior)))
         n_images = max(1, min(len(x), rows // ROWS_A_GRADIENT if n_steps else rows))
         chunk = max(1, min(n_samples, rows // n_images))
         parts = [
@@ -58,6 +59,19 @@ def log_mean_ratios(
         ]
     ratios, log_weights = zip(*parts, strict=True)
     return torch.cat(ratios, -1), torch.cat(log_weights, -1)
+
+
+def _number_of_bytes(memory_budget: Any, x: Tensor) -> int:
+    """A budget as a whole number: it may be a float as 1e9, infinite, or None for a fast one."""
+    if memory_budget is None:
+        return 2**25 if x.device.type == "cpu" else 2**30
+    is_number = isinstance(memory_budget, Real) and not isinstance(memory_budget, bool)
+    if not is_number or not memory_budget > 0:
+        raise ValueError(
+            "memory_budget must be a positive number of bytes, or None for what was found to be "
+            f"fast, but it is {memory_budget!r}."
+        )
+    return int(min(memory_budget, sys.maxsize))
 
 
 def _of_images(
