@@ -42,9 +42,17 @@ def check_images(x: Tensor, image_size: tuple[int, ...]) -> None:
 
 
 def check_dtype(x: Tensor, module: nn.Module) -> None:
-    """Refuse images of another precision than the weights, but where autocast converts."""
+    """Refuse weights of 16 bits and images of another precision, but where autocast converts."""
     weight = next(module.parameters(), x)
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type):
+        return
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"the model's weights are {weight.dtype}, which latents and densities are not computed "
+            "in: keep weights and images float32, and let torch.autocast (a trainer's precision "
+            "bf16-mixed) compute in 16 bits where that does no harm."
+        )
+    if x.dtype != weight.dtype:
         raise ValueError(
             f"the images are {x.dtype} and the model's weights {weight.dtype}: convert one of "
             f"them, as by x.to({weight.dtype})."
@@ -132,10 +140,18 @@ def check_support(x: Tensor, support: Constraint) -> None:
         return
     if not bool(support.check(x).all()):
         raise ValueError(
-            f"there are pixels outside the support of the decoder's distribution, {support}: draw "
-            "binary pixels from grey ones (torch.bernoulli(x)), or compose a decoder of grey "
-            "values (likelihood DiscretizedLogisticMixture)."
+            "there are pixels outside the support of the decoder's distribution, "
+            f"{_named(support)}: draw binary pixels from grey ones (torch.bernoulli(x)), or "
+            "compose a decoder of grey values (likelihood DiscretizedLogisticMixture)."
         )
+
+
+def _named(support: Constraint) -> str:
+    """How a support is written, or its kind alone where bounds of every pixel would be too."""
+    text = str(support)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return text if len(text) <= 80 else type(support).__name__.lstrip("_")
 
 
 def check_layers(name: str, sizes: Any, n_layers: int | None = None, at_least: int = 1) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tiny_images
 import torch
 from torch import nn
-from torch.distributions import Beta, ContinuousBernoulli, Independent, Normal
+from torch.distributions import Beta, Binomial, ContinuousBernoulli, Independent, Normal
 
 from scmixvi.core import MixturePosterior, Prior, Stage, StandardNormal, miselbo, siwelbo
 from scmixvi.image import BoundTerms, ImageVAE, _evaluation, bits_per_dim, evaluating, recipes
@@ -61,7 +61,7 @@ def test_nll_in_one_chunk_is_minus_the_bound(model, x, n_samples, pooled):
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("weights", [None, [0.6, 0.0, 0.4]])
-@pytest.mark.parametrize("budget_rows", [0, 3, 8, 1000])
+@pytest.mark.parametrize("budget_rows", [0.1, 3, 8, 1000])
 def test_chunks_add_up_to_the_whole(x, budget_rows, weights, pooled, monkeypatch):
     """With the samples given beforehand, any chunking gives the bound of all of them."""
     model = tiny_images.recipe("mlp", S, weights=weights)
@@ -401,6 +401,21 @@ def test_a_memory_budget_may_be_written_as_a_float(model, x):
     assert torch.equal(*figures)
 
 
+def test_an_infinite_memory_budget_is_no_limit(model, x):
+    figures = []
+    for budget in (10**12, float("inf")):
+        torch.manual_seed(0)
+        figures.append(model.nll(x, 600, memory_budget=budget))
+    assert torch.equal(*figures)
+
+
+@pytest.mark.parametrize("budget", [float("nan"), 0, -1e9, "1e9", True, -float("inf")])
+def test_a_memory_budget_is_a_positive_number(model, x, budget):
+    for images in (x, x[:0]):
+        with pytest.raises(ValueError, match=f"must be a positive number .* is {budget!r}"):
+            model.nll(images, 3, memory_budget=budget)
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_no_images_have_no_likelihood(model, x, pooled):
     assert model.nll(x[:0], 3, pooled).shape == (0,)
@@ -442,6 +457,36 @@ def test_the_number_of_samples_is_a_whole_number(model, x):
     for n_samples in (0, 2.0, None):
         with pytest.raises(ValueError, match=r"samples \(L\) must be a whole number of at least 1"):
             model.nll(x, n_samples)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recipe", ["mlp", "hierarchical"])
+def test_weights_of_16_bits_are_refused(x, dtype, recipe):
+    model = tiny_images.recipe(recipe, 2).to(dtype)
+    for ask in (model, lambda images: model.nll(images, 2), model.encode):
+        for images in (x.to(dtype), x.float()):
+            with pytest.raises(ValueError, match=rf"weights are {dtype}, .*autocast.*bf16-mixed"):
+                ask(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.float()(x.float())[0].isfinite().all()
+
+
+def table_of_counts(logits):
+    """Whose support says what the largest number of every pixel is: a tensor."""
+    counts = torch.full(logits.shape[-3:], 5.0, dtype=logits.dtype)
+    return Independent(Binomial(counts, logits=logits, validate_args=False), 3)
+
+
+def test_a_support_is_named_in_a_few_words(x):
+    model = tiny_images.recipe("mlp", 2)
+    sizes = model.latent_sizes, model.image_size
+    model.decoder = Decoder(mlp_net(2, [4], (1, 2, 2)), table_of_counts, *sizes).double()
+    with pytest.raises(ValueError, match="distribution, IntegerInterval: draw"):
+        model(x / 2)
+    with pytest.raises(
+        ValueError, match=r"distribution, IndependentConstraint\(Boolean\(\), 3\): "
+    ):
+        tiny_images.recipe("mlp", 2)(x / 2)
 
 
 def test_the_support_is_that_of_the_decoder_of_now():
