@@ -103,9 +103,10 @@ class StandardNormal(Level):
         self.n_latent = n_latent
         self.register_buffer("parameters_", torch.zeros(2 * n_latent), persistent=False)
 
-    def forward(self) -> Independent:
-        """Return the distribution: batch `[]`, event `[D]`."""
-        return diagonal_normal(self.get_buffer("parameters_"))
+    def forward(self, *above: Tensor) -> Independent:
+        """Return the distribution, event `[D]`: batch `[]`, or that of levels above, `[...]`."""
+        found = diagonal_normal(self.get_buffer("parameters_"))
+        return found.expand(above[-1].shape[:-1]) if above else found
 
 
 class GaussianConditional(Level):
@@ -175,8 +176,9 @@ class VampPrior(Level):
     Raises
     ------
     ValueError
-        If the weights are not normalised; when called, if the encoder fails on the
-        pseudo-inputs, or the weights or D are not the encoder's.
+        If the weights are not normalised, or the encoder is of a level below the top (has
+        `n_above`); when called, if the encoder fails on the pseudo-inputs, or the weights or D are
+        not the encoder's.
 
     References
     ----------
@@ -195,6 +197,12 @@ class VampPrior(Level):
         super().__init__()
         if log_weights is not None:
             check_distribution(log_weights)
+        if hasattr(encoder, "n_above"):
+            raise ValueError(
+                "the encoder of a VampPrior must be the posterior's top level, but "
+                f"{type(encoder).__name__} needs the level above it: pass the top one, and put a "
+                "GaussianConditional on the levels below."
+            )
         self.encoder, self.pseudo_inputs, self.n_latent = encoder, pseudo_inputs, n_latent
         self.register_buffer("log_weights", log_weights, persistent=False)
 
@@ -272,11 +280,28 @@ class Prior(nn.Module):
         Called without arguments it returns a distribution over the top level's `[D]`; has
         `n_latent`. For example :class:`StandardNormal` or :class:`VampPrior`.
     conditionals
-        One a level below, such as :class:`GaussianConditional`; each has `n_latent`.
+        One a level below, such as :class:`GaussianConditional`; each has `n_latent`. Below the
+        top a :class:`StandardNormal` is one that does not depend on the levels above.
+
+    Raises
+    ------
+    ValueError
+        If the top is a :class:`GaussianConditional`, or a level below it a :class:`VampPrior`.
     """
 
     def __init__(self, top: Level, *conditionals: Level) -> None:
         super().__init__()
+        if isinstance(top, GaussianConditional):
+            raise ValueError(
+                "the top level of a Prior has no level above it, which a GaussianConditional "
+                "needs: put a StandardNormal or a VampPrior first."
+            )
+        if any(isinstance(level, VampPrior) for level in conditionals):
+            raise ValueError(
+                "a VampPrior stands on the top level of a Prior alone, for its encoder is the "
+                "posterior's top level: put it first, and a GaussianConditional on each level "
+                "below."
+            )
         self.top, self.conditionals = top, nn.ModuleList(conditionals)
         self.latent_sizes = tuple(level.n_latent for level in (top, *conditionals))
 

@@ -186,6 +186,31 @@ def test_chain_draws_each_level_given_the_one_above(chain):
         assert residual.std().item() == pytest.approx(math.exp(-3), rel=0.05)
 
 
+def test_a_standard_normal_below_the_top_is_independent_of_it():
+    prior = Prior(StandardNormal(2), StandardNormal(3), GaussianConditional(nn.Linear(3, 2), 1))
+    zs = [torch.randn(2, S, 5, size) for size in (2, 3, 1)]
+    of_last = prior.conditionals[1](zs[1]).log_prob(zs[2])
+    expected = sum(Normal(0.0, 1.0).log_prob(z).sum(-1) for z in zs[:2]) + of_last
+    torch.testing.assert_close(prior().log_prob(zs), expected)
+    drawn = prior().sample(20000)
+    assert [z.shape for z in drawn] == [(20000, 2), (20000, 3), (20000, 1)]
+    error = 4 / math.sqrt(20000)
+    torch.testing.assert_close(drawn[1].T.cov(), torch.eye(3), rtol=0, atol=1.5 * error)
+    assert (drawn[0].T @ drawn[1] / 20000).abs().max() < error
+
+
+def test_a_level_that_stands_in_the_wrong_place_is_refused():
+    conditional = GaussianConditional(nn.Linear(2, 4), 2)
+    with pytest.raises(ValueError, match="top level of a Prior has no level above .* first"):
+        Prior(conditional, conditional)
+    with pytest.raises(ValueError, match="VampPrior stands on the top level of a Prior alone"):
+        Prior(StandardNormal(2), VampPrior(Encoder(), PseudoInputs(), D))
+    lower = Encoder()
+    lower.n_above = 2
+    with pytest.raises(ValueError, match="top level, but Encoder needs the level above it"):
+        VampPrior(lower, PseudoInputs(), D)
+
+
 def test_numbers_that_do_not_fit_are_named():
     """Broadcasting would hide them: one mean for all dimensions."""
     conditional = GaussianConditional(nn.Linear(3, 2), n_latent=3)

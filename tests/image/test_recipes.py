@@ -151,6 +151,12 @@ def test_the_seed_decides_every_parameter_that_is_drawn(name, options):
         assert torch.equal(values, other[key]) == ("norm" in key), key
 
 
+def test_a_vamp_prior_does_not_stand_on_a_lower_level():
+    lower = tiny_images.recipe("hierarchical", 2).posterior.levels[1]
+    with pytest.raises(ValueError, match="but LowerEncoder needs the level above it"):
+        VampPrior(lower, recipes.PseudoInputs(3, (1, 2, 2)), 2)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
