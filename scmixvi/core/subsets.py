@@ -63,7 +63,7 @@ def draw_components(
     Raises
     ------
     ValueError
-        If A is not in 1 to S.
+        If A is not in 1 to S, or the weights are not S numbers.
 
     References
     ----------
@@ -79,6 +79,11 @@ def draw_components(
     tensor([1, 1])
     """
     check_estimator("s2a", n_drawn, n_components)
+    if log_weights is not None and log_weights.shape != (n_components,):
+        raise ValueError(
+            f"log_weights must have shape [S] = ({n_components},) to draw components by, but the "
+            f"shape is {tuple(log_weights.shape)}."
+        )
     if n_drawn == n_components:
         return torch.arange(n_components, device=device)
     if log_weights is None:

@@ -1,7 +1,7 @@
 """What an image VAE refuses, each in one sentence."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -154,9 +154,14 @@ def _named(support: Constraint) -> str:
     return text if len(text) <= 80 else type(support).__name__.lstrip("_")
 
 
+def is_row(sizes: Any) -> bool:
+    """Whether it holds sizes one after the other, as a list or an array, and keeps them."""
+    return isinstance(sizes, Collection) and getattr(sizes, "ndim", 1) == 1
+
+
 def check_layers(name: str, sizes: Any, n_layers: int | None = None, at_least: int = 1) -> None:
     """Refuse sizes of layers that are not whole numbers from 1: so many, or at least so many."""
-    found = list(sizes) if isinstance(sizes, Iterable) else [0]
+    found = list(sizes) if is_row(sizes) else [0]
     fits = len(found) == n_layers if n_layers else len(found) >= at_least
     if not fits or not all(is_whole(size) for size in found):
         raise ValueError(

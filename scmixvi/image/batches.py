@@ -116,6 +116,11 @@ class ImageBatches:
 
 
 def _check_pixels(pixels: Tensor) -> None:
+    if not isinstance(pixels, Tensor):
+        raise ValueError(
+            "pixels must be one tensor [N, C, H, W], but they are of type "
+            f"{type(pixels).__name__}: make one of an array by torch.as_tensor."
+        )
     if pixels.dim() != 4 or 0 in pixels.shape:
         raise ValueError(
             "pixels must be [N, C, H, W] with no empty axis, but their shape is "

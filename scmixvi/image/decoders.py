@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
+from scmixvi._messages import check_whole, is_whole
 from scmixvi.core.precision import at_least_float32
+from scmixvi.image._checks import check_layers
 from scmixvi.image.nets import linear, mlp
 
 Likelihood = Callable[[Tensor], Distribution]
@@ -94,7 +96,12 @@ class DiscretizedLogisticMixture(Distribution):
     n_channels
         C.
     n_levels
-        Levels of a pixel, 256 for 8 bits.
+        Levels of a pixel, 256 for 8 bits; at least 2.
+
+    Raises
+    ------
+    ValueError
+        If `n_levels` is no whole number of at least 2.
 
     References
     ----------
@@ -105,6 +112,8 @@ class DiscretizedLogisticMixture(Distribution):
     has_rsample = False
 
     def __init__(self, parameters: Tensor, n_channels: int, n_levels: int = 256) -> None:
+        if type(n_levels) is not int or n_levels < 2:
+            check_whole("n_levels of a DiscretizedLogisticMixture", n_levels, least=2)
         parameters = at_least_float32(parameters)
         pairs = n_channels * (n_channels - 1) // 2
         members = parameters.unflatten(-3, (-1, 1 + 2 * n_channels + pairs))  # [..., M, P/M, H, W]
@@ -211,7 +220,14 @@ class Decoder(nn.Module):
 def mlp_net(
     n_latent: int, n_hidden: Sequence[int], shape: Sequence[int], gated: bool = True
 ) -> nn.Sequential:
-    """Fully connected network from latents `[N, n_latent]` to maps `[N, *shape]`."""
+    """Fully connected network from latents `[N, n_latent]` to maps `[N, *shape]`.
+
+    Raises
+    ------
+    ValueError
+        If there is no hidden layer.
+    """
+    check_layers("n_hidden of mlp_net", n_hidden)
     layers = mlp([n_latent, *n_hidden], gated)
     layers.append(linear(n_hidden[-1], math.prod(shape)))
     return layers.append(nn.Unflatten(1, tuple(shape)))
@@ -236,8 +252,14 @@ def transposed_conv_net(
     Raises
     ------
     ValueError
-        If H or W does not divide.
+        If H or W does not divide, there is no layer, or the kernel is odd.
     """
+    check_layers("channels of transposed_conv_net", channels)
+    if not is_whole(kernel_size, least=2) or kernel_size % 2:
+        raise ValueError(
+            "kernel_size of transposed_conv_net must be an even number of at least 2, so that "
+            f"every layer doubles height and width, but it is {kernel_size!r}."
+        )
     n_out, height, width = shape
     factor = 2 ** len(channels)
     if height % factor or width % factor:

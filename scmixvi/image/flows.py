@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
-from scmixvi._messages import check_whole
+from scmixvi._messages import check_whole, is_whole
 from scmixvi.image._checks import check_layers
 from scmixvi.image.nets import linear, mlp
 
@@ -41,8 +41,8 @@ class InverseAutoregressiveFlow(nn.Module):
     Raises
     ------
     ValueError
-        If D is below 2, T no whole number of at least 1, there is no hidden layer, or one is
-        narrower than D.
+        If D is no whole number of at least 2, T none of at least 1, there is no hidden layer, or
+        one is narrower than D.
 
     References
     ----------
@@ -121,7 +121,8 @@ class AffineCoupling(nn.Module):
     Raises
     ------
     ValueError
-        If D is below 2, S or T no whole number of at least 1, or there is no hidden layer.
+        If D is no whole number of at least 2, S or T none of at least 1, or there is no hidden
+        layer.
 
     References
     ----------
@@ -184,7 +185,10 @@ class AffineCoupling(nn.Module):
 
 
 def _check_sizes(n_latent: int, n_steps: int, n_hidden: Sequence[int]) -> None:
-    if n_latent < 2:
-        raise ValueError(f"a flow needs at least 2 latent dimensions to mix, but D is {n_latent}.")
+    if not is_whole(n_latent, least=2):
+        raise ValueError(
+            "a flow needs at least 2 latent dimensions to mix, a whole number, but D is "
+            f"{n_latent!r}."
+        )
     check_whole("n_steps (T) of a flow", n_steps)
     check_layers("n_hidden of a flow", n_hidden)

@@ -21,7 +21,7 @@ from scmixvi.core import (
     VampPrior,
     log_weights_from,
 )
-from scmixvi.image._checks import check_layers
+from scmixvi.image._checks import check_layers, is_row
 from scmixvi.image.decoders import (
     Decoder,
     DiscretizedLogisticMixture,
@@ -323,13 +323,13 @@ def _conditional_prior(n_above: int, n_latent: int, n_hidden: int) -> GaussianCo
 
 
 def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
-    sizes = list(n_latent) if isinstance(n_latent, Sequence) else [n_latent] * n_levels
+    sizes = list(n_latent) if is_row(n_latent) else [n_latent] * n_levels
     if len(sizes) != n_levels or not all(is_whole(size) for size in sizes):
         raise ValueError(
             f"n_latent (D) must be whole numbers of at least 1, one for all or one for each of the "
             f"{n_levels} levels, but it is {n_latent!r}."
         )
-    return sizes
+    return [int(size) for size in sizes]
 
 
 def _log_weights(weights: Sequence[float] | None, n_components: int) -> Tensor | None:

@@ -216,6 +216,13 @@ def test_doors():
         component_elbos(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.zeros(1, 2, 3, 1))
 
 
+@pytest.mark.parametrize("shape", [(4,), (2,), (3, 1), ()])
+@pytest.mark.parametrize("n_drawn", [2, 3])
+def test_components_are_drawn_by_a_weight_each(shape, n_drawn):
+    with pytest.raises(ValueError, match=r"shape \[S\] = \(3,\) to draw .* is \("):
+        draw_components(3, n_drawn, torch.zeros(shape))
+
+
 def test_numpy_s_whole_numbers_are_whole():
     check_estimator("s2a", np.int64(2), 3)
     assert len(draw_components(3, np.int32(2))) == 2

@@ -1,5 +1,6 @@
 """Batches of pixels: order, scale, draws and resumption."""
 
+import numpy as np
 import pytest
 import torch
 from idx_files import grey
@@ -95,6 +96,7 @@ def test_the_state_after_a_whole_epoch_is_a_new_epoch():
 
 @pytest.mark.parametrize(("pixels", "complaint"), [
     (torch.zeros(3, 4, 4), r"\[N, C, H, W\]"),
+    (np.zeros((3, 1, 4, 4)), "one tensor .*, but they are of type ndarray: make one .*as_tensor"),
     (torch.zeros(0, 1, 4, 4), "no empty axis"),
     (torch.zeros(1, 1, 4, 4, dtype=torch.int64), "not torch.int64"),
     (torch.full((1, 1, 4, 4), 1.5), r"within \[0, 1\]"),

@@ -157,6 +157,38 @@ def test_transposed_convolutions():
         transposed_conv_net(3, (4, 2), (10, 8, 10))
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: mlp_net(2, [], (1, 4, 4)),
+            "n_hidden of mlp_net must be 1 or more whole .* \\[\\]",
+        ),
+        (lambda: mlp_net(2, iter([3]), (1, 4, 4)), "n_hidden of mlp_net must be 1 or more whole"),
+        (
+            lambda: transposed_conv_net(2, [], (1, 4, 4)),
+            "channels of transposed_conv_net must be 1",
+        ),
+        (lambda: transposed_conv_net(2, [3], (1, 4, 4), 3), "must be an even number .* it is 3"),
+        (lambda: transposed_conv_net(2, [3], (1, 4, 4), 0), "must be an even number .* it is 0"),
+        (lambda: transposed_conv_net(2, [3], (1, 4, 4), 2.0), "an even number .* it is 2.0"),
+        (lambda: logistic_mixture(1, 1), "n_levels .* must be a whole number of at least 2"),
+        (lambda: logistic_mixture(1, 2.5), "n_levels .* must be a whole number of at least 2"),
+    ],
+)
+def test_doors(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("kernel_size", [2, 4, 6])
+def test_every_even_kernel_doubles_the_size(kernel_size):
+    assert transposed_conv_net(2, [3, 2], (1, 8, 4), kernel_size)(torch.zeros(5, 2)).shape[2:] == (
+        8,
+        4,
+    )
+
+
 def test_gradients_of_single_images():
     """`torch.func` differentiates and batches the likelihood of binary pixels."""
     logits, x = torch.randn(4, 1, 3, 2).double(), torch.rand(4, 1, 3, 2).double().round()

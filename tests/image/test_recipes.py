@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import tiny_images
 import torch
@@ -113,6 +114,15 @@ def test_one_level_may_be_named_as_a_sequence():
     assert recipes.mlp(2, n_latent=[4], **sizes).latent_sizes == (4,)
 
 
+def test_sizes_may_be_arrays():
+    sizes = {**tiny_images.SIZES, "n_latent": np.array([2, 3]), "n_pseudo_inputs": 0}
+    model = recipes.hierarchical(2, **sizes)
+    assert model.latent_sizes == (2, 3)
+    assert model(torch.rand(5, 1, 2, 2).round()).log_q_all.shape == (1, 2, 2, 5)
+    sizes = {"image_size": (1, 2, 2), "encoder_hidden": np.array([3, 4])}
+    assert recipes.mlp(2, n_latent=2, decoder_hidden=np.array([5]), **sizes).latent_sizes == (2,)
+
+
 @pytest.mark.parametrize("name", [name for name, (*_, vamp) in PARTS.items() if vamp])
 def test_a_vamp_prior_has_the_weights_of_the_posterior(name):
     weights = tiny_images.recipe(name, 2, weights=[0.9, 0.1]).prior.top.log_weights
@@ -173,6 +183,10 @@ def test_a_vamp_prior_does_not_stand_on_a_lower_level():
         ),
         (lambda: recipes.mlp(2, n_latent=0), r"n_latent \(D\) must be whole numbers of at least 1"),
         (lambda: recipes.mlp(2, n_latent=[3, 4]), "one for each of the 1 levels"),
+        (lambda: recipes.mlp(2, n_latent=np.array(3.0)), "whole numbers .*, but it is array"),
+        (lambda: recipes.vanilla(2, n_latent=iter([3])), "whole numbers .*, but it is <list_iter"),
+        (lambda: recipes.mlp(2, decoder_hidden=(n for n in [8])), "one a layer, .* is <generator"),
+        (lambda: recipes.mlp(2, encoder_hidden=np.array(8)), r"one a layer, .* it is array\(8\)"),
         (lambda: recipes.mlp(2, encoder_hidden=[0]), "encoder_hidden must be 0 or more whole"),
         (lambda: recipes.mlp(2, decoder_hidden=[]), "decoder_hidden must be 1 or more whole"),
         (lambda: recipes.mlp(2, decoder_hidden=[8, 0]), r"at least 1, but it is \[8, 0\]"),
