@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from scmixvi._messages import check_whole, raise_failed
+from scmixvi.core.precision import at_least_float32
 from scmixvi.image.nets import CHANNELS_LAST, mlp
 
 N_TAPS = 6  # of a 2 x 3 kernel: three above, left, itself, right
@@ -130,7 +131,8 @@ class _Cache:
     """Maps of all layers, filled in as far as the image is drawn.
 
     `maps[h]` is the input of layer h, `[N, H + 1, W + 2, channels]`: padded by a row above and a
-    column at either side, and zero where nothing is drawn yet.
+    column at either side, and zero where nothing is drawn yet. `image` is what is drawn so far,
+    `[N, C, H, W]`: in float32 at least, for 16 bits have not all levels of a pixel.
     """
 
     def __init__(self, network: PixelCNN, context: Tensor) -> None:
@@ -143,11 +145,7 @@ class _Cache:
         shape = (len(context), height + 1, width + 2)
         self.maps = [context.new_zeros(*shape, n_in) for n_in in widths]
         self.maps[0][:, 1:, 1:-1, self.n_channels :] = context.permute(0, 2, 3, 1)
-
-    @property
-    def image(self) -> Tensor:
-        """What is drawn so far, `[N, C, H, W]`."""
-        return self.maps[0][:, 1:, 1:-1, : self.n_channels].permute(0, 3, 1, 2).contiguous()
+        self.image = at_least_float32(context.new_zeros(len(context), *network.image_size))
 
     def parameters(self, row: int, column: int) -> Tensor:
         """Parameters of one pixel given those before it, `[N, P, 1, 1]`."""
@@ -161,6 +159,7 @@ class _Cache:
     def set_pixel(self, row: int, column: int, values: Tensor) -> None:
         """Write a drawn pixel, `[N, C, 1, 1]`."""
         self.maps[0][:, row + 1, column + 1, : self.n_channels] = values.flatten(1)
+        self.image[:, :, row, column] = values.flatten(1)
 
 
 class AutoregressiveImage(Distribution):

@@ -121,6 +121,18 @@ def test_draws_follow_the_probabilities(kind):
     assert ((frequency - expected).abs() <= 4 * error + 1e-9).all()
 
 
+def test_draws_in_mixed_precision_are_on_the_levels():
+    """In bf16 most of 256 levels would be rounded to others."""
+    model = tiny_images.recipe("cifar_vanilla", 2).float()
+    levels = torch.arange(256) / 255
+    with torch.autocast("cpu", torch.bfloat16):
+        images = model.sample(60)
+    assert images.dtype == torch.float32
+    level = (255 * images).round()
+    torch.testing.assert_close(images, levels[level.long()], rtol=0, atol=1e-6)
+    assert len(level.unique()) > 100
+
+
 def test_decoder_batches_and_shares_the_image():
     decoder = PixelCNNDecoder([3, 2], (1, 4, 3), bernoulli, 1, 4, 2).eval()
     zs, x = (torch.randn(2, 3, 5, 3), torch.randn(2, 3, 5, 2)), torch.rand(5, 1, 4, 3).round()
