@@ -125,13 +125,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__, RESULT, None)
     arguments.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     arguments.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
-    arguments.add_argument("--components", nargs="+", type=int, help="only these S")
+    arguments.add_argument("--components", nargs="+", type=at_least_one, help="only these S")
     arguments.add_argument(
         "--test-images", type=at_least_one, help="test on so many, evenly spaced (default: all)"
     )
     arguments.add_argument("--precision", default="32-true", help="of Lightning's Trainer")
     arguments.add_argument("--compile", help="mode of torch.compile, such as reduce-overhead")
     options = arguments.parse_args(argv)
+    if not cells(options):
+        arguments.error(
+            "there is no model of all of these --datasets, --recipes and --components: leave one "
+            "of them out (cifar_vanilla is of cifar10, all others are not; few recipes have S > 4; "
+            "--smoke takes two S of a row)"
+        )
     deadline, found = Deadline(options.minutes), {}
     with until_deadline():
         for dataset, recipe, s in cells(options):

@@ -501,6 +501,50 @@ def test_short_trainings_have_a_table_of_their_own(small_data, capsys):
     assert "Tested on 2 of the 10,000 test images, evenly spaced; trained in 32-true." in text
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--samples", "-1"), "argument --samples: '-1' is no whole number of at least 1"),
+        (("--samples", "0"), "argument --samples: '0' is no whole number of at least 1"),
+        (("--epochs", "0"), "argument --epochs: '0' is no whole number of at least 1"),
+        (("--components", "1", "0"), "argument --components: '0' is no whole number of at least"),
+        (("--warmup", "-1"), "argument --warmup: '-1' is no whole number of at least 0"),
+        (("--warmup", "2.5"), "argument --warmup: '2.5' is no whole number of at least 0"),
+        *(
+            (("--learning-rate", rate), f"argument --learning-rate: '{rate}' is no positive and")
+            for rate in ("0", "-1", "nan", "inf", "fast")
+        ),
+        (("--components", "77"), "no model of all of these --datasets, --recipes and --components"),
+        (("--recipes", "cifar_vanilla", "--datasets", "mnist"), "cifar_vanilla is of cifar10"),
+    ],
+)
+def test_arguments_that_ask_for_nothing_are_refused(tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        image_nll.main(["--result", str(tmp_path / "image_nll.json"), *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_warmup_may_be_asked_for():
+    options = _image_training.parser("Doc.", image_nll.RESULT).parse_args(["--warmup", "0"])
+    assert _image_training.scheme_of(options).warmup_epochs == 0
+
+
+def test_one_image_has_no_standard_error(small_data, capsys):
+    """Null in the JSON, which NaN is not, and no matter to the report."""
+    result = small_data / "image_nll_short.json"
+    words = ("--result", str(result), "--datasets", "mnist", "--recipes", "vanilla")
+    run(capsys, image_nll, *words, "--test-images", "1")
+    assert "NaN" not in result.read_text()
+    for figures in written(result).values():
+        assert figures["n_test_images"] == 1
+        assert figures["nll_standard_error"] is None
+        assert figures["nll_change_by_batch_norm_standard_error"] is None
+    _report_images.write(small_data, small_data)
+    assert "Tested on 1 of the 10,000" in (small_data / "image_nll_short.md").read_text()
+
+
 def test_cifar_smoke_on_a_subset_is_called_one(small_data, capsys):
     (small_data / "CIFAR10").mkdir()
     arrays = {f"{split}_x": grey(n, 32, 3).numpy() for split, n in (("train", 20), ("test", 5))} | {

@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ REFINED_SAMPLES = 500  # drawn from each image's own posterior, at most
 BATCH_NORM_SAMPLES = 100  # with batch norm as in the released code, at most
 
 
-def nll(models: Models, name: str, vae: ImageVAE, n_repeats: int = 1) -> dict[str, float | int]:
+def nll(models: Models, name: str, vae: ImageVAE, n_repeats: int = 1) -> dict[str, Any]:
     """Test negative log-likelihood by Eq. 17 (one component: Eq. 18), in nats.
 
     Beside it the pooled estimate from the same draws: all S * L (Eq. 18: all repeats) weights
@@ -45,7 +46,7 @@ def nll(models: Models, name: str, vae: ImageVAE, n_repeats: int = 1) -> dict[st
 
     Returns
     -------
-    `nll`, `nll_standard_error` over the images, `nll_pooled`, `n_test_images`,
+    `nll`, `nll_standard_error` over the images (None of one), `nll_pooled`, `n_test_images`,
     `n_test_samples` (L).
 
     Raises
@@ -103,7 +104,7 @@ def refined_nll(models: Models, name: str, vae: ImageVAE) -> dict[str, float | i
     }
 
 
-def nll_change_by_batch_norm(models: Models, name: str, vae: ImageVAE) -> dict[str, float | int]:
+def nll_change_by_batch_norm(models: Models, name: str, vae: ImageVAE) -> dict[str, Any]:
     """How much lower or higher Eq. 17 is with batch norm as the released code tests.
 
     See :func:`scmixvi.experiments._images.batch_norm.nlls_by_statistics`: both from the same draws,
@@ -135,12 +136,12 @@ def nll_change_by_batch_norm(models: Models, name: str, vae: ImageVAE) -> dict[s
     return _mean("nll_change_by_batch_norm", batch - running) | {"n_batch_norm_samples": n_samples}
 
 
-def _mean(name: str, of_images: Tensor) -> dict[str, float]:
-    """A figure of every image, `[n]`: its mean, and the standard error of that."""
-    error = of_images.std() / len(of_images) ** 0.5
+def _mean(name: str, of_images: Tensor) -> dict[str, float | None]:
+    """A figure of every image, `[n]`: its mean, and the standard error of that; None of one."""
+    error = of_images.std() / len(of_images) ** 0.5 if len(of_images) > 1 else None
     return {
         name: round(float(of_images.mean()), 4),
-        f"{name}_standard_error": round(float(error), 4),
+        f"{name}_standard_error": None if error is None else round(float(error), 4),
     }
 
 

@@ -67,10 +67,11 @@ def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argpars
     """Arguments that all image experiments take: those of the others, and how long to train."""
     made = _common.parser(doc, result)
     add = made.add_argument
-    add("--epochs", type=int, help="at most so many (default: the paper's scheme)")
-    add("--warmup", type=int, help="epochs of KL warm-up (default: 100, at most epochs / 4)")
-    add("--learning-rate", type=float, default=5e-4)
-    add("--samples", type=int, default=n_test_samples, help="L of the test log-likelihood")
+    add("--epochs", type=at_least_one, help="at most so many (default: the paper's scheme)")
+    add("--warmup", type=at_least_zero, help="epochs of KL warm-up (default: 100, epochs / 4)")
+    add("--learning-rate", type=positive, default=5e-4)
+    samples = "L of the test log-likelihood"
+    add("--samples", type=at_least_one, default=n_test_samples, help=samples)
     add("--minutes", type=float, help="stop after the checkpoint that follows so many minutes")
     add("--checkpoints", type=Path, help="folder of checkpoints (default: beside the JSON)")
     return made
@@ -78,9 +79,29 @@ def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argpars
 
 def at_least_one(text: str) -> int:
     """A whole number of at least 1, for argparse, which says what is wrong otherwise."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return _whole(text, least=1)
+
+
+def at_least_zero(text: str) -> int:
+    """The same of at least 0."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """A positive and finite number, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive and finite number")
+    return value
 
 
 def scheme_of(options: argparse.Namespace, paper: Scheme | None = None) -> Scheme:
