@@ -48,9 +48,9 @@ def check_dtype(x: Tensor, module: nn.Module) -> None:
         return
     if weight.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(
-            f"the model's weights are {weight.dtype}, which latents and densities are not computed "
-            "in: keep weights and images float32, and let torch.autocast (a trainer's precision "
-            "bf16-mixed) compute in 16 bits where that does no harm."
+            f"the model's weights are {weight.dtype}, but latents and densities are at least "
+            "float32: keep weights and images float32, and let torch.autocast (a trainer's "
+            "precision bf16-mixed) compute in 16 bits where that does no harm."
         )
     if x.dtype != weight.dtype:
         raise ValueError(

@@ -322,7 +322,7 @@ def _conditional_prior(n_above: int, n_latent: int, n_hidden: int) -> GaussianCo
     return GaussianConditional(net, n_latent)
 
 
-def _level_sizes(n_latent: int | Sequence[int], n_levels: int) -> list[int]:
+def _level_sizes(n_latent: Any, n_levels: int) -> list[int]:
     sizes = list(n_latent) if is_row(n_latent) else [n_latent] * n_levels
     if len(sizes) != n_levels or not all(is_whole(size) for size in sizes):
         raise ValueError(
