@@ -1,9 +1,10 @@
-"""Evaluation mode, and weights without gradients, for a while; for modules of both families."""
+"""Evaluation mode, and weights without gradients, for a while; which way torch differentiates."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.autograd import forward_ad
 
 
 @contextmanager
@@ -40,3 +41,8 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
+
+
+def differentiates_forwards() -> bool:
+    """Whether torch differentiates forwards (`torch.func.jvp`), which not all functions know."""
+    return getattr(forward_ad, "_current_level", -1) >= 0

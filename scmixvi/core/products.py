@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional
+
+from scmixvi.core.modes import differentiates_forwards
 
 _WIDE = 2**22  # multiplications from which on the choice matters
 
@@ -140,7 +141,7 @@ def _suits(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
         and len(a) * b.numel() >= _WIDE
         and bool(torch.backends.mkldnn.enabled)
         and not _is_torchs_choice()
-        and not _is_forward_mode()
+        and not differentiates_forwards()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -151,11 +152,6 @@ def _is_torchs_choice() -> bool:
         return torch.get_float32_matmul_precision() == "medium"
     except RuntimeError:  # torch's newer switches have been used, and do not agree
         return True
-
-
-def _is_forward_mode() -> bool:
-    """Whether torch is differentiating forwards, which oneDNN's product does not know."""
-    return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
 from scmixvi._messages import check_whole, is_whole
+from scmixvi.core.modes import differentiates_forwards
 from scmixvi.core.precision import at_least_float32
 from scmixvi.image._checks import check_layers
 from scmixvi.image.nets import linear, mlp
@@ -39,7 +40,10 @@ class _BinaryImages(Independent):
     """Independent Bernoulli pixels with a fast log probability."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return _BernoulliLogProb.apply(self.base_dist.logits.flatten(-3), value.flatten(-3))
+        logits, x = self.base_dist.logits.flatten(-3), value.flatten(-3)
+        if differentiates_forwards():  # with a jvp of its own torch would not compile the other
+            return (x * logits + F.logsigmoid(-logits)).sum(-1)
+        return _BernoulliLogProb.apply(logits, x)
 
 
 class _BernoulliLogProb(torch.autograd.Function):
@@ -62,12 +66,6 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, of_logits: Tensor, of_x: Tensor) -> Tensor:
-        logits, x = ctx.saved_tensors
-        return ((x - logits.sigmoid()) * of_logits + logits * of_x).sum(-1)
 
     @staticmethod
     @once_differentiable

@@ -157,6 +157,21 @@ def test_transposed_convolutions():
         transposed_conv_net(3, (4, 2), (10, 8, 10))
 
 
+def test_binary_pixels_are_one_graph_and_differentiated_twice():
+    logits, x = torch.randn(4, 1, 3, 2).double(), torch.rand(4, 1, 3, 2).double().round()
+
+    def log_prob(logits):
+        return bernoulli(logits).log_prob(x).sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(log_prob, backend="eager", fullgraph=True)
+    given = logits.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(compiled(given), given)
+    torch.testing.assert_close(slope, x - logits.sigmoid())
+    curvature = torch.func.jvp(torch.func.jacfwd(log_prob), (logits,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(curvature, -logits.sigmoid() * (1 - logits.sigmoid()))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
