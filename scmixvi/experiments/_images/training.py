@@ -68,7 +68,8 @@ def parser(doc: str, result: Path, n_test_samples: int | None = 5000) -> argpars
     made = _common.parser(doc, result)
     add = made.add_argument
     add("--epochs", type=at_least_one, help="at most so many (default: the paper's scheme)")
-    add("--warmup", type=at_least_zero, help="epochs of KL warm-up (default: 100, epochs / 4)")
+    warmup = "epochs of KL warm-up (default: 100, at most epochs / 4)"
+    add("--warmup", type=at_least_zero, help=warmup)
     add("--learning-rate", type=positive, default=5e-4)
     samples = "L of the test log-likelihood"
     add("--samples", type=at_least_one, default=n_test_samples, help=samples)
