@@ -231,8 +231,8 @@ class ImageVAE(nn.Module):
             of one logarithm a component (Eq. 17), which keeps a gap where a component answers for
             another share of the posterior than its weight.
         memory_budget
-            Bytes that one chunk may take, roughly; None is what was found to be fast: 32 MiB on a
-            CPU (its caches), 1 GiB elsewhere.
+            Bytes that one chunk may take, roughly, above 0; infinite is no limit, None what was
+            found to be fast: 32 MiB on a CPU (its caches), 1 GiB elsewhere.
         n_refinement_steps
             Gradient steps of every image's own posterior before its samples are drawn
             (:meth:`refined_posterior`): mostly a better proposal, where encoders are behind what
@@ -247,7 +247,7 @@ class ImageVAE(nn.Module):
         ------
         ValueError
             If the images are not what `forward` takes, L is below 1, `n_refinement_steps` below 0,
-            or a posterior is to be refined that is not of Gaussians with diagonal covariance.
+            the budget not above 0, or a posterior is to be refined that is not of Gaussians with diagonal covariance.
 
         References
         ----------
