@@ -247,7 +247,8 @@ class ImageVAE(nn.Module):
         ------
         ValueError
             If the images are not what `forward` takes, L is below 1, `n_refinement_steps` below 0,
-            the budget not above 0, or a posterior is to be refined that is not of Gaussians with diagonal covariance.
+            the budget not above 0, or a posterior is to be refined that is not of Gaussians with
+            diagonal covariance.
 
         References
         ----------
