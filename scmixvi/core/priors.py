@@ -197,7 +197,7 @@ class VampPrior(Level):
         super().__init__()
         if log_weights is not None:
             check_distribution(log_weights)
-        if hasattr(encoder, "n_above"):
+        if getattr(encoder, "n_above", 0):
             raise ValueError(
                 "the encoder of a VampPrior must be the posterior's top level, but "
                 f"{type(encoder).__name__} needs the level above it: pass the top one, and put a "
