@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import scmixvi
 PACKAGES = ("scvi-tools", "torch", "lightning", "anndata", "scanpy", "scikit-learn")
 OPTIONAL_PACKAGES = ("scib-metrics",)
 CPU_INFO = Path("/proc/cpuinfo")
+UNWRITABLE = "the folder {folder} cannot be made or written to: {error}"
 
 
 def environment(device: torch.device | str | None = None) -> dict[str, str | int]:
@@ -59,6 +61,23 @@ def _installed(packages: Iterable[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder, and a file in it that is gone at once.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done; the message names the folder.
+    """
+    folder = Path(folder).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(UNWRITABLE.format(folder=folder, error=error)) from error
 
 
 def read(path: Path, default: Any) -> Any:

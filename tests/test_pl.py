@@ -10,7 +10,7 @@ from anndata import AnnData
 from scvi.model import SCVI
 
 from counts import QUIET, make_adata
-from scmixvi import MixtureSCVI, pl
+from scmixvi import MixtureSCVI, datasets, pl
 
 mpl.use("agg")
 
@@ -380,6 +380,14 @@ def test_what_prints_alike_is_bold_alike():
         assert [text.get_weight() for text in axes.texts] == expected
 
 
+def test_halves_are_bold_as_they_are_printed():
+    """2.675 is a little less in binary, and prints as 2.67; a row may have no name."""
+    scores = pd.DataFrame({"nats": [2.675, 2.674, 2.6]}, index=["a", None, "b"])
+    axes = pl.compare(scores, show=False)
+    assert [text.get_text() for text in axes.texts] == ["2.67", "2.67", "2.60"]
+    assert [text.get_weight() for text in axes.texts] == ["bold", "bold", "normal"]
+
+
 def test_compare_keeps_scanpy_s_manners(tmp_path):
     _, axes = plt.subplots()
     assert pl.compare(SCORES, ax=axes, show=False, save=tmp_path / "table.png") is axes
@@ -442,9 +450,12 @@ def test_titles_are_dealt_out(adata):
     ({"return_fig": True}, "so return_fig cannot be given"),
     ({"save": True}, "save must be the name of a file, such as 'cells.png', but it is True"),
     ({"ax": np.array([1])}, "ax must be one matplotlib Axes, but it is a ndarray"),
+    ({"save": "."}, "save must be the name of a file, but '.' is a folder"),
+    ({"save": "nowhere/cells.png"}, "the folder nowhere, to save in, does not exist: make it"),
+    ({"color": "cell_type", "vmin": [0]}, "there are 2 panels, but vmin has 1"),
 ])  # fmt: skip
 def test_what_is_no_place_to_draw_into(adata, arguments, sentence):
-    with pytest.raises(TypeError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         pl.posterior_diversity(adata, **arguments)
     assert not plt.get_fignums()
 
@@ -458,6 +469,75 @@ def test_cells_are_one_list(adata, cells, sentence):
     with pytest.raises(ValueError, match=sentence):
         pl.components(Model(adata), cells(adata))
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("where", [
+    {},
+    {"use_raw": False},
+    {"layer": "log"},
+    {"use_raw": True},
+    {"gene_symbols": "symbol"},
+    {"gene_symbols": "symbol", "layer": "log"},
+])  # fmt: skip
+def test_genes_are_found_where_scanpy_finds_them(where):
+    """Raw counts where there are any, a layer, or names of another column."""
+    data = make_adata(n_cells=9)
+    data.var["symbol"] = [f"S{i}" for i in range(data.n_vars)]
+    data.raw = AnnData(data.X * 100, obs=data.obs[[]], var=data.var)
+    data.layers["log"] = data.X.log1p()
+    color = "S1" if "gene_symbols" in where else data.var_names[1]
+    model = Encoded(data)
+    axes = pl.components(model, [0], color, show=False, **where)
+    data.obsm["X_plain"] = np.random.default_rng(0).normal(size=(9, 2))
+    plain = sc.pl.embedding(data, "plain", color=color, show=False, **where)
+    values = [sorted(np.asarray(a.collections[0].get_array())) for a in (axes, plain)]
+    np.testing.assert_allclose(*values)
+
+
+class Encoded:
+    """What `pl.components` asks of a model of some cells: two components of three latents."""
+
+    def __init__(self, adata):
+        self.adata, self.params = adata, np.random.default_rng(1).normal(size=(adata.n_obs, 12))
+        self.params[:, 6:] = 1
+
+    def get_component_weights(self, adata):
+        return np.full((adata.n_obs, 2), 0.5)
+
+    def get_latent_representation(self, adata, representation):
+        return self.params
+
+
+def test_cells_are_masked_by_a_column_of_obs():
+    data = make_adata(n_cells=9)
+    data.obs["shown"] = np.arange(9) > 2
+    axes = pl.components(Encoded(data), [0], mask_obs="shown", show=False)
+    sizes = sum(len(points.get_offsets()) for points in axes.collections[:-1])
+    assert sizes == 9, "three in grey, six in colour"
+
+
+@pytest.mark.parametrize(("given", "limits", "colours"), [
+    ({"vmin": [1, 0.2], "vmax": [7, 2]}, (0.2, 2), "viridis"),
+    ({"color_map": "magma"}, (0, 1.1), "magma"),
+    ({"norm": mpl.colors.LogNorm(0.05, 3)}, (0.05, 3), "viridis"),
+])  # fmt: skip
+def test_colours_of_a_panel_are_those_that_are_given(adata, given, limits, colours):
+    adata.obs["other"] = np.arange(5.0)
+    left, right = pl.posterior_diversity(adata, color="other", show=False, **given)
+    points = right.collections[0]
+    assert (points.get_clim(), points.get_cmap().name) == (limits, colours)
+    if "vmax" in given:
+        assert left.collections[0].get_clim() == (1, 7)
+
+
+def test_a_collection_of_files_is_told_what_can_be_drawn(tmp_path):
+    data = make_adata(n_cells=9)
+    data.write_h5ad(tmp_path / "a.h5ad")
+    collection = datasets.on_disk({"a": tmp_path / "a.h5ad"})
+    with pytest.raises(KeyError, match="color must be one column of adata.obs .* but it is 'gene"):
+        pl.components(Encoded(collection), [0], data.var_names[0], show=False)
+    with pytest.raises(TypeError, match="an AnnData in memory, but it is a collection of files"):
+        pl.posterior_diversity(collection, basis="X_mix")
 
 
 def test_components_are_coloured_by_genes_too(adata):

@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 
 from scmixvi._signals import status_of_ending
-from scmixvi.records import environment, locked, read, write
+from scmixvi.records import check_writable, environment, locked, read, write
 
 NOT_RUN = "not run"
 
@@ -28,10 +28,16 @@ NOT_RUN = "not run"
 def parser(doc: str, result: Path) -> argparse.ArgumentParser:
     """Arguments of every experiment: `seed`, `smoke` and `result`, the path of its JSON."""
     made = argparse.ArgumentParser(description=doc.splitlines()[0])
-    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--seed", type=_seed, default=0)
     made.add_argument("--smoke", action="store_true", help="tiny and meaningless, for tests")
     made.add_argument("--result", type=Path, default=result, help="JSON to write or complete")
     return made
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^32 - 1")
+    return int(text)
 
 
 def parse(doc: str, result: Path, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,9 +62,17 @@ def recorded(result: Path, smoke: bool = False) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it holds a smoke run where a real one is asked for, or the reverse.
+        If it holds a smoke run where a real one is asked for, or the reverse, or is no JSON of an
+        experiment.
     """
-    content = read(result, {"smoke": smoke, "runs": {}})
+    try:
+        content = read(result, {"smoke": smoke, "runs": {}})
+    except (ValueError, IsADirectoryError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("runs"), dict):
+        raise ValueError(
+            f"{result} is no result of an experiment, or is damaged: pass another --result."
+        )
     if content.get("smoke", False) != smoke:
         kind, other = ("smoke", "real") if smoke else ("real", "smoke")
         raise ValueError(
@@ -92,6 +106,8 @@ def run_missing(
     ValueError
         If smoke runs and real ones would be mixed, or runs of other settings: those whose names
         begin alike up to the first slash (a data set) stand in one table.
+    OSError
+        If the JSON cannot be written, before anything is run.
     SystemExit
         With 143 where a training is told to end (SIGTERM), as shells say of one that was.
     """
@@ -100,6 +116,7 @@ def run_missing(
         key = f"{name}/seed={arguments.seed}"
         if key in _comparable(arguments, name, settings)["runs"]:
             continue
+        check_writable(arguments.result.parent)
         prepare(arguments.seed)
         start = time.perf_counter()
         with status_of_ending():
@@ -154,12 +171,20 @@ def trained(
         torch.save(train(), whole)
         os.replace(whole, path)
     prepare(arguments.seed)
-    return torch.load(path, weights_only=True)
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # what damaged bytes raise may be anything
+        raise ValueError(f"{path} is damaged: delete it, to train again.") from error
+
+
+def beside(result: Path, ending: str) -> Path:
+    """A folder beside a JSON, named like it: `run.weights` of `run.json`, `run.v1.weights` too."""
+    return result.with_name(result.name.removesuffix(".json") + ending)
 
 
 def place_of(arguments: argparse.Namespace, name: str) -> Path:
     """Where :func:`trained` keeps what it has trained."""
-    folder = arguments.result.with_suffix(".smoke" if arguments.smoke else ".weights")
+    folder = beside(arguments.result, ".smoke" if arguments.smoke else ".weights")
     return folder / f"{name.replace('/', ',')},seed={arguments.seed}.pt"
 
 

@@ -23,12 +23,13 @@ from scmixvi._signals import ending_at_once, status_of_ending
 from scmixvi.core.memory import keep_freed_memory
 from scmixvi.image._checks import check_one_device
 from scmixvi.image._cli_checks import COMPILE_MODES, check_batches, check_words
-from scmixvi.image._folders import alone_in, check_writable
+from scmixvi.image._folders import alone_in
 from scmixvi.image._settings import run_settings
 from scmixvi.image.callbacks import TestReport, best_checkpoint, early_stopping, last_checkpoint
 from scmixvi.image.checkpoints import check_settings, finished_epochs, read_checkpoint
 from scmixvi.image.data import ImageDataModule
 from scmixvi.image.lightning import TRAINER_DEFAULTS, recipe_training
+from scmixvi.records import check_writable
 
 CONFIGS = Path(__file__).parent / "configs"
 

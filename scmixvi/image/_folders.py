@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from filelock import FileLock, Timeout
 
-_UNWRITABLE = "the folder {folder} cannot be made or written to: {error}"
+from scmixvi.records import UNWRITABLE
 
 
 @contextmanager
@@ -55,23 +54,6 @@ def in_turn_in(folder: str | Path) -> Iterator[None]:
         yield
 
 
-def check_writable(folder: str | Path) -> None:
-    """Make a folder, and a file in it that is gone at once.
-
-    Raises
-    ------
-    OSError
-        If that cannot be done; the message names the folder.
-    """
-    folder = Path(folder).resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(_UNWRITABLE.format(folder=folder, error=error)) from error
-
-
 def _hold(folder: str | Path, held: ExitStack, timeout: float) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -81,4 +63,4 @@ def _hold(folder: str | Path, held: ExitStack, timeout: float) -> None:
     except Timeout:
         raise
     except OSError as error:
-        raise OSError(_UNWRITABLE.format(folder=folder, error=error)) from error
+        raise OSError(UNWRITABLE.format(folder=folder, error=error)) from error

@@ -59,7 +59,8 @@ def compare(
         If `scores` is not a DataFrame of numbers, `ax` no matplotlib Axes, or `save` no name of a
         file.
     ValueError
-        If it is empty, or has several columns of one name.
+        If it is empty, or has several columns of one name; if `save` names a folder, or a file in
+        one that is not there.
     KeyError
         If `lower_is_better` names a column that is not there.
 
@@ -72,7 +73,7 @@ def compare(
     _check(scores, lower_is_better)
     check_figure(ax, save)
     scores = scores.astype(float)  # pandas' own missing values have no order
-    runs = scores.groupby(level=0, sort=False)
+    runs = scores.groupby(level=0, sort=False, dropna=False, observed=True)
     means, spreads = runs.mean(), runs.std()
     signs = np.where(means.columns.isin(list(lower_is_better)), -1.0, 1.0)
     goodness = means * signs
@@ -128,7 +129,8 @@ def _is_best(goodness: pd.DataFrame, spreads: pd.DataFrame, digits: int) -> pd.D
     best = goodness.max()
     spread_of_best = spreads.where(goodness.eq(best)).max().fillna(0.0)
     tolerance = spreads.fillna(0.0).clip(lower=spread_of_best, axis=1)
-    alike = goodness.round(digits).eq(best.round(digits))
+    printed = goodness.map(lambda value: float(f"{value:.{digits}f}"))
+    alike = printed.eq(printed.max())
     return alike | ((best - goodness) < tolerance)
 
 

@@ -16,7 +16,7 @@ from matplotlib.patches import Ellipse
 from sklearn.decomposition import PCA
 
 from scmixvi._messages import listing
-from scmixvi.pl._figures import check_figure, finished, panels
+from scmixvi.pl._figures import check_figure, colours_of, finished, panels
 
 MARKS = (
     "dot: mean of a component; ellipse: its standard deviation\n"
@@ -57,7 +57,7 @@ def components(
     cells
         Which cells to draw: names, positions, or a Boolean mask over all cells.
     color
-        Key of `obs` that colours the other cells; None is grey.
+        Key of `obs`, or a gene, that colours the other cells; None is grey.
     adata
         Cells to draw and to choose from; None takes the model's own.
     ax
@@ -82,7 +82,8 @@ def components(
         If a cell or `color` is not in adata.
     ValueError
         If no cell is chosen, `cells` is no list, a mask has the wrong length, cells are chosen by
-        names that several have, or the model has one latent dimension.
+        names that several have, the model has one latent dimension, or `save` names a folder, or a
+        file in one that is not there.
     IndexError
         If a position is out of range.
 
@@ -100,7 +101,8 @@ def components(
     chosen = _positions(cells, adata)
     check_figure(ax, save)
     color = color[0] if isinstance(color, list) and len(color) == 1 else color
-    shown = _shown(adata, color)
+    kwargs = dict(kwargs)
+    shown = _shown(adata, color, kwargs)
     weights = model.get_component_weights(adata)
     params = model.get_latent_representation(adata, representation="params")
     means, variances = params.reshape(len(params), 2, weights.shape[1], -1).transpose(1, 0, 2, 3)
@@ -172,16 +174,26 @@ def _positions(cells: Any, adata: AnnData) -> np.ndarray:
     return found
 
 
-def _shown(adata: AnnData, color: str | None) -> pd.DataFrame:
-    """What the cells are coloured by: a column of obs, or a gene."""
+def _shown(adata: AnnData, color: str | None, kwargs: dict[str, Any]) -> pd.DataFrame:
+    """What the cells are coloured by: a column of obs, or a gene, found as scanpy does.
+
+    The arguments that say where are taken out of `kwargs`, and a column that masks cells is put in.
+    """
+    where = {name: kwargs.pop(name, None) for name in ("layer", "use_raw", "gene_symbols")}
+    if isinstance(kwargs.get("mask_obs"), str):
+        kwargs["mask_obs"] = adata.obs[kwargs["mask_obs"]].to_numpy()
     if color is None:
         return pd.DataFrame(index=adata.obs_names)
-    if not isinstance(color, str) or color not in {*adata.obs, *adata.var_names}:
+    if not isinstance(color, str) or color not in colours_of(adata, where["gene_symbols"]):
         raise KeyError(
             f"color must be one column of adata.obs (it has {listing(adata.obs)}) or one gene, but "
             f"it is {color!r}."
         )
-    return adata.obs[[color]] if color in adata.obs else sc.get.obs_df(adata, [color])
+    if color in adata.obs:
+        return adata.obs[[color]]
+    if where["use_raw"] is None:
+        where["use_raw"] = adata.raw is not None and where["layer"] is None
+    return sc.get.obs_df(adata, [color], **where)
 
 
 def _draw_background(

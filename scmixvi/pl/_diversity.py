@@ -9,7 +9,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scmixvi._messages import listing
-from scmixvi.pl._figures import check_figure, finished, panels
+from scmixvi.pl._figures import check_figure, colours_of, finished, panels
 
 
 def posterior_diversity(
@@ -45,7 +45,7 @@ def posterior_diversity(
         File to write the figure to; its ending chooses the format.
     **kwargs
         Arguments of :func:`scanpy.pl.embedding` for every panel, such as `size` or `frameon`;
-        `title` may be a list, one a panel.
+        `title`, `vmin`, `vmax`, `vcenter` and `norm` may be lists, one a panel.
 
     Returns
     -------
@@ -56,10 +56,11 @@ def posterior_diversity(
     KeyError
         If the diversity or the embedding is missing from adata.
     ValueError
-        If both `ax` and `color` are given, or as many titles as there are no panels.
+        If both `ax` and `color` are given, a list has not one entry a panel, or `save` names a
+        folder, or a file in one that is not there.
     TypeError
-        If `adata`, `ax` or `save` is of another type, or an argument is about several panels, which
-        stand in a row here.
+        If `adata` is no AnnData in memory, `ax` or `save` of another type, or an argument is about
+        several panels, which stand in a row here.
 
     Examples
     --------
@@ -71,28 +72,46 @@ def posterior_diversity(
     if ax is not None and names:
         raise ValueError("give either ax (one panel) or color (a panel for each key), not both.")
     check_figure(ax, save)
-    titles = _titles(kwargs, len(names) + 1)
+    given = _of_panels(kwargs, len(names) + 1)
     axes = [ax] if ax is not None else panels(len(names) + 1)
-    for panel, name, title in zip(axes, names, titles, strict=False):
-        sc.pl.embedding(adata, basis, color=name, ax=panel, show=False, **kwargs | title)
-    style = {"vmin": 0, "title": "posterior diversity (JSD, nats)", "cmap": "viridis"} | kwargs
-    sc.pl.embedding(adata, basis, color=key, ax=axes[-1], show=False, **style | titles[-1])
+    for panel, name, arguments in zip(axes, names, given, strict=False):
+        sc.pl.embedding(adata, basis, color=name, ax=panel, show=False, **arguments)
+    style = _style(given[-1])
+    sc.pl.embedding(adata, basis, color=key, ax=axes[-1], show=False, **style)
     if finished(axes[-1], show, save):
         return None
     return axes if names else axes[0]
 
 
-def _titles(kwargs: dict[str, Any], n_panels: int) -> list[dict[str, str]]:
-    """What every panel's title is, where a list of them is given."""
+ONE_A_PANEL = ("title", "vmin", "vmax", "vcenter", "norm")
+"""Arguments that may be lists."""
+
+
+def _of_panels(kwargs: dict[str, Any], n_panels: int) -> list[dict[str, Any]]:
+    """The arguments of every panel: of a list its own entry."""
     foreign = [name for name in ("ncols", "wspace", "hspace", "return_fig") if name in kwargs]
     if foreign:
         raise TypeError(f"the panels stand in a row, so {listing(foreign)} cannot be given.")
-    given = kwargs.get("title")
-    if given is None or isinstance(given, str):
-        return [{}] * n_panels
-    if len(given) != n_panels:
-        raise ValueError(f"there are {n_panels} panels, but title has {len(given)}.")
-    return [{"title": title} for title in given]
+    given = [dict(kwargs) for _ in range(n_panels)]
+    for name in ONE_A_PANEL:
+        values = kwargs.get(name)
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            continue
+        if len(values) != n_panels:
+            raise ValueError(f"there are {n_panels} panels, but {name} has {len(values)}.")
+        for arguments, value in zip(given, values, strict=True):
+            arguments[name] = value
+    return given
+
+
+def _style(given: dict[str, Any]) -> dict[str, Any]:
+    """How the diversity is drawn, where nothing else is given."""
+    style = {"title": "posterior diversity (JSD, nats)"}
+    if given.get("color_map") is None:
+        style |= {"cmap": "viridis"}
+    if given.get("norm") is None:
+        style |= {"vmin": 0}
+    return style | given
 
 
 def _check(
@@ -103,9 +122,12 @@ def _check(
             f"adata must be an AnnData, but it is a {type(adata).__name__}: of a model pass "
             "model.adata."
         )
-    known = {*adata.obs}
-    for genes in (adata, *([] if adata.raw is None else [adata.raw])):
-        known |= {*genes.var_names, *genes.var.get(gene_symbols, ())}
+    if not hasattr(adata, "var"):
+        raise TypeError(
+            "adata must be an AnnData in memory, but it is a collection of files: make one of what "
+            "is to be seen, AnnData(obs=..., obsm={'X_umap': ...})."
+        )
+    known = colours_of(adata, gene_symbols)
     absent = [name for name in color if name not in known]
     if absent:
         raise KeyError(

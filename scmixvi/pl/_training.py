@@ -65,8 +65,8 @@ def training(
     Raises
     ------
     ValueError
-        If a panel or the method is unknown, the model has not been through the method, or `ax` is
-        given for several panels.
+        If a panel or the method is unknown, the model has not been through the method, `ax` is
+        given for several panels, or `save` names a folder, or a file in one that is not there.
     KeyError
         If the history has no curve for a panel.
     TypeError

@@ -77,6 +77,44 @@ def test_a_training_that_is_told_to_end_says_so_and_writes_nothing(arguments):
     assert not arguments.result.exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"smoke": true}', '{"runs": []}'])
+def test_what_is_no_result_is_left_alone(arguments, content):
+    arguments.result.write_text(content)
+    with pytest.raises(ValueError, match="x.json is no result of an experiment, or is damaged"):
+        _common.run_missing(arguments, {"a": draw})
+    assert arguments.result.read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = _common.parse("Doc.", tmp_path / "file" / "x.json", [])
+    with pytest.raises(OSError, match="file cannot be made or written to"):
+        _common.run_missing(arguments, {"a": lambda: pytest.fail("ran")})
+    with pytest.raises(ValueError, match="no result of an experiment"):
+        _common.recorded(tmp_path)
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "x", "1.5"])
+def test_seeds_are_those_that_all_libraries_take(tmp_path, capsys, seed):
+    with pytest.raises(SystemExit):
+        _common.parse("Doc.", tmp_path / "x.json", [f"--seed={seed}"])
+    assert f"{seed!r} is no whole number from 0 to 2^32 - 1" in capsys.readouterr().err
+
+
+def test_weights_of_results_that_are_named_alike_are_apart(tmp_path):
+    names = "run.json", "run.v1", "run.v2", "run.v1.json"
+    found = [_common.beside(tmp_path / name, ".weights").name for name in names]
+    assert found == ["run.weights", "run.v1.weights", "run.v2.weights", "run.v1.weights"]
+
+
+def test_damaged_weights_are_named(arguments):
+    _common.trained(arguments, "a", lambda: {"w": torch.ones(2)})
+    path = _common.place_of(arguments, "a")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=f"{path.name} is damaged: delete it, to train again"):
+        _common.trained(arguments, "a", dict)
+
+
 def test_smoke_and_real_runs_do_not_mix(arguments):
     _common.run_missing(arguments, {"a": draw})
     arguments.smoke = False

@@ -556,6 +556,15 @@ def test_cells_without_a_category(setup):
     assert_untouched(adata, before)
 
 
+def test_masked_counts_are_refused():
+    adata = make_adata()
+    adata.X = np.ma.masked_array(adata.X.toarray(), mask=False)
+    if not isinstance(adata.X, np.ma.MaskedArray):
+        pytest.skip("this anndata keeps no masked arrays")
+    with pytest.raises(ValueError, match=r"adata.X is a masked array: fill what is masked in firs"):
+        MixtureSCVI.setup_anndata(adata)
+
+
 @pytest.mark.parametrize("kind", [csr_array, csc_array])
 def test_sparse_arrays_are_to_be_converted(make_model, kind):
     adata = make_adata()

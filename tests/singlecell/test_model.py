@@ -51,7 +51,7 @@ def test_latent_key_is_overwritten_or_left_alone(make_model, adata):
     before = set(adata.obsm)
     model.train(1, latent_key=None, **QUIET)
     assert set(adata.obsm) == before
-    for wrong in (3, ""):
+    for wrong in (3, "", "X/mix"):
         with pytest.raises(ValueError, match="latent_key must be the name"):
             model.train(1, latent_key=wrong, **QUIET)
 

@@ -116,7 +116,7 @@ def scheme_of(options: argparse.Namespace, paper: Scheme | None = None) -> Schem
 
 def checkpoints_beside(result: Path, smoke: bool) -> Path:
     """Folder of checkpoints beside a JSON, named like it."""
-    return result.with_suffix(".smoke" if smoke else ".weights")
+    return _common.beside(result, ".smoke" if smoke else ".weights")
 
 
 def chosen_device() -> torch.device:

@@ -161,6 +161,10 @@ def check_registration(adata: AnnData, setup: Mapping[str, Any]) -> None:
             f"{where} is a {type(counts).__name__}, and scvi-tools takes sparse matrices: convert "
             f"it first, {where} = scipy.sparse.csr_matrix({where})."
         )
+    if isinstance(counts, np.ma.MaskedArray):
+        raise ValueError(
+            f"{where} is a masked array: fill what is masked in first, {where} = {where}.filled(0)."
+        )
     if sparse.issparse(counts) and counts.dtype == np.float16:
         raise ValueError(
             f"{where} is a sparse matrix of float16, of which scipy takes no rows: convert it "

@@ -18,9 +18,12 @@ KL_WARMUP_SHARE = 0.25
 
 def check_latent_key(latent_key: Any) -> None:
     """Raise ValueError for what cannot name a slot of obsm; None is none."""
-    if latent_key is not None and (not isinstance(latent_key, str) or not latent_key):
+    if latent_key is None:
+        return
+    if not isinstance(latent_key, str) or not latent_key or "/" in latent_key:
         raise ValueError(
-            f"latent_key must be the name of a slot of adata.obsm, or None, not {latent_key!r}."
+            "latent_key must be the name of a slot of adata.obsm, without a slash, which files do "
+            f"not keep, or None, not {latent_key!r}."
         )
 
 
