@@ -155,8 +155,8 @@ def on_disk(
     KeyError
         If a file has no such layer.
     ValueError
-        If `files` is no dict or an empty one, the counts of a file are not stored as CSR, or the
-        files differ in their genes.
+        If `files` is no dict or an empty one, a file is no readable h5ad, its counts are not stored
+        as CSR, its `obs` has a column `label` already, or the files differ in their genes.
 
     Examples
     --------
@@ -173,6 +173,11 @@ def on_disk(
     opened = {name: _opened(Path(path), layer) for name, path in files.items()}
     genes = next(iter(opened.values())).var_names
     for name, part in opened.items():
+        if label in part.obs:
+            raise ValueError(
+                f"{files[name]} has a column {label!r} in obs already, which would be lost: pass "
+                "another label."
+            )
         if not part.var_names.equals(genes):
             raise ValueError(
                 f"{files[name]} has other genes, or another order of them, than the first file: "
@@ -185,7 +190,18 @@ def on_disk(
 
 def _opened(path: Path, layer: str | None) -> ad.AnnData:
     """One file with its counts on disk."""
-    file = h5py.File(path)
+    try:
+        file = h5py.File(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            f"{path} is no h5ad file, or is damaged: write it again by adata.write_h5ad."
+        ) from error
+    missing = [name for name in ("obs", "var") if name not in file]
+    if missing:
+        file.close()
+        raise ValueError(f"{path} has no {listing(missing)}: write it by adata.write_h5ad.")
     where = "X" if layer is None else f"layers/{layer}"
     if where not in file:
         there = ["X"] * ("X" in file) + [f"layers/{name}" for name in file.get("layers", ())]

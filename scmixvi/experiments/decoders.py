@@ -39,6 +39,7 @@ import numpy as np
 import torch
 
 from scmixvi import MixtureSCVI
+from scmixvi._messages import listing
 from scmixvi.experiments import _common, cortex, monotone
 from scmixvi.experiments._cells import training as singlecell
 from scmixvi.experiments._cells.trained_models import TrainedModels
@@ -170,9 +171,18 @@ def by_data(doc: str, result: Path, models: Sequence[str] = MODELS) -> ArgumentP
 def run_by_data(
     arguments: Namespace, jobs: Callable[[Namespace, str], dict[str, Callable[[], dict]]]
 ) -> None:
-    """Run the missing jobs of every data set; a smoke run has the first alone."""
+    """Run the missing jobs of every data set; a smoke run has the first alone.
+
+    Raises
+    ------
+    ValueError
+        If a smoke run is asked for others.
+    """
+    known = ("cortex", *monotone.data_sets(monotone.SMOKE)) if arguments.smoke else DATASETS
+    if not set(arguments.data or known) <= set(known):
+        raise ValueError(f"a smoke run is of {listing(known)}: pass --data of these.")
     singlecell.quiet()
-    for name in arguments.data or (DATASETS[:1] if arguments.smoke else DATASETS):
+    for name in arguments.data or (known[:1] if arguments.smoke else known):
         run_missing(arguments, jobs(arguments, name))
 
 

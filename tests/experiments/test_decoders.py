@@ -107,3 +107,9 @@ def test_smoke_run_resumes_and_is_reported(tmp_path, capsys):
     assert f"{gain:+.2f}" in text
     report.decoders_figure(runs, tmp_path / "decoders.png")
     assert (tmp_path / "decoders.png").stat().st_size > 5000
+
+
+def test_a_smoke_run_has_some_data_alone(tmp_path):
+    with pytest.raises(ValueError, match="a smoke run is of cortex, pbmc68k: pass --data of these"):
+        decoders.main(["--smoke", "--result", str(tmp_path / "x.json"), "--data", "sc_mixology"])
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -105,11 +106,11 @@ def test_a_layer_of_the_files(tmp_path, parts):
         part.layers["raw"] = part.X.copy()
         part.X = part.X.log1p()
         part.write_h5ad(tmp_path / f"{name}.h5ad")
-    adata = datasets.on_disk({n: tmp_path / f"{n}.h5ad" for n in parts}, "raw", label="donor")
+    adata = datasets.on_disk({n: tmp_path / f"{n}.h5ad" for n in parts}, "raw", label="source")
     np.testing.assert_array_equal(
         adata[:50].layers["counts"].toarray(), parts["a"].layers["raw"].toarray()
     )
-    assert list(adata.obs["donor"].unique()) == ["a", "b"]
+    assert list(adata.obs["source"].unique()) == ["a", "b"]
 
 
 def test_files_that_do_not_fit(tmp_path, files, parts):
@@ -179,6 +180,29 @@ def test_groups_of_cells_on_disk_are_compared_without_statistics(files, together
     found = model.differential_expression(idx1=[0, 1, 2], silent=True, all_stats=False)
     assert len(found) == adata.shape[1]
     assert list(adata.obs) == columns
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", "half"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, files, content):
+    broken = tmp_path / "broken.h5ad"
+    whole = files["b"].read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(ValueError, match="broken.h5ad is no h5ad file, or is damaged: write it"):
+        datasets.on_disk({"a": files["a"], "b": broken})
+    with pytest.raises(FileNotFoundError, match="gone.h5ad"):
+        datasets.on_disk({"a": tmp_path / "gone.h5ad"})
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    with h5py.File(tmp_path / "other.h5ad", "w") as file:
+        file["X"] = np.ones((2, 2))
+    with pytest.raises(ValueError, match="other.h5ad has no obs, var: write it by adata.write_h5"):
+        datasets.on_disk({"a": tmp_path / "other.h5ad"})
+
+
+def test_a_column_of_the_files_is_not_replaced_by_their_names(files):
+    with pytest.raises(ValueError, match="has a column 'batch' in obs already, which would be los"):
+        datasets.on_disk(files, label="batch")
 
 
 @pytest.mark.parametrize("is_collection", [True, False])
