@@ -182,7 +182,8 @@ class AmortizedPosterior(nn.Module):
             Images.
         components
             `[A]`, chosen by :func:`~scmixvi.core.draw_components`: the uniform mixture of these
-            alone, and no encoder but theirs runs. None is the whole mixture.
+            alone, and no encoder but theirs runs (but for features that know of no components, as
+            :class:`~scmixvi.image.nets.PerComponent` does). None is the whole mixture.
 
         Raises
         ------
