@@ -56,7 +56,7 @@ def check_samples(sample_key: Any, learned: AnnData, scored: AnnData) -> None:
         The cells that samples are learned from, and those that are scored by their samples.
     """
     if not isinstance(sample_key, str):
-        raise ValueError(
+        raise KeyError(
             f"name the samples: sample_key, one column of adata.obs, but it is {sample_key!r}."
         )
     for adata in (learned, scored):

@@ -82,9 +82,9 @@ class GroupPosteriors:
         Raises
         ------
         KeyError
-            If there is no column `sample_key`.
+            If there is no column `sample_key`, or none is named.
         ValueError
-            If none is named, or cells have no sample or one without cells to learn it from, which
+            If cells have no sample or one without cells to learn it from, which
             scvi-tools scores by all cells; if the data are a collection of files; if
             `num_cells_posterior` is not a whole number of at least 1, `dof` not above 0, or as in
             :meth:`get_latent_representation`.
