@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from counts import QUIET, make_adata
 from scmixvi import MixtureSCVI
+from scmixvi.singlecell._checks.groups import check_samples
 from scmixvi.singlecell._exchange.files import element_wise
 from scmixvi.singlecell._exchange.twins import one_of_components
 
@@ -262,6 +263,15 @@ def test_samples_that_are_not_there_score_no_cell(trained, adata, column, argume
     with pytest.raises((KeyError, ValueError), match=sentence):
         trained.differential_abundance(sample_key=column, **arguments)
     assert "da_log_probs" not in adata.obsm
+
+
+def test_cells_are_not_scored_by_samples_that_have_none(adata):
+    """scvi-tools 1.5 learns from some cells and scores others; from no cells it learns of all."""
+    first = adata.obs["donor"].unique()[0]
+    learned = adata[adata.obs["donor"] != first]
+    check_samples("donor", adata, learned)
+    with pytest.raises(ValueError, match=rf"\['donor'\] has no cell of {first!r}, by which cells"):
+        check_samples("donor", learned, adata)
 
 
 @pytest.mark.parametrize("dof", [0, -1.0, np.inf, np.nan, "3", True])
