@@ -55,7 +55,7 @@ class Fitting:
             As in :meth:`scvi.model.SCVI.train`.
         latent_key
             Where to store :meth:`get_latent_representation`, replacing what is there; None leaves
-            adata alone. With an `AnnCollection` without `obsm` of its own it is the `obsm` of
+            adata alone, and latents of an earlier training under another key stay. With an `AnnCollection` without `obsm` of its own it is the `obsm` of
             each of its parts.
 
         Raises
@@ -63,8 +63,8 @@ class Fitting:
         AttributeError
             If the model has no data of its own, and there is no datamodule.
         ValueError
-            If the data are minified without counts, if `latent_key` is neither a
-            non-empty string nor None, if `max_epochs` or `batch_size` is not a whole number of at
+            If the data are minified without counts, if `latent_key` is neither None nor
+            a non-empty string without a slash, if `max_epochs` or `batch_size` is not a whole number of at
             least 1, if there are too few cells to set any apart, or none to validate by where
             `check_val_every_n_epoch` asks for it, if `external_indexing` names cells that are not
             there, if a minibatch has one cell and the model batch norm, if the counts are negative
