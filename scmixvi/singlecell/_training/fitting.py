@@ -55,22 +55,22 @@ class Fitting:
             As in :meth:`scvi.model.SCVI.train`.
         latent_key
             Where to store :meth:`get_latent_representation`, replacing what is there; None leaves
-            adata alone, and latents of an earlier training under another key stay. With an `AnnCollection` without `obsm` of its own it is the `obsm` of
-            each of its parts.
+            adata alone, and latents of an earlier training under another key stay. With an
+            `AnnCollection` without `obsm` of its own it is the `obsm` of each of its parts.
 
         Raises
         ------
         AttributeError
             If the model has no data of its own, and there is no datamodule.
         ValueError
-            If the data are minified without counts, if `latent_key` is neither None nor
-            a non-empty string without a slash, if `max_epochs` or `batch_size` is not a whole number of at
+            If the data are minified without counts, if `latent_key` is neither None nor a non-empty
+            string without a slash, if `max_epochs` or `batch_size` is not a whole number of at
             least 1, if there are too few cells to set any apart, or none to validate by where
             `check_val_every_n_epoch` asks for it, if `external_indexing` names cells that are not
             there, if a minibatch has one cell and the model batch norm, if the counts are negative
             or a cell has none, if continuous covariates or size factors are not finite, or size
-            factors not above 0, if `precision` changes the type of the weights, if `plan_kwargs`
-            or `plan_config` holds an unknown option, or if the loss is no longer finite.
+            factors not above 0, if `precision` changes the type of the weights, if `plan_kwargs` or
+            `plan_config` holds an unknown option, or if the loss is no longer finite.
         """
         check_latent_key(latent_key)
         has_adata, was_trained = self._own is not None, self.is_trained_
