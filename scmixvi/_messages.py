@@ -1,7 +1,7 @@
 """What error messages share."""
 
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NoReturn
 
 
@@ -20,6 +20,11 @@ def quoted(values: Iterable[Any]) -> list[str]:
 def is_whole(value: object, least: int = 1) -> bool:
     """Whether it is a whole number, and not too small; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, which may be infinite or NaN; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:

@@ -3,12 +3,12 @@
 import math
 import sys
 from contextlib import nullcontext
-from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from scmixvi._messages import is_number
 from scmixvi.core import MixturePosterior, log_mixture, refined_posterior
 from scmixvi.core.memory import freed_memory_kept
 from scmixvi.core.modes import evaluating, frozen
@@ -65,8 +65,7 @@ def _number_of_bytes(memory_budget: Any, x: Tensor) -> int:
     """A budget as a whole number: it may be a float as 1e9, infinite, or None for a fast one."""
     if memory_budget is None:
         return 2**25 if x.device.type == "cpu" else 2**30
-    is_number = isinstance(memory_budget, Real) and not isinstance(memory_budget, bool)
-    if not is_number or not memory_budget > 0:
+    if not is_number(memory_budget) or not memory_budget > 0:
         raise ValueError(
             "memory_budget must be a positive number of bytes, or None for what was found to be "
             f"fast, but it is {memory_budget!r}."

@@ -101,7 +101,6 @@ def components(
     chosen = _positions(cells, adata)
     check_figure(ax, save)
     color = color[0] if isinstance(color, list) and len(color) == 1 else color
-    kwargs = dict(kwargs)
     shown = _shown(adata, color, kwargs)
     weights = model.get_component_weights(adata)
     params = model.get_latent_representation(adata, representation="params")

@@ -1,6 +1,6 @@
 """Tables and figures of the image models (`image_nll`), beside the paper's numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from scmixvi.experiments import image_nll
-from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown
+from scmixvi.experiments._common import NOT_RUN, by_seed, cell, markdown, paired
 from scmixvi.experiments._reports.image_tables import note, row
 from scmixvi.experiments._reports.paper_images import (
     NOT_SHOWN,
@@ -20,7 +20,7 @@ from scmixvi.experiments._reports.paper_images import (
     TABLE_3,
     VANILLA_10,
 )
-from scmixvi.experiments._reports.tables import Runs, Values, pick
+from scmixvi.experiments._reports.tables import Runs, pick
 
 RECIPE_LABELS = {
     "vanilla": "vanilla",
@@ -113,29 +113,24 @@ def short_tables(runs: Runs, smoke: bool) -> str:
     changes = [pick(runs, f"mnist/vanilla/S={s}", CHANGE) for s in known]
     rows = [["best MISELBO on validation images", *map(_listed, bounds)]]
     for key, label in ESTIMATES.items():
-        rows.append([f"NLL{label}", *map(_listed, nll[key].values())])
+        rows.append([f"NLL{label}", *(_listed(nll[key][s].values()) for s in known)])
     rows.append(["NLL, paper", *(paper.get(s, NOT_SHOWN) for s in known)])
     for key, label in ESTIMATES.items():
-        over = [_listed(_less(nll[key][s], nll[key].get(1, {})), "+.2f") for s in known[1:]]
+        over = [_listed(paired(nll[key][s], nll[key].get(1, {})), "+.2f") for s in known[1:]]
         rows.append([f"NLL{label}, less S = 1's", NOT_SHOWN, *over])
     name = "NLL, change by batch norm as in the released code"
-    rows.append([name, *(_listed(change, "+.2f") for change in changes)])
+    rows.append([name, *(_listed(change.values(), "+.2f") for change in changes)])
     table = markdown(["MNIST, vanilla", *(f"S = {s}" for s in known)], rows)
     return f"{table}\n{_tested_note(runs)}{note(runs, smoke, paper_runs=3)}"
 
 
-def _val_bounds(runs: Runs, name: str) -> Values:
-    found = by_seed(runs, name).items()
-    return {seed: run["trainings"][0]["val_bound"] for seed, run in found}
+def _val_bounds(runs: Runs, name: str) -> list[float]:
+    return [run["trainings"][0]["val_bound"] for run in by_seed(runs, name).values()]
 
 
-def _listed(values: Values, digits: str = ".2f") -> str:
+def _listed(values: Iterable[float], digits: str = ".2f") -> str:
     """Of every seed, for few seeds whose interval would say little."""
-    return ", ".join(f"{values[seed]:{digits}}" for seed in sorted(values)) or NOT_RUN
-
-
-def _less(values: Values, others: Values) -> Values:
-    return {seed: value - others[seed] for seed, value in values.items() if seed in others}
+    return ", ".join(f"{value:{digits}}" for value in values) or NOT_RUN
 
 
 def _tested_note(runs: Runs) -> str:

@@ -3,7 +3,6 @@
 import operator
 import os
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from anndata import AnnData
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from torch import Tensor
 
-from scmixvi._messages import check_whole
+from scmixvi._messages import check_whole, is_number
 from scmixvi.core import check_estimator, log_weights_from
 
 MIXTURE_WEIGHTS = ("uniform", "learned", "amortized")
@@ -104,8 +103,7 @@ def check_in_memory(adata: Any) -> None:
 
 def check_degrees_of_freedom(dof: Any) -> None:
     """Raise ValueError unless those of Student's t are a number above 0, or None for Gaussians."""
-    is_number = isinstance(dof, Real) and not isinstance(dof, bool)
-    if dof is not None and not (is_number and 0 < dof < np.inf):
+    if dof is not None and not (is_number(dof) and 0 < dof < np.inf):
         raise ValueError(
             "dof, the degrees of freedom, must be a finite number above 0, or None for Gaussians, "
             f"but it is {dof!r}."
@@ -114,8 +112,7 @@ def check_degrees_of_freedom(dof: Any) -> None:
 
 def check_jitter(jitter: Any) -> None:
     """Raise ValueError unless the relative size of the noise is a finite number of at least 0."""
-    is_number = isinstance(jitter, Real) and not isinstance(jitter, bool)
-    if not is_number or not 0 <= jitter < np.inf:
+    if not is_number(jitter) or not 0 <= jitter < np.inf:
         raise ValueError(f"jitter must be a finite number of at least 0, but it is {jitter!r}.")
 
 
@@ -144,8 +141,7 @@ def check_many_components(
 
 def check_thinning(rate: Any, gene_likelihood: str) -> None:
     """Raise ValueError for a share of the counts that cannot be lost, or where there are none."""
-    is_number = isinstance(rate, Real) and not isinstance(rate, bool)
-    if not is_number or not 0 <= rate < 1:
+    if not is_number(rate) or not 0 <= rate < 1:
         raise ValueError(
             f"thinning_rate must be a number of at least 0 and below 1, but it is {rate!r}."
         )

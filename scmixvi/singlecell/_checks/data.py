@@ -49,6 +49,12 @@ def check_counts(counts: Any, needs_library: bool) -> None:
             )
 
 
+def check_column(obs: Any, key: str) -> None:
+    """Raise KeyError, with what is there, for a column of obs that is not."""
+    if key not in obs:
+        raise KeyError(f"adata.obs has no column {key!r}: it has {listing(obs)}.")
+
+
 def check_columns(obs: Any, setup: Mapping[str, Any]) -> None:
     """Raise for columns of obs that cannot be registered.
 
@@ -83,8 +89,7 @@ def check_columns(obs: Any, setup: Mapping[str, Any]) -> None:
         if twice:
             raise ValueError(f"{name} names {listing(quoted(twice))} more than once.")
     for key in chain(*named.values()):
-        if key not in obs:
-            raise KeyError(f"adata.obs has no column {key!r}: it has {listing(obs)}.")
+        check_column(obs, key)
     for key in chain(*(keys for name, keys in named.items() if name not in _NUMBERS)):
         kinds = {isinstance(value, str) for value in pd.unique(pd.Series(obs[key]).dropna())}
         if len(kinds) > 1:

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scvi.model.base._de_core import _subset_group
 
 from scmixvi._messages import listing, quoted
+from scmixvi.singlecell._checks.data import check_column
 
 
 def check_groups(
@@ -20,8 +21,7 @@ def check_groups(
     """
     if groupby is None:
         raise ValueError("name what to compare: groupby, a column of adata.obs, or idx1, cells.")
-    if groupby not in adata.obs:
-        raise KeyError(f"adata.obs has no column {groupby!r}: it has {listing(adata.obs)}.")
+    check_column(adata.obs, groupby)
     column = adata.obs[groupby]
     cure = ""
     if group1 is None:
@@ -60,8 +60,7 @@ def check_samples(sample_key: Any, learned: AnnData, scored: AnnData) -> None:
             f"name the samples: sample_key, one column of adata.obs, but it is {sample_key!r}."
         )
     for adata in (learned, scored):
-        if sample_key not in adata.obs:
-            raise KeyError(f"adata.obs has no column {sample_key!r}: it has {listing(adata.obs)}.")
+        check_column(adata.obs, sample_key)
     of_cells = scored.obs[sample_key]
     if n_missing := int(of_cells.isna().sum()):
         raise ValueError(
