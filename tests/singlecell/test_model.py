@@ -27,6 +27,7 @@ from scmixvi import MixtureSCVI
 from scmixvi.singlecell._checks.groups import check_samples
 from scmixvi.singlecell._exchange.files import element_wise
 from scmixvi.singlecell._exchange.twins import one_of_components
+from scmixvi.singlecell._queries.groups import GroupPosteriors
 
 
 @pytest.fixture
@@ -263,6 +264,16 @@ def test_samples_that_are_not_there_score_no_cell(trained, adata, column, argume
     with pytest.raises((KeyError, ValueError), match=sentence):
         trained.differential_abundance(sample_key=column, **arguments)
     assert "da_log_probs" not in adata.obsm
+
+
+def test_scvi_tools_scores_cells_without_a_sample_by_all_cells(trained, adata):
+    """For what is refused above: an empty sample is all cells there."""
+    adata.obs["some"] = adata.obs["donor"].where(np.arange(60) > 1)
+    super(GroupPosteriors, trained).differential_abundance(sample_key="some")
+    table = adata.obsm["da_log_probs"]
+    everything = trained.get_aggregated_posterior(dof=None)
+    expected = everything.log_prob(torch.from_numpy(adata.obsm["X_mix"]))
+    np.testing.assert_allclose(table.loc[:, table.columns.isna()].iloc[:, 0], expected, rtol=1e-4)
 
 
 def test_cells_are_not_scored_by_samples_that_have_none(adata):
